@@ -1,0 +1,121 @@
+# captiond: live captions from a microphone to a Unix socket.
+#
+#   make            build everything into build/
+#   make run        install what is missing, build, get a model, caption the microphone in this terminal
+#   make test       install what is missing, build, run every test (SAN=address|thread for a sanitizer build)
+#   make check      formatting, static analysis, include rules, warnings as errors
+#   make bench      speed and memory against the peers
+#   make install    DESTDIR= PREFIX=/usr/local
+#   make help       the rest
+
+VERSION  := 0.1.0
+PREFIX   ?= /usr/local
+BUILD    ?= build$(if $(SAN),-$(SAN))
+CC       ?= cc
+MODELS   ?=
+
+STD      := -std=c11 -D_GNU_SOURCE
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter
+WARN     += $(if $(WERROR),-Werror)
+OPT      ?= -O2 -g
+DEFS     := -DCAPTIOND_VERSION='"$(VERSION)"'
+SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer
+SANFLAGS := $(if $(SAN),$(SAN_$(SAN)))
+
+PKGS     := libuv portaudio-2.0 samplerate sndfile jansson inih libcurl libcrypto libsystemd
+ifneq ($(shell pkg-config --exists $(PKGS) cmocka 2>/dev/null && echo yes),yes)
+  PKGS_MISSING := yes
+endif
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+
+CFLAGS   ?=
+CPPFLAGS += -I. $(DEFS) $(PKG_CFLAGS)
+ALL_CFLAGS = $(STD) $(OPT) $(WARN) $(SANFLAGS) -fPIC -pthread -MMD -MP $(CPPFLAGS) $(CFLAGS)
+ALL_LDFLAGS = $(SANFLAGS) -pthread $(LDFLAGS)
+
+LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 samplerate sndfile 2>/dev/null)
+LIBS_DAEMON  := $(shell pkg-config --libs libuv jansson inih libsystemd 2>/dev/null)
+LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto 2>/dev/null)
+LIBS_GPU     := -ldnnl $(shell pkg-config --libs jansson 2>/dev/null) -ldl -lm
+
+ARCH     := $(shell uname -m)
+
+# --- modules: every .c of a folder belongs to it -----------------------------------------------------------
+src       = $(wildcard $(addsuffix /*.c,$(1)))
+obj       = $(patsubst %.c,$(BUILD)/%.o,$(1))
+
+BASE_SRC    := $(call src,daemon/base)
+STREAM_SRC  := $(call src,stream)
+DECODER_SRC := $(call src,decoder)
+# gpu/host/kernels_*.c are compiled once for each instruction set, see below.
+GPU_SRC     := $(call src,gpu) $(filter-out $(wildcard gpu/host/kernels_*.c),$(call src,gpu/host))
+KERNEL_SRC  := $(wildcard gpu/host/kernels_*.c)
+DAEMON_SRC  := $(filter-out daemon/main.c,$(call src,daemon))
+TEST_SUPPORT_SRC := $(call src,tests/support)
+
+# --- kernels: one source, several instruction sets, chosen at run time --------------------------------------
+ISAS := generic
+ISA_generic :=
+ifeq ($(ARCH),x86_64)
+ISAS += avx2 avx512 avx512bf16
+ISA_avx2       := -mavx2 -mfma -mf16c
+ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+endif
+KERNEL_OBJ := $(foreach i,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(i).o,$(KERNEL_SRC)))
+
+BASE_OBJ    := $(call obj,$(BASE_SRC))
+STREAM_OBJ  := $(call obj,$(STREAM_SRC))
+DECODER_OBJ := $(call obj,$(DECODER_SRC))
+GPU_OBJ     := $(call obj,$(GPU_SRC)) $(KERNEL_OBJ)
+DAEMON_OBJ  := $(call obj,$(DAEMON_SRC))
+TEST_SUPPORT_OBJ := $(call obj,$(TEST_SUPPORT_SRC))
+LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ)
+
+PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
+TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SRC))
+
+.PHONY: all programs tests help clean
+all: programs
+programs: $(PROGRAMS)
+tests: $(TESTS)
+
+ifdef PKGS_MISSING
+$(BUILD)/%.o: ; @echo "Libraries are missing. 'make deps' installs them." >&2; exit 1
+endif
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+define isa_rule
+$(BUILD)/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+
+$(BUILD)/captiond: $(BUILD)/daemon/main.o $(DAEMON_OBJ) $(LIB_OBJ)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+$(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(BUILD)/tools/captions.o $(BASE_OBJ)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
+$(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB_OBJ)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU) $(LIBS_TOOLS)
+$(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(DAEMON_OBJ) $(LIB_OBJ)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+
+# A test is one source file with its own main; it links everything but the programs' mains.
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(DAEMON_OBJ) $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+
+clean:
+	rm -rf build build-*
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+.PRECIOUS: $(BUILD)/%.o
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

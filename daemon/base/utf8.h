@@ -1,0 +1,20 @@
+/* UTF-8 as defined by RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. Any thread. */
+#ifndef CAPTIOND_BASE_UTF8_H
+#define CAPTIOND_BASE_UTF8_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Bytes of the longest prefix of s[0..n) that is valid UTF-8. A sequence that is merely cut off at the end is
+ * left out of the prefix too. */
+size_t utf8_valid_prefix(const char *s, size_t n);
+
+/* Bytes of s[0..n) before a sequence that is cut off at the end and could still become valid; n if none is.
+ * Decoders hold these bytes back until the next token completes them. */
+size_t utf8_complete_prefix(const char *s, size_t n);
+
+/* Replaces every invalid byte by U+FFFD, into out (at least 3 × n + 1 bytes). Returns the bytes written,
+ * without the NUL that ends them. */
+size_t utf8_sanitize(const char *s, size_t n, char *out);
+
+#endif

@@ -1,0 +1,64 @@
+/* Live transcription of one stream: growing audio in, committed words and a tentative tail out.
+ *
+ * LocalAgreement-2 over passes that verify the previous hypothesis as a draft. One object a stream, used by the
+ * thread of the text model; all memory is taken in create. The caller keeps the audio (the ring) and hands the
+ * span from live_buffer_start() on to each update. Times are sample indices on the stream's clock. */
+#ifndef CAPTIOND_DECODER_LIVE_H
+#define CAPTIOND_DECODER_LIVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/err.h"
+#include "decoder/text_model.h"
+#include "decoder/tokenizer.h"
+#include "decoder/word.h"
+
+struct live;
+
+struct live_options {
+    int audio_slot, text_slot;
+    const char *language;  /* ISO code; NULL: detect, lock on the first confident result */
+    bool translate;
+    bool draft;            /* verify the previous hypothesis instead of decoding it again */
+    int max_buffer_ms;     /* the buffer is trimmed beyond this; 15000 */
+};
+
+enum live_update_kind {
+    LIVE_TICK,  /* speech goes on */
+    LIVE_FINAL, /* the utterance ends with this audio: everything is committed */
+};
+
+struct live_output {
+    const struct word *committed; /* newly committed words; borrowed until the next call */
+    int n_committed;
+    const char *partial;          /* tentative tail, "" if none; its leading space kept; borrowed */
+    int64_t partial_start, partial_end;
+    const char *language;         /* ISO code of the decoded language */
+    int n_steps, n_draft, n_accepted, n_passes; /* decoder work of this update */
+};
+
+int live_create(struct text_model *, const struct tokenizer *, const struct live_options *, struct live **,
+                struct err *);
+void live_destroy(struct live *); /* NULL is accepted */
+
+/* A new utterance whose audio begins at sample `start`. Earlier text stays as prompt unless reset is set. */
+void live_begin(struct live *, int64_t start, bool reset);
+
+/* The first sample of the stream that the next update still needs. Never decreases within an utterance. */
+int64_t live_buffer_start(const struct live *);
+
+/* One pass over samples [live_buffer_start(), live_buffer_start() + n_samples). `pcm` stays unchanged during the
+ * call. `n_before` (0 to 200) samples before it are readable. More than 30 s is cut from the left, the uncommitted
+ * words there being committed first. Returns 0, or the engine's error; then nothing is committed and the same
+ * audio can be given again. */
+int live_update(struct live *, const float *pcm, int n_samples, int n_before, enum live_update_kind,
+                struct live_output *, struct err *);
+
+/* Ends the utterance without decoding (the audio is lost): the tentative words of the last pass are committed. */
+void live_abandon(struct live *, struct live_output *);
+
+/* Takes effect with the next utterance. */
+void live_set_language(struct live *, const char *language);
+
+#endif

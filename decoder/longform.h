@@ -1,0 +1,56 @@
+/* Offline transcription of a whole recording: sequential 30 s windows with timestamps and seeking, after OpenAI's
+ * whisper/transcribe.py. One thread; blocks. */
+#ifndef CAPTIOND_DECODER_LONGFORM_H
+#define CAPTIOND_DECODER_LONGFORM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/err.h"
+#include "decoder/text_model.h"
+#include "decoder/tokenizer.h"
+
+struct longform_segment {
+    int64_t start, end;     /* samples */
+    const char *text;       /* UTF-8, leading space kept; borrowed for the callback */
+    const int32_t *tokens;  /* with timestamps */
+    int n_tokens;
+    float avg_logprob, compression_ratio, no_speech_prob, temperature;
+};
+
+struct longform_region {
+    int64_t start, end; /* samples that hold speech */
+};
+
+struct longform_options {
+    const char *language;           /* NULL: detect on the first 30 s */
+    bool translate;
+    bool condition_on_previous_text;
+    float temperatures[8];          /* tried in order until a result is good enough */
+    int n_temperatures;
+    float compression_ratio_threshold; /* 2.4; 0: off */
+    float logprob_threshold;           /* −1.0 */
+    float no_speech_threshold;         /* 0.6 */
+    const struct longform_region *regions; /* NULL: everything. Else ascending; what lies outside is not decoded */
+    int n_regions;
+    /* NULL, or called for each segment in order; a non-zero return stops the run and is returned. */
+    int (*on_segment)(void *ctx, const struct longform_segment *);
+    /* NULL, or called after each window with the samples done. */
+    void (*on_progress)(void *ctx, int64_t done, int64_t total);
+    void *ctx;
+};
+
+/* Defaults of OpenAI's command line. */
+void longform_defaults(struct longform_options *);
+
+struct longform_result {
+    const char *language; /* static */
+    float language_probability;
+    int n_windows, n_steps;
+};
+
+/* pcm: the whole recording, 16 kHz mono, n_samples. 0, -EINVAL for an unknown language, or the engine's error. */
+int longform_transcribe(struct text_model *, const struct tokenizer *, const struct longform_options *,
+                        const float *pcm, int64_t n_samples, struct longform_result *, struct err *);
+
+#endif

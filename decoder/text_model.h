@@ -1,0 +1,43 @@
+/* The text model as the decoder sees it: encode a window, run slots, wait. daemon/ puts the real model behind
+ * it; tests put scripted logits there.
+ *
+ * The functions mean what their namesakes in gpu/whisper.h mean; numbers and arrays are described in
+ * daemon/base/run.h. One thread. */
+#ifndef CAPTIOND_DECODER_TEXT_MODEL_H
+#define CAPTIOND_DECODER_TEXT_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/err.h"
+#include "daemon/base/run.h"
+
+struct text_model;
+
+enum audio_scale {
+    AUDIO_SCALE_OWN,   /* normalise the window by its own maximum: live */
+    AUDIO_SCALE_SCAN,  /* first pass over a recording: only raise the recording's maximum */
+    AUDIO_SCALE_GIVEN, /* normalise by the recording's maximum: offline, as OpenAI's implementation does */
+};
+
+struct text_model_ops {
+    /* Submits the encoding of up to 30 s from pcm (16 kHz mono). n_samples counts from pcm and may exceed 30 s;
+     * n_before samples (0 to 200) before pcm are readable. pcm stays unchanged until wait. */
+    void (*encode)(struct text_model *, int audio_slot, const float *pcm, int n_samples, int n_before,
+                   enum audio_scale);
+    void (*reset_scale)(struct text_model *, int audio_slot);
+    int (*run)(struct text_model *, struct text_run *runs, int n, struct err *);
+    int (*logits)(struct text_model *, int slot, int audio_slot, const int32_t *tokens, int n, int pos,
+                  float *logits, struct err *);
+    void (*copy_slot)(struct text_model *, int src, int dst, int n);
+    int (*set_mask)(struct text_model *, int index, const int32_t *tokens, int n, struct err *);
+    int (*wait)(struct text_model *, struct err *);
+};
+
+struct text_model {
+    const struct text_model_ops *ops;
+    int n_vocab, n_text_ctx, n_align; /* alignment heads */
+    int n_audio_slots, n_text_slots;
+};
+
+#endif

@@ -1,0 +1,44 @@
+/* Trained weights and vocabulary of a Whisper model file, mapped read-only and checked before use.
+ *
+ * Formats: a CTranslate2 folder (model.bin, config.json, tokenizer.json) and a ggml .bin file. Tensors are asked
+ * for by OpenAI's names (encoder.blocks.0.attn.query.weight …), whatever the file calls them and however it
+ * fuses them, and are delivered as f32 in OpenAI's layout. One thread at a time. */
+#ifndef CAPTIOND_GPU_WEIGHTS_H
+#define CAPTIOND_GPU_WEIGHTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/base/err.h"
+#include "daemon/base/run.h"
+#include "gpu/whisper.h"
+
+struct weights;
+
+struct align_head {
+    int layer, head;
+};
+
+/* Maps and checks the file: every size and offset lies within it, every tensor of the graph is there with the
+ * expected shape, every number of the header is plausible. 0; -ENOENT; -EINVAL with a message that names the
+ * file, the field and the offset; -ENOMEM. */
+int weights_open(const char *path, struct weights **, struct err *);
+void weights_close(struct weights *); /* NULL is accepted; invalidates all that was borrowed */
+
+const struct whisper_dims *weights_dims(const struct weights *);
+
+/* Alignment heads: config.json's, else OpenAI's table for the known sizes, else the later half of all heads.
+ * Sorted by layer, then head. Returns their number, at most RUN_ALIGN_HEADS. */
+int weights_align_heads(const struct weights *, const struct align_head **heads);
+
+/* Copies tensor `name`, which must have n elements, to dst. 0; -ENOENT; -EINVAL (other size, NaN or infinity). */
+int weights_read(const struct weights *, const char *name, float *dst, size_t n, struct err *);
+
+/* The mel filterbank [n_mels, 201] of the file if it carries one (ggml), else NULL. */
+const float *weights_mel_filters(const struct weights *);
+
+/* The bytes of text token `id` (0 ≤ id < eot), borrowed; NULL for special tokens and ids that the vocabulary
+ * lacks. */
+const char *weights_token_bytes(const struct weights *, int32_t id, size_t *n_bytes);
+
+#endif

@@ -1,0 +1,72 @@
+/* A Whisper model on an engine: audio encoder, text decoder and their caches.
+ *
+ * Belongs to the engine's thread. encode and run only submit; results are there after whisper_wait.
+ * All memory is taken in whisper_open. */
+#ifndef CAPTIOND_GPU_WHISPER_H
+#define CAPTIOND_GPU_WHISPER_H
+
+#include "daemon/base/err.h"
+#include "daemon/base/run.h"
+#include "gpu/engine.h"
+
+struct whisper;
+
+struct whisper_dims {
+    int n_mels, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer;
+    int n_vocab, n_text_ctx, n_text_state, n_text_head, n_text_layer;
+    int n_align; /* alignment heads */
+};
+
+struct whisper_options {
+    const char *engine; /* "auto", "host", "cuda" */
+    int n_threads;
+    enum engine_precision precision;
+    bool deferred;
+    int n_audio_slots; /* windows that can be encoded at once, ≥ 1 */
+    int n_text_slots;  /* sequences, ≥ 1 */
+};
+
+/* Loads a CTranslate2 folder or a ggml file and readies the engine. The file is checked completely before use
+ * and may be closed on return. 0; -ENOENT; -EINVAL for a damaged or unsupported file (err names file, field and
+ * offset); -ENOMEM. */
+int whisper_open(const char *path, const struct whisper_options *, struct whisper **, struct err *);
+void whisper_close(struct whisper *); /* NULL is accepted */
+
+const struct whisper_dims *whisper_dims(const struct whisper *);
+const char *whisper_engine_name(const struct whisper *); /* "host f32", "host bf16 (avx512)", … */
+struct engine *whisper_engine(struct whisper *);         /* for the oracle and golden tests */
+
+/* Makes the ring's memory fit for fast reads; it must outlive the model. A failure is a warning. */
+int whisper_register_audio(struct whisper *, void *p, size_t bytes, struct err *);
+
+/* Registers the tokens of suppression mask `index` (0 … RUN_TOKEN_MASKS − 1). Waits. */
+int whisper_set_mask(struct whisper *, int index, const int32_t *tokens, int n, struct err *);
+
+struct whisper_audio {
+    const float *pcm; /* 16 kHz mono, host memory, unchanged until the wait */
+    int n_samples;    /* from pcm on; more than 30 s is seen only by the last frames */
+    int n_before;     /* readable samples before pcm, 0 to 200 */
+    enum mel_scale scale; /* MEL_SCALE_SCAN raises the recording's maximum and encodes nothing */
+};
+
+/* Sets the recording's log-mel maximum back, before a first MEL_SCALE_SCAN. */
+void whisper_reset_scale(struct whisper *, int audio_slot);
+
+/* Submits log-mel, encoder and cross-attention keys and values of one 30 s window. */
+void whisper_encode(struct whisper *, int audio_slot, const struct whisper_audio *);
+
+/* Submits n runs in different slots as one batch. Results are filled in by whisper_wait. -EINVAL for a run whose
+ * numbers do not fit (nothing is submitted then). */
+int whisper_run(struct whisper *, struct text_run *runs, int n, struct err *);
+
+/* Feeds n tokens at positions pos … pos + n − 1 of a slot and returns the logits after each: f32 [n, n_vocab].
+ * Waits. For tests and for search on the host. */
+int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *tokens, int n, int pos, float *logits,
+                   struct err *);
+
+/* Submits a copy of the first n positions of one slot's cache to another slot. */
+void whisper_copy_slot(struct whisper *, int src, int dst, int n);
+
+int whisper_wait(struct whisper *, struct err *);
+
+#endif
