@@ -27,7 +27,7 @@ struct whisper_options {
 };
 
 /* Loads a CTranslate2 folder or a ggml file and readies the engine. The file is checked completely before use
- * and may be closed on return. 0; -ENOENT; -EINVAL for a damaged or unsupported file (err names file, field and
+ * and may be replaced on return. 0; -ENOENT; -EINVAL for a damaged or unsupported file (err names file, field and
  * offset); -ENOMEM. */
 int whisper_open(const char *path, const struct whisper_options *, struct whisper **, struct err *);
 void whisper_close(struct whisper *); /* NULL is accepted */
@@ -35,6 +35,9 @@ void whisper_close(struct whisper *); /* NULL is accepted */
 const struct whisper_dims *whisper_dims(const struct whisper *);
 const char *whisper_engine_name(const struct whisper *); /* "host f32", "host bf16 (avx512)", … */
 struct engine *whisper_engine(struct whisper *);         /* for the oracle and golden tests */
+
+/* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */
+const char *whisper_token_bytes(const struct whisper *, int32_t id, size_t *n_bytes);
 
 /* Makes the ring's memory fit for fast reads; it must outlive the model. A failure is a warning. */
 int whisper_register_audio(struct whisper *, void *p, size_t bytes, struct err *);
