@@ -51,6 +51,7 @@ struct event {
     int64_t lost_ms;
     char language[8];
     /* STATUS */
+    bool quiet;             /* a sample for `status` alone: not told to the clients, no seq */
     enum stream_state state;
     int queue_ms;    /* audio heard and not yet seen by a pass */
     float rtf;       /* wall time spent over audio time heard, smoothed */

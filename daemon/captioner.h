@@ -1,0 +1,61 @@
+/* The captioner: the one thread that owns the model and turns every input's audio into events.
+ *
+ * It sleeps until an intake wakes it, looks how far each stream has been judged, and acts on whichever comes
+ * first in the stream's own time: a mark or a tick. With pace fast a tick falls after every step of audio, so the
+ * output is the same on every machine; in real time a tick takes everything that has arrived. Between utterances
+ * no model work is done. Events leave through an SPSC queue; the loop is woken by a callback. */
+#ifndef CAPTIOND_DAEMON_CAPTIONER_H
+#define CAPTIOND_DAEMON_CAPTIONER_H
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "daemon/base/err.h"
+#include "daemon/base/spsc.h"
+#include "daemon/event.h"
+#include "daemon/intake.h"
+#include "daemon/whisper_model.h"
+
+struct captioner_options {
+    bool realtime;
+    int step_ms;       /* audio between passes, at least */
+    int max_buffer_ms; /* see decoder/live.h */
+    int max_lag_ms;    /* unheard audio beyond this is given up as a gap; real time only */
+    int max_utterance_ms; /* a longer utterance is ended between two words */
+    const char *language; /* ISO code, NULL: detect */
+    bool translate, draft;
+    void (*wake)(void *ctx); /* called after events were queued; any thread; must not block */
+    void *wake_ctx;
+};
+
+struct captioner;
+
+/* Takes all memory for the given inputs (1 to STREAMS_MAX, borrowed).
+ * The model is borrowed and from start to stop belongs to the captioner's thread. */
+int captioner_create(const struct captioner_options *, struct whisper_model *, struct intake *const *inputs, int n_inputs,
+                     sem_t *wake, struct captioner **, struct err *);
+int captioner_start(struct captioner *, struct err *);
+
+/* Loop: takes the next event. False when there is none. */
+bool captioner_next_event(struct captioner *, struct event *);
+
+/* Any thread: ends the open utterances at what has been heard (all of them). */
+void captioner_flush(struct captioner *);
+
+/* Any thread: true once every input has ended and every event of theirs is in the queue. */
+bool captioner_ended(const struct captioner *);
+
+/* Any thread: grows while the captioner makes progress, waiting for sound included. */
+uint64_t captioner_progress(const struct captioner *);
+
+/* Loop: asks the thread to finish the open words by the deadline (CLOCK_MONOTONIC, ns); what is undecoded then becomes a
+ * gap. Does not wait; captioner_finished tells when it is done. */
+void captioner_stop(struct captioner *, int64_t deadline_ns);
+bool captioner_finished(const struct captioner *);
+
+/* Joins the thread (after captioner_stop) and frees. NULL is accepted. */
+void captioner_destroy(struct captioner *);
+
+#endif
