@@ -23,7 +23,7 @@ SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno
 SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SAN_$(SAN)))
 
-PKGS     := libuv portaudio-2.0 samplerate sndfile jansson inih libcurl libcrypto libsystemd
+PKGS     := libuv portaudio-2.0 samplerate sndfile jansson inih libcurl libcrypto libsystemd zlib
 ifneq ($(shell pkg-config --exists $(PKGS) cmocka 2>/dev/null && echo yes),yes)
   PKGS_MISSING := yes
 endif
@@ -37,7 +37,7 @@ ALL_LDFLAGS = $(SANFLAGS) -pthread $(LDFLAGS)
 LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 samplerate sndfile 2>/dev/null)
 LIBS_DAEMON  := $(shell pkg-config --libs libuv jansson inih libsystemd 2>/dev/null)
 LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto 2>/dev/null)
-LIBS_GPU     := -ldnnl $(shell pkg-config --libs jansson 2>/dev/null) -ldl -lm
+LIBS_GPU     := -ldnnl $(shell pkg-config --libs jansson zlib 2>/dev/null) -ldl -lm
 
 ARCH     := $(shell uname -m)
 
@@ -71,7 +71,9 @@ DECODER_OBJ := $(call obj,$(DECODER_SRC))
 GPU_OBJ     := $(call obj,$(GPU_SRC)) $(KERNEL_OBJ)
 DAEMON_OBJ  := $(call obj,$(DAEMON_SRC))
 TEST_SUPPORT_OBJ := $(call obj,$(TEST_SUPPORT_SRC))
-LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ)
+# One archive, so that each program takes only what it uses.
+LIB         := $(BUILD)/libcaptiond.a
+LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ) $(DAEMON_OBJ)
 
 PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
@@ -97,17 +99,21 @@ $(BUILD)/%.$(1).o: %.c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
-$(BUILD)/captiond: $(BUILD)/daemon/main.o $(DAEMON_OBJ) $(LIB_OBJ)
+$(LIB): $(LIB_OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/captiond: $(BUILD)/daemon/main.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
-$(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(BUILD)/tools/captions.o $(BASE_OBJ)
+$(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(BUILD)/tools/captions.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
-$(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB_OBJ)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU) $(LIBS_TOOLS)
-$(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(DAEMON_OBJ) $(LIB_OBJ)
+$(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
+$(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 
 # A test is one source file with its own main; it links everything but the programs' mains.
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(DAEMON_OBJ) $(LIB_OBJ)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 

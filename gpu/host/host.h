@@ -30,7 +30,11 @@ struct rows_kernels; /* kernels_rows.c: decoder; its table is in kernels_rows.h 
 const struct wide_kernels *wide_kernels_for(enum isa);
 const struct rows_kernels *rows_kernels_for(enum isa);
 
+#define HOST_THREADS_MAX 64
+
 struct mel_basis; /* mel.c */
+int mel_basis_create(int n_mels, struct mel_basis **);
+void mel_basis_destroy(struct mel_basis *);
 
 struct host_engine {
     struct engine base;
@@ -41,7 +45,7 @@ struct host_engine {
     struct pool *pool;
     struct mel_basis *mel;
     struct err err;              /* the first error since the last wait */
-    struct command_list *list;   /* engine.c */
+    struct submission *submission; /* engine.c */
     void *scratch;               /* grown outside the hot path only: see host_scratch */
     size_t scratch_bytes;
 };

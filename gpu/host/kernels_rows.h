@@ -1,0 +1,53 @@
+/* Kernels of the text decoder, one table an instruction set. Inside gpu/host/ only.
+ *
+ * Everything the decoder multiplies by is stored in *panels*: 16 outputs side by side, [n_out / 16][n_in][16], zeros
+ * behind the last output. A row's value is broadcast and multiplied with 16 outputs at once, so nothing has to be
+ * summed across a vector, one row streams through memory, and many rows use each loaded panel again. */
+#ifndef CAPTIOND_GPU_HOST_KERNELS_ROWS_H
+#define CAPTIOND_GPU_HOST_KERNELS_ROWS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PANEL 16
+
+enum panel_type { PANEL_F32, PANEL_F16 };
+
+static inline int panel_count(int n)
+{
+    return (n + PANEL - 1) / PANEL;
+}
+
+struct panel_product {
+    enum panel_type type;
+    const void *panels; /* [panel_count(n_out)][n_in][PANEL], 64-byte aligned */
+    int n_out, n_in;
+    int n_rows;
+    const float *const *x; /* [n_rows] rows of n_in */
+    float *const *out;     /* [n_rows] rows of n_out */
+    const float *bias;     /* [n_out] or NULL */
+    const float *const *add; /* NULL, or [n_rows] rows of n_out, which may be out's */
+    bool gelu;
+};
+
+struct rows_kernels {
+    /* out = act(x · Wᵀ + bias) + add for the panels first … last − 1. */
+    void (*product)(const struct panel_product *, int first, int last);
+    /* out[r][d] = Σ_t p[r][t] · v[t][d] for d < 64; v: [n][64] of `type`. At most ROWS_AT_ONCE rows. */
+    void (*weighted_sum)(enum panel_type type, const void *v, int n, const float *const *p, int n_rows,
+                         float *const *out);
+    /* p = softmax(p) in place; p has room up to the next multiple of PANEL. */
+    void (*softmax)(float *p, int n);
+    /* y = (x − mean) / √(variance + 1e-5) · gamma + beta */
+    void (*layer_norm)(const float *x, const float *gamma, const float *beta, int n, float *y);
+    /* Greatest value, and Σ e^((x − greatest) · scale). */
+    float (*maximum)(const float *x, int n);
+    float (*sum_exp)(const float *x, int n, float greatest, float scale);
+    void (*to_f16)(const float *x, int n, uint16_t *y);
+    void (*from_f16)(const uint16_t *x, int n, float *y);
+};
+
+/* Rows of one slot that share one read of keys and values. */
+#define ROWS_AT_ONCE 8
+
+#endif

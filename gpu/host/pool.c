@@ -1,0 +1,151 @@
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/base/spsc.h"
+#include "gpu/host/host.h"
+
+/* About 50 µs: longer than the gaps between the operations of a decoding step, shorter than anything a user would
+ * notice on the energy bill. */
+#define SPINS 20000
+
+struct pool {
+    int n_workers;
+    pthread_t *threads; /* [n_workers − 1] */
+    void (*fn)(void *arg, int worker, int n_workers);
+    void *arg;
+    _Alignas(CACHE_LINE) _Atomic uint32_t generation; /* one more for each call; workers wait for it to change */
+    _Alignas(CACHE_LINE) _Atomic int pending;         /* workers still busy with this generation */
+    _Alignas(CACHE_LINE) _Atomic int sleepers;
+    _Atomic bool quit;
+};
+
+struct start {
+    struct pool *pool;
+    int worker;
+};
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static void wait_generation(struct pool *p, uint32_t seen)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&p->generation, memory_order_acquire) != seen)
+            return;
+        cpu_relax();
+    }
+    atomic_fetch_add(&p->sleepers, 1);
+    while (atomic_load(&p->generation) == seen)
+        syscall(SYS_futex, &p->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&p->sleepers, 1);
+}
+
+static void *work(void *arg)
+{
+    struct start start = *(struct start *)arg;
+    struct pool *p = start.pool;
+    free(arg);
+    for (uint32_t seen = 0;; seen++) {
+        wait_generation(p, seen);
+        if (atomic_load_explicit(&p->quit, memory_order_relaxed))
+            return NULL;
+        p->fn(p->arg, start.worker, p->n_workers);
+        atomic_fetch_sub_explicit(&p->pending, 1, memory_order_release);
+    }
+}
+
+static void advance_generation(struct pool *p)
+{
+    atomic_fetch_add(&p->generation, 1);
+    if (atomic_load(&p->sleepers) > 0)
+        syscall(SYS_futex, &p->generation, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+int pool_create(int n_workers, struct pool **out)
+{
+    struct pool *p = aligned_alloc(CACHE_LINE, (sizeof(*p) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    if (!p)
+        return -ENOMEM;
+    p->n_workers = 1;
+    p->threads = calloc((size_t)n_workers, sizeof(*p->threads));
+    atomic_init(&p->generation, 0);
+    atomic_init(&p->pending, 0);
+    atomic_init(&p->sleepers, 0);
+    atomic_init(&p->quit, false);
+    if (!p->threads) {
+        free(p);
+        return -ENOMEM;
+    }
+    int started = 0;
+    for (; started < n_workers - 1; started++) {
+        struct start *start = malloc(sizeof(*start));
+        if (!start)
+            break;
+        *start = (struct start){p, started + 1};
+        if (pthread_create(&p->threads[started], NULL, work, start)) {
+            free(start);
+            break;
+        }
+    }
+    p->n_workers = started + 1;
+    if (started < n_workers - 1) {
+        pool_destroy(p);
+        return -EAGAIN;
+    }
+    *out = p;
+    return 0;
+}
+
+void pool_destroy(struct pool *p)
+{
+    if (!p)
+        return;
+    atomic_store(&p->quit, true);
+    advance_generation(p);
+    for (int i = 0; i < p->n_workers - 1; i++)
+        pthread_join(p->threads[i], NULL);
+    free(p->threads);
+    free(p);
+}
+
+int pool_size(const struct pool *p)
+{
+    return p->n_workers;
+}
+
+void pool_run(struct pool *p, void (*fn)(void *arg, int worker, int n_workers), void *arg)
+{
+    if (p->n_workers > 1) {
+        p->fn = fn;
+        p->arg = arg;
+        atomic_store_explicit(&p->pending, p->n_workers - 1, memory_order_relaxed);
+        advance_generation(p);
+    }
+    fn(arg, 0, p->n_workers);
+    for (int i = 0; atomic_load_explicit(&p->pending, memory_order_acquire) > 0; i++) {
+        cpu_relax();
+        if (i > SPINS) /* a worker has lost its processor: do not keep it from getting one */
+            sched_yield();
+    }
+}
+
+void pool_share(int n, int grain, int worker, int n_workers, int *first, int *last)
+{
+    int64_t units = (n + grain - 1) / grain;
+    int64_t lo = units * worker / n_workers * grain, hi = units * (worker + 1) / n_workers * grain;
+    *first = lo < n ? (int)lo : n;
+    *last = hi < n ? (int)hi : n;
+}

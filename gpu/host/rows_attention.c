@@ -1,0 +1,162 @@
+/* Attention of the decoder's rows: to their own past, and to the encoded window. */
+#include <errno.h>
+#include <string.h>
+
+#include "gpu/host/host.h"
+#include "gpu/host/kernels_rows.h"
+#include "gpu/host/kv.h"
+
+static float *row_of(struct mat m, int r)
+{
+    return (float *)m.data + (size_t)r * (size_t)m.stride;
+}
+
+static void scale_query(const float *q, float *out)
+{
+    for (int d = 0; d < HEAD; d++)
+        out[d] = q[d] * 0.125f; /* 1 / √64 */
+}
+
+/* Rows of up to ROWS_AT_ONCE queries of one head against n_keys positions: scores[r] = softmax(q · Kᵀ), out = scores · V. */
+static void attend(const struct rows_kernels *k, const struct engine_kv *kv, const void *keys, const void *values,
+                   int n_keys, const float *const *q, int n_rows, float *const *scores, float *const *out)
+{
+    struct panel_product product = {
+        .type = kv->type, .panels = keys, .n_out = n_keys, .n_in = HEAD, .n_rows = n_rows, .x = q, .out = scores};
+    k->product(&product, 0, panel_count(n_keys));
+    for (int r = 0; r < n_rows; r++)
+        k->softmax(scores[r], n_keys);
+    k->weighted_sum(kv->type, values, n_keys, (const float *const *)scores, n_rows, out);
+}
+
+/* --- self-attention ----------------------------------------------------------------------------------------------- */
+
+struct self_job {
+    struct host_engine *h;
+    const struct self_attention_args *args;
+};
+
+/* A head is one worker's alone: it stores the new keys and values of all rows, then every row looks back. */
+static void self_worker(void *arg, int worker, int n_workers)
+{
+    struct self_job *job = arg;
+    const struct self_attention_args *a = job->args;
+    const struct engine_kv *kv = a->kv;
+    int first, last, n_state = kv->n_head * HEAD;
+    pool_share(kv->n_head, 1, worker, n_workers, &first, &last);
+    for (int head = first; head < last; head++) {
+        for (int r = 0; r < a->rows.n; r++) {
+            const float *row = row_of(a->qkv, r) + head * HEAD;
+            if (a->rows.pos[r] >= 0)
+                kv_put(job->h, kv, a->layer, a->rows.slot[r], head, a->rows.pos[r], row + n_state, row + 2 * n_state);
+        }
+        for (int r = 0; r < a->rows.n; r++) {
+            if (a->rows.pos[r] < 0)
+                continue;
+            float q[HEAD], scores[RUN_TOKENS_MAX + PANEL];
+            const float *x = q;
+            float *s = scores, *out = row_of(a->out, r) + head * HEAD;
+            scale_query(row_of(a->qkv, r) + head * HEAD, q);
+            attend(job->h->rows, kv, kv_keys(kv, a->layer, a->rows.slot[r], head),
+                   kv_values(kv, a->layer, a->rows.slot[r], head), a->rows.pos[r] + 1, &x, 1, &s, &out);
+        }
+    }
+}
+
+int host_self_attention(struct host_engine *h, const struct self_attention_args *a)
+{
+    struct self_job job = {h, a};
+    pool_run(h->pool, self_worker, &job);
+    return 0;
+}
+
+/* --- cross-attention ---------------------------------------------------------------------------------------------- */
+
+struct group {
+    int row[ROWS_AT_ONCE], n;
+    int audio, n_frames;
+};
+
+struct cross_job {
+    struct host_engine *h;
+    const struct cross_attention_args *args;
+    float *scores; /* [workers][ROWS_AT_ONCE][score_stride] */
+    int score_stride;
+    struct group *groups;
+    int n_groups;
+};
+
+static void record_alignment(const struct cross_attention_args *a, const struct group *g, int head,
+                             float *const *scores)
+{
+    if (!a->align || !(a->align_heads >> head & 1))
+        return;
+    int index = a->align_first + __builtin_popcount(a->align_heads & ((1u << head) - 1));
+    for (int i = 0; i < g->n; i++) {
+        int r = g->row[i];
+        size_t row = (size_t)a->rows.slot[r] * RUN_TOKENS_MAX + (size_t)a->rows.pos[r];
+        memcpy(a->align + (row * (size_t)a->n_align + (size_t)index) * RUN_AUDIO_FRAMES, scores[i],
+               (size_t)g->n_frames * sizeof(float));
+    }
+}
+
+static void cross_worker(void *arg, int worker, int n_workers)
+{
+    struct cross_job *job = arg;
+    const struct cross_attention_args *a = job->args;
+    int first, last, n_head = a->kv->n_head;
+    pool_share(job->n_groups * n_head, 1, worker, n_workers, &first, &last);
+    float q[ROWS_AT_ONCE][HEAD], *scores[ROWS_AT_ONCE];
+    for (int i = 0; i < ROWS_AT_ONCE; i++)
+        scores[i] = job->scores + (size_t)(worker * ROWS_AT_ONCE + i) * (size_t)job->score_stride;
+    for (int unit = first; unit < last; unit++) {
+        /* Groups inside heads: rows of one slot that need several groups find the keys in the cache. */
+        const struct group *g = &job->groups[unit % job->n_groups];
+        int head = unit / job->n_groups;
+        const float *x[ROWS_AT_ONCE];
+        float *out[ROWS_AT_ONCE];
+        for (int i = 0; i < g->n; i++) {
+            scale_query(row_of(a->q, g->row[i]) + head * HEAD, q[i]);
+            x[i] = q[i];
+            out[i] = row_of(a->out, g->row[i]) + head * HEAD;
+        }
+        attend(job->h->rows, a->kv, kv_keys(a->kv, a->layer, g->audio, head),
+               kv_values(a->kv, a->layer, g->audio, head), g->n_frames, x, g->n, scores, out);
+        record_alignment(a, g, head, scores);
+    }
+}
+
+static int collect_groups(const struct cross_attention_args *a, struct group *groups)
+{
+    int n = 0;
+    for (int r = 0; r < a->rows.n; r++) {
+        if (a->rows.pos[r] < 0)
+            continue;
+        const struct slot_state *s = &a->slots[a->rows.slot[r]];
+        struct group *g = n ? &groups[n - 1] : NULL;
+        if (!g || g->n == ROWS_AT_ONCE || g->audio != s->audio || g->n_frames != s->n_frames) {
+            g = &groups[n++];
+            *g = (struct group){.audio = s->audio, .n_frames = s->n_frames};
+        }
+        g->row[g->n++] = r;
+    }
+    return n;
+}
+
+int host_cross_attention(struct host_engine *h, const struct cross_attention_args *a)
+{
+    int stride = panel_count(a->kv->n_ctx) * PANEL;
+    size_t score_bytes = (size_t)pool_size(h->pool) * ROWS_AT_ONCE * (size_t)stride * sizeof(float);
+    char *scratch = host_scratch(h, score_bytes + (size_t)a->rows.n * sizeof(struct group));
+    if (!scratch)
+        return -ENOMEM;
+    struct cross_job job = {.h = h,
+                            .args = a,
+                            .scores = (float *)(void *)scratch,
+                            .score_stride = stride,
+                            .groups = (struct group *)(void *)(scratch + score_bytes)};
+    job.n_groups = collect_groups(a, job.groups);
+    if (job.n_groups > 0)
+        pool_run(h->pool, cross_worker, &job);
+    return 0;
+}

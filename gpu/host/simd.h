@@ -1,0 +1,139 @@
+/* Vectors of floats for the kernels that are compiled once for each instruction set.
+ *
+ * The compiler's vector extension does arithmetic; what it lacks (conversions, reductions, the exponential) is here.
+ * Included by gpu/host/kernels_*.c only, which define KERNEL_ISA on the command line. */
+#ifndef CAPTIOND_GPU_HOST_SIMD_H
+#define CAPTIOND_GPU_HOST_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define VEC 16
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define VEC 8
+#else
+#define VEC 4
+#endif
+
+#define KERNEL_CAT2(a, b) a##_##b
+#define KERNEL_CAT(a, b)  KERNEL_CAT2(a, b)
+#define KERNEL_NAME(name) KERNEL_CAT(name, KERNEL_ISA)
+
+typedef float vf __attribute__((vector_size(VEC * 4)));
+typedef int32_t vi __attribute__((vector_size(VEC * 4)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf vset(float x)
+{
+    return (vf){0} + x;
+}
+
+INLINE vf vload(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+INLINE void vstore(float *p, vf v)
+{
+    memcpy(p, &v, sizeof(v));
+}
+
+INLINE vf vselect(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+INLINE vf vmax(vf a, vf b)
+{
+    return vselect(a > b, a, b);
+}
+
+INLINE vf vmin(vf a, vf b)
+{
+    return vselect(a < b, a, b);
+}
+
+INLINE float vsum(vf v)
+{
+    float s = 0.0f;
+    for (int i = 0; i < VEC; i++)
+        s += v[i];
+    return s;
+}
+
+INLINE float vmaximum(vf v)
+{
+    float m = v[0];
+    for (int i = 1; i < VEC; i++)
+        m = v[i] > m ? v[i] : m;
+    return m;
+}
+
+/* VEC IEEE half floats. Only instruction sets that convert in hardware store them. */
+INLINE vf vload_f16(const uint16_t *p)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    (void)p;
+    __builtin_trap();
+#endif
+}
+
+INLINE void vstore_f16(uint16_t *p, vf v)
+{
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    (void)p;
+    (void)v;
+    __builtin_trap();
+#endif
+}
+
+/* e^x to about 1e-7 relative: 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by its Taylor series. Below −87 it is 0 for all
+ * that softmax cares about; above 88 it stays finite. */
+INLINE vf vexp(vf x)
+{
+    x = vmin(vmax(x, vset(-87.3f)), vset(88.3f));
+    vf n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f; /* rounds to the nearest integer */
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = vset(1.0f / 5040.0f);
+    p = p * r + 1.0f / 720.0f;
+    p = p * r + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    vi scale = (__builtin_convertvector(n, vi) + 127) << 23;
+    return p * (vf)scale;
+}
+
+/* x/2 · (1 + erf(x/√2)); erf after Abramowitz and Stegun 7.1.26, absolute error below 2e-7. */
+INLINE vf vgelu(vf x)
+{
+    vf z = x * 0.70710678118654752f;
+    vf a = (vf)((vi)z & 0x7fffffff);
+    vf t = 1.0f / (a * 0.3275911f + 1.0f);
+    vf p = vset(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vf erf = 1.0f - p * t * vexp(-a * a);
+    erf = (vf)((vi)erf | ((vi)z & (vi)vset(-0.0f)));
+    return 0.5f * x * (1.0f + erf);
+}
+
+#endif
