@@ -15,7 +15,7 @@ CC       ?= cc
 MODELS   ?=
 
 STD      := -std=c11 -D_GNU_SOURCE
-WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter -Wno-format-truncation
 WARN     += $(if $(WERROR),-Werror)
 OPT      ?= -O2 -g
 DEFS     := -DCAPTIOND_VERSION='"$(VERSION)"'
