@@ -9,14 +9,13 @@
 #include "daemon/base/utf8.h"
 #include "decoder/live.h"
 
-#define EVENTS_MAX         512
-#define STATUS_PERIOD_NS   500000000LL
-#define HEARTBEATS_A_WORD  10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
-#define NS_A_SAMPLE        (1000000000LL / SAMPLE_RATE)
-#define IDLE_KEEP          (3 * SAMPLE_RATE) /* behind the newest sample: more than any pre-roll */
-#define WINDOW             (30 * SAMPLE_RATE)
-#define BEFORE             200 /* samples left of a window that the first frame sees */
-
+#define EVENTS_MAX        512
+#define STATUS_PERIOD_NS  500000000LL
+#define HEARTBEATS_A_WORD 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
+#define NS_A_SAMPLE       (1000000000LL / SAMPLE_RATE)
+#define IDLE_KEEP         (3 * SAMPLE_RATE) /* behind the newest sample: more than any pre-roll */
+#define WINDOW            (30 * SAMPLE_RATE)
+#define BEFORE            200 /* samples left of a window that the first frame sees */
 
 struct stream {
     struct intake *in;
@@ -34,7 +33,7 @@ struct stream {
     int state_told;
     int64_t status_ns;
     int heartbeats;
-    float pass_s;     /* smoothed duration of a pass */
+    float pass_s; /* smoothed duration of a pass */
     float rtf;
 };
 
@@ -84,7 +83,8 @@ static void send_event(struct captioner *c)
     c->options.wake(c->options.wake_ctx);
 }
 
-static void send_gap(struct captioner *c, struct stream *s, int64_t start, int64_t n_samples, enum gap_cause cause)
+static void send_gap(struct captioner *c, struct stream *s, int64_t start, int64_t n_samples,
+                     enum gap_cause cause)
 {
     struct event *e = begin_event(c, s, EVENT_GAP);
     e->start_ms = to_ms(s, start);
@@ -284,7 +284,8 @@ static void finish_utterance(struct captioner *c, struct stream *s, int64_t end,
  * flight go on in the next one. */
 static void limit_utterance(struct captioner *c, struct stream *s)
 {
-    if ((s->seen - s->utt_start) * 1000 / SAMPLE_RATE < c->options.max_utterance_ms || s->word_end <= s->utt_start)
+    if ((s->seen - s->utt_start) * 1000 / SAMPLE_RATE < c->options.max_utterance_ms ||
+        s->word_end <= s->utt_start)
         return;
     send_final(c, s, s->word_end, FINAL_MAX_LEN);
     count_utterance(c, s, s->word_end);

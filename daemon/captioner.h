@@ -20,9 +20,9 @@
 
 struct captioner_options {
     bool realtime;
-    int step_ms;       /* audio between passes, at least */
-    int max_buffer_ms; /* see decoder/live.h */
-    int max_lag_ms;    /* unheard audio beyond this is given up as a gap; real time only */
+    int step_ms;          /* audio between passes, at least */
+    int max_buffer_ms;    /* see decoder/live.h */
+    int max_lag_ms;       /* unheard audio beyond this is given up as a gap; real time only */
     int max_utterance_ms; /* a longer utterance is ended between two words */
     const char *language; /* ISO code, NULL: detect */
     bool translate, draft;
@@ -34,8 +34,8 @@ struct captioner;
 
 /* Takes all memory for the given inputs (1 to STREAMS_MAX, borrowed).
  * The model is borrowed and from start to stop belongs to the captioner's thread. */
-int captioner_create(const struct captioner_options *, struct whisper_model *, struct intake *const *inputs, int n_inputs,
-                     sem_t *wake, struct captioner **, struct err *);
+int captioner_create(const struct captioner_options *, struct whisper_model *, struct intake *const *inputs,
+                     int n_inputs, sem_t *wake, struct captioner **, struct err *);
 int captioner_start(struct captioner *, struct err *);
 
 /* Loop: takes the next event. False when there is none. */

@@ -30,7 +30,7 @@ enum stream_state {
     STREAM_SILENT,    /* the device delivers nothing but zeros */
     STREAM_NO_DEVICE, /* being reopened with back-off */
     STREAM_PAUSED,
-    STREAM_ENDED,     /* the file or pipe is done */
+    STREAM_ENDED, /* the file or pipe is done */
 };
 
 struct event_word {
@@ -41,9 +41,9 @@ struct event_word {
 
 struct event {
     enum event_type type;
-    int stream;   /* index of the input */
-    int64_t utt;  /* utterance of the stream, from 1 */
-    int rev;      /* of the partial within the utterance */
+    int stream;  /* index of the input */
+    int64_t utt; /* utterance of the stream, from 1 */
+    int rev;     /* of the partial within the utterance */
     int64_t start_ms, end_ms;
     int64_t lag_ms; /* COMMIT: from the end of the last word to the hand-over; −1 in fast pace */
     enum final_reason reason;
@@ -51,11 +51,11 @@ struct event {
     int64_t lost_ms;
     char language[8];
     /* STATUS */
-    bool quiet;             /* a sample for `status` alone: not told to the clients, no seq */
+    bool quiet; /* a sample for `status` alone: not told to the clients, no seq */
     enum stream_state state;
-    int queue_ms;    /* audio heard and not yet seen by a pass */
-    float rtf;       /* wall time spent over audio time heard, smoothed */
-    float level_db;  /* RMS of the last 100 ms relative to full scale, −120 for silence */
+    int queue_ms;   /* audio heard and not yet seen by a pass */
+    float rtf;      /* wall time spent over audio time heard, smoothed */
+    float level_db; /* RMS of the last 100 ms relative to full scale, −120 for silence */
     int64_t overruns;
     char device[128];
     char message[256]; /* why, for people; never speech */

@@ -212,7 +212,8 @@ static void lose_source(struct intake *in, const char *why)
     in->gone_ns = clock_now_ns();
     describe(in, STREAM_NO_DEVICE, NULL, why);
     if (close_source(in) < 0) {
-        describe(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer; restart captiond if it stays so");
+        describe(in, STREAM_NO_DEVICE, NULL,
+                 "the sound server does not answer; restart captiond if it stays so");
     }
 }
 
@@ -326,9 +327,10 @@ static void *run(void *arg)
             take_pause(in);
         else if (!in->source)
             wait_for_source(in);
-        else if (!pump(in, frames, READ_FRAMES * max_channels / in->source->info.channels < READ_FRAMES
-                                       ? READ_FRAMES * max_channels / in->source->info.channels
-                                       : READ_FRAMES))
+        else if (!pump(in, frames,
+                       READ_FRAMES * max_channels / in->source->info.channels < READ_FRAMES
+                           ? READ_FRAMES * max_channels / in->source->info.channels
+                           : READ_FRAMES))
             break;
     }
     return NULL;
@@ -347,8 +349,8 @@ int intake_create(const struct intake_options *options, struct intake **out, str
     in->options = *options;
     size_t capacity = (size_t)INTAKE_RING_SECONDS * SAMPLE_RATE;
     in->storage_bytes = ring_storage_bytes(capacity) + FRAME_BUFFER_BYTES;
-    in->storage =
-        mmap(NULL, in->storage_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    in->storage = mmap(NULL, in->storage_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (in->storage == MAP_FAILED || spsc_init(&in->marks, sizeof(struct mark), MARKS_MAX) < 0) {
         if (in->storage != MAP_FAILED)
             munmap(in->storage, in->storage_bytes);

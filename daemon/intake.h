@@ -40,12 +40,12 @@ struct mark {
 };
 
 struct intake_options {
-    const char *name; /* of the stream; borrowed */
-    const char *spec; /* of the source; borrowed */
-    bool paced;       /* files: at the speed of the clock */
+    const char *name;     /* of the stream; borrowed */
+    const char *spec;     /* of the source; borrowed */
+    bool paced;           /* files: at the speed of the clock */
     bool wait_for_device; /* a missing device is waited for from the start on */
     struct gate_options gate;
-    sem_t *wake;      /* posted after each block, for the captioner */
+    sem_t *wake; /* posted after each block, for the captioner */
 };
 
 struct intake {
@@ -53,15 +53,16 @@ struct intake {
     struct ring ring;
     void *storage;
     size_t storage_bytes;
-    struct spsc marks;     /* struct mark: intake → captioner */
-    _Atomic int64_t judged; /* samples the gate has seen */
+    struct spsc marks;         /* struct mark: intake → captioner */
+    _Atomic int64_t judged;    /* samples the gate has seen */
     _Atomic int64_t origin_ns; /* CLOCK_MONOTONIC at which sample 0 would have been heard, for lags */
-    sem_t room;            /* posted by the captioner when it has released samples */
+    sem_t room;                /* posted by the captioner when it has released samples */
 
     /* Said by intake, read by anyone. */
-    _Atomic int state;     /* enum stream_state, of the device only: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
-    _Atomic int level_cdb; /* RMS of the last 100 ms, 1/100 dB relative to full scale */
-    _Atomic int64_t overruns; /* samples lost */
+    _Atomic int
+        state; /* enum stream_state, of the device only: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
+    _Atomic int level_cdb;     /* RMS of the last 100 ms, 1/100 dB relative to full scale */
+    _Atomic int64_t overruns;  /* samples lost */
     pthread_mutex_t text_lock; /* guards the two strings: taken for a copy only */
     char device[128];
     char message[256];
@@ -77,12 +78,12 @@ struct intake {
     pthread_mutex_t source_lock; /* so that wake never meets a closing source */
     struct resampler *resampler;
     struct gate gate;
-    int64_t lost;        /* samples lost since the last MARK_SKIP */
-    int64_t gone_ns;     /* when the device went away, 0 */
-    int64_t zeros;       /* newest samples in a row that were exactly 0 */
+    int64_t lost;    /* samples lost since the last MARK_SKIP */
+    int64_t gone_ns; /* when the device went away, 0 */
+    int64_t zeros;   /* newest samples in a row that were exactly 0 */
     double level_sum;
     int level_n;
-    int64_t start_ns;    /* pacing */
+    int64_t start_ns; /* pacing */
 };
 
 /* Takes all memory and opens the source. A device that is missing is an error only without wait_for_device; a bad

@@ -14,7 +14,8 @@ struct whisper_model {
 };
 
 /* Opens the model file and its tokenizer. On failure nothing is left to close. */
-int whisper_model_open(struct whisper_model *, const char *path, const struct whisper_options *, struct err *);
+int whisper_model_open(struct whisper_model *, const char *path, const struct whisper_options *,
+                       struct err *);
 void whisper_model_close(struct whisper_model *); /* NULL, zeroed and closed objects are accepted */
 
 #endif

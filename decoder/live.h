@@ -18,10 +18,10 @@ struct live;
 
 struct live_options {
     int audio_slot, text_slot;
-    const char *language;  /* ISO code; NULL: detect, lock on the first confident result */
+    const char *language; /* ISO code; NULL: detect, lock on the first confident result */
     bool translate;
-    bool draft;            /* verify the previous hypothesis instead of decoding it again */
-    int max_buffer_ms;     /* the buffer is trimmed beyond this; 15000 */
+    bool draft;        /* verify the previous hypothesis instead of decoding it again */
+    int max_buffer_ms; /* the buffer is trimmed beyond this; 15000 */
 };
 
 enum live_update_kind {
@@ -32,9 +32,9 @@ enum live_update_kind {
 struct live_output {
     const struct word *committed; /* newly committed words; borrowed until the next call */
     int n_committed;
-    const char *partial;          /* tentative tail, "" if none; its leading space kept; borrowed */
+    const char *partial; /* tentative tail, "" if none; its leading space kept; borrowed */
     int64_t partial_start, partial_end;
-    const char *language;         /* ISO code of the decoded language */
+    const char *language;                       /* ISO code of the decoded language */
     int n_steps, n_draft, n_accepted, n_passes; /* decoder work of this update */
 };
 

@@ -11,9 +11,9 @@
 #include "decoder/tokenizer.h"
 
 struct longform_segment {
-    int64_t start, end;     /* samples */
-    const char *text;       /* UTF-8, leading space kept; borrowed for the callback */
-    const int32_t *tokens;  /* with timestamps */
+    int64_t start, end;    /* samples */
+    const char *text;      /* UTF-8, leading space kept; borrowed for the callback */
+    const int32_t *tokens; /* with timestamps */
     int n_tokens;
     float avg_logprob, compression_ratio, no_speech_prob, temperature;
 };
@@ -23,15 +23,16 @@ struct longform_region {
 };
 
 struct longform_options {
-    const char *language;           /* NULL: detect on the first 30 s */
+    const char *language; /* NULL: detect on the first 30 s */
     bool translate;
     bool condition_on_previous_text;
-    float temperatures[8];          /* tried in order until a result is good enough */
+    float temperatures[8]; /* tried in order until a result is good enough */
     int n_temperatures;
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */
     float no_speech_threshold;         /* 0.6 */
-    const struct longform_region *regions; /* NULL: everything. Else ascending; what lies outside is not decoded */
+    const struct longform_region
+        *regions; /* NULL: everything. Else ascending; what lies outside is not decoded */
     int n_regions;
     /* NULL, or called for each segment in order; a non-zero return stops the run and is returned. */
     int (*on_segment)(void *ctx, const struct longform_segment *);

@@ -24,7 +24,7 @@ void tokenizer_destroy(struct tokenizer *); /* NULL is accepted */
 struct special_tokens {
     int32_t eot, sot, first_language, translate, transcribe, sot_lm, sot_prev, no_speech, no_timestamps;
     int32_t timestamp_begin;
-    int n_languages;   /* 99 or 100; 1 for English only, whose sequence has neither language nor task */
+    int n_languages; /* 99 or 100; 1 for English only, whose sequence has neither language nor task */
     bool multilingual;
 };
 const struct special_tokens *tokenizer_special(const struct tokenizer *);
@@ -45,7 +45,8 @@ size_t tokenizer_decode(const struct tokenizer *, const int32_t *tokens, int n, 
 
 /* Encodes UTF-8 text as OpenAI's tokenizer does (special tokens in the text are ordinary characters). Returns the
  * number of tokens; at most `capacity` are written. */
-int tokenizer_encode(const struct tokenizer *, const char *text, size_t n_bytes, int32_t *tokens, int capacity);
+int tokenizer_encode(const struct tokenizer *, const char *text, size_t n_bytes, int32_t *tokens,
+                     int capacity);
 
 /* The tokens that are never sampled: OpenAI's list of non-speech symbols, and the special tokens of the
  * prompt. Returns their number, at most capacity (256 suffices). */

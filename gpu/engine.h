@@ -91,29 +91,29 @@ enum mel_scale {
  * Frames past the end of the audio see zeros; to the left of `pcm` the samples before it where n_before gives
  * them, else the reflection of the first 200. */
 struct mel_args {
-    const float *pcm;  /* host memory, 16 kHz mono, readable until the wait */
-    int n_samples;     /* from pcm on; may exceed the window, what lies after it is seen by its last frames */
-    int n_before;      /* readable samples before pcm, 0 to 200 */
+    const float *pcm; /* host memory, 16 kHz mono, readable until the wait */
+    int n_samples;    /* from pcm on; may exceed the window, what lies after it is seen by its last frames */
+    int n_before;     /* readable samples before pcm, 0 to 200 */
     enum mel_scale scale;
-    float *log_max;    /* engine memory, 1 value; NULL with MEL_SCALE_OWN */
-    struct mat out;    /* [n_frames, n_mels], f32 or the engine's wide type */
+    float *log_max; /* engine memory, 1 value; NULL with MEL_SCALE_OWN */
+    struct mat out; /* [n_frames, n_mels], f32 or the engine's wide type */
 };
 
 /* out = act(in · Wᵀ + bias) + add */
 struct linear_args {
-    struct mat in;                     /* [rows, n_in] in the engine's wide type */
+    struct mat in;                      /* [rows, n_in] in the engine's wide type */
     const struct engine_weight *weight; /* [n_out, n_in], WEIGHT_WIDE */
-    const float *bias;                 /* engine memory [n_out], or NULL */
-    bool gelu;                         /* erf GELU: x/2 · (1 + erf(x/√2)) */
-    struct mat add;                    /* f32 [rows, n_out], may be `out` itself; data NULL: nothing */
-    struct mat out;                    /* [rows, n_out], f32 or the wide type */
+    const float *bias;                  /* engine memory [n_out], or NULL */
+    bool gelu;                          /* erf GELU: x/2 · (1 + erf(x/√2)) */
+    struct mat add;                     /* f32 [rows, n_out], may be `out` itself; data NULL: nothing */
+    struct mat out;                     /* [rows, n_out], f32 or the wide type */
 };
 
 /* out = (in − mean) / √(variance + 1e-5) · gamma + beta, per row */
 struct layer_norm_args {
-    struct mat in;            /* f32 */
+    struct mat in;             /* f32 */
     const float *gamma, *beta; /* engine memory [cols] */
-    struct mat out;           /* f32 or the wide type */
+    struct mat out;            /* f32 or the wide type */
 };
 
 /* out = softmax(Q · Kᵀ / 8) · V for every head of 64, without storing the scores. All rows see all rows. */
@@ -133,9 +133,9 @@ struct kv_store_args {
 /* x = token_embedding[token] + position_embedding[pos] */
 struct embed_args {
     struct rows rows;
-    const struct engine_weight *tokens;    /* [n_vocab, n_state], WEIGHT_ROWS, the one the logits use */
-    const float *positions;                /* engine memory [n_text_ctx, n_state] */
-    struct mat out;                        /* f32 [rows.n, n_state] */
+    const struct engine_weight *tokens; /* [n_vocab, n_state], WEIGHT_ROWS, the one the logits use */
+    const float *positions;             /* engine memory [n_text_ctx, n_state] */
+    struct mat out;                     /* f32 [rows.n, n_state] */
 };
 
 /* out = act(norm(in) · Wᵀ + bias) + add. Idle rows may be skipped or computed; their output is unspecified. */
@@ -146,8 +146,8 @@ struct linear_rows_args {
     const struct engine_weight *weight; /* [n_out, n_in], WEIGHT_ROWS */
     const float *bias;                  /* engine memory [n_out], or NULL */
     bool gelu;
-    struct mat add;                     /* f32, may be `out`; data NULL: nothing */
-    struct mat out;                     /* f32 [rows.n, n_out] */
+    struct mat add; /* f32, may be `out`; data NULL: nothing */
+    struct mat out; /* f32 [rows.n, n_out] */
 };
 
 /* Appends each row's K and V to its slot at its position, then attends to positions 0 … pos of that slot. */
@@ -170,7 +170,7 @@ struct cross_attention_args {
     uint32_t align_heads;     /* bit h: head h of this layer is an alignment head */
     int align_first;          /* index of this layer's first alignment head among all of the model's */
     int n_align;              /* alignment heads of the model */
-    float *align;             /* engine memory [n_slots, RUN_TOKENS_MAX, n_align, RUN_AUDIO_FRAMES]; row (slot, pos)
+    float *align; /* engine memory [n_slots, RUN_TOKENS_MAX, n_align, RUN_AUDIO_FRAMES]; row (slot, pos)
                                  gets the post-softmax weights, frames from n_frames on are unspecified */
 };
 
@@ -179,11 +179,12 @@ struct cross_attention_args {
 struct select_args {
     struct rows rows;
     struct slot_state *slots;
-    const uint32_t *masks; /* engine memory [RUN_TOKEN_MASKS, mask_words] bits; a set bit suppresses the token */
-    int mask_words;        /* ⌈n_vocab / 32⌉ */
-    struct mat logits;     /* f32 [rows.n, n_vocab]; may be overwritten */
-    int32_t *chosen;       /* engine memory [rows.n] */
-    float *logprob;        /* engine memory [rows.n] */
+    const uint32_t
+        *masks;        /* engine memory [RUN_TOKEN_MASKS, mask_words] bits; a set bit suppresses the token */
+    int mask_words;    /* ⌈n_vocab / 32⌉ */
+    struct mat logits; /* f32 [rows.n, n_vocab]; may be overwritten */
+    int32_t *chosen;   /* engine memory [rows.n] */
+    float *logprob;    /* engine memory [rows.n] */
 };
 
 /* For each of n slots: accepts the longest part of the draft that equals what was chosen, appends the first
@@ -230,8 +231,8 @@ struct engine_vtable {
     int (*wait)(struct engine *, struct err *); /* 0, or the first error since the last wait */
 
     /* --- replay --- */
-    void (*graph_begin)(struct engine *);                /* what follows is recorded, not run */
-    struct engine_graph *(*graph_end)(struct engine *);  /* NULL when out of memory */
+    void (*graph_begin)(struct engine *);               /* what follows is recorded, not run */
+    struct engine_graph *(*graph_end)(struct engine *); /* NULL when out of memory */
     void (*graph_destroy)(struct engine *, struct engine_graph *);
     /* Runs the graph again and again while *n_active (engine memory) is greater than 0 before it, at most
      * max_times. With n_active NULL: exactly max_times. */

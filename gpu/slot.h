@@ -28,7 +28,7 @@ struct slot_state {
     int32_t n_tokens; /* tokens that are certain */
     int32_t n_draft;  /* guesses after them */
     int32_t n_accepted;
-    int32_t n_steps;  /* passes that advanced this slot */
+    int32_t n_steps; /* passes that advanced this slot */
     int32_t sample_begin;
     int32_t max_tokens;
     int32_t done;

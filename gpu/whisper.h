@@ -46,9 +46,9 @@ int whisper_register_audio(struct whisper *, void *p, size_t bytes, struct err *
 int whisper_set_mask(struct whisper *, int index, const int32_t *tokens, int n, struct err *);
 
 struct whisper_audio {
-    const float *pcm; /* 16 kHz mono, host memory, unchanged until the wait */
-    int n_samples;    /* from pcm on; more than 30 s is seen only by the last frames */
-    int n_before;     /* readable samples before pcm, 0 to 200 */
+    const float *pcm;     /* 16 kHz mono, host memory, unchanged until the wait */
+    int n_samples;        /* from pcm on; more than 30 s is seen only by the last frames */
+    int n_before;         /* readable samples before pcm, 0 to 200 */
     enum mel_scale scale; /* MEL_SCALE_SCAN raises the recording's maximum and encodes nothing */
 };
 
@@ -64,8 +64,8 @@ int whisper_run(struct whisper *, struct text_run *runs, int n, struct err *);
 
 /* Feeds n tokens at positions pos … pos + n − 1 of a slot and returns the logits after each: f32 [n, n_vocab].
  * Waits. For tests and for search on the host. */
-int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *tokens, int n, int pos, float *logits,
-                   struct err *);
+int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *tokens, int n, int pos,
+                   float *logits, struct err *);
 
 /* Submits a copy of the first n positions of one slot's cache to another slot. */
 void whisper_copy_slot(struct whisper *, int src, int dst, int n);

@@ -24,15 +24,16 @@ enum gate_event_type { GATE_NONE, GATE_START, GATE_END };
 
 struct gate_event {
     enum gate_event_type type;
-    int64_t at; /* START: first sample of the utterance; END: sample after the last. Never before an earlier event */
+    int64_t
+        at; /* START: first sample of the utterance; END: sample after the last. Never before an earlier event */
 };
 
 struct gate {
     struct gate_options options;
     struct vad vad;
     float frame[VAD_FRAME];
-    int n_frame;          /* samples waiting in frame */
-    int64_t position;     /* index of the next sample to come */
+    int n_frame;      /* samples waiting in frame */
+    int64_t position; /* index of the next sample to come */
     bool open;
     int64_t speech_since; /* first sample of the burst that may open, −1 */
     int64_t speech_last;  /* sample after the last speech frame */

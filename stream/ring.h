@@ -15,8 +15,8 @@
 #define SAMPLE_RATE 16000
 
 struct ring {
-    float *data;     /* 2 × capacity samples, not owned */
-    size_t capacity; /* samples */
+    float *data;                       /* 2 × capacity samples, not owned */
+    size_t capacity;                   /* samples */
     _Alignas(64) _Atomic int64_t head; /* samples ever written: the producer's */
     _Alignas(64) _Atomic int64_t tail; /* first sample still needed: the consumer's */
 };

@@ -21,8 +21,8 @@ struct source_info {
 };
 
 enum {
-    SOURCE_TIMEOUT = 0,   /* no frames within the time */
-    SOURCE_EOF = -4095,   /* the input has ended; what was there has been read */
+    SOURCE_TIMEOUT = 0, /* no frames within the time */
+    SOURCE_EOF = -4095, /* the input has ended; what was there has been read */
     /* other negative values: -ENODEV (gone), -ESTALE (callbacks have stopped), -EIO … : close and reopen */
 };
 
@@ -54,7 +54,7 @@ int source_check_spec(const char *spec, struct err *);
 int source_close_timeout(struct source *, int timeout_ms);
 
 struct source_device {
-    char name[128];    /* what portaudio:NAME takes */
+    char name[128]; /* what portaudio:NAME takes */
     char host_api[32];
     int channels, default_rate;
     bool is_default, is_monitor;

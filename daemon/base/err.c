@@ -26,7 +26,8 @@ int err_prefix(struct err *err, const char *fmt, ...)
     int n = vsnprintf(joined, sizeof(joined), fmt, ap);
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof(joined))
-        snprintf(joined + n, sizeof(joined) - (size_t)n, ": %.*s", (int)(sizeof(joined) - (size_t)n), err->msg);
+        snprintf(joined + n, sizeof(joined) - (size_t)n, ": %.*s", (int)(sizeof(joined) - (size_t)n),
+                 err->msg);
     memcpy(err->msg, joined, sizeof(joined));
     return err->code;
 }

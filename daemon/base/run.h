@@ -11,9 +11,9 @@
 
 #include <stdint.h>
 
-#define RUN_TOKENS_MAX   448 /* n_text_ctx of every Whisper */
-#define RUN_TOKEN_MASKS  8   /* suppression masks a model keeps in engine memory */
-#define RUN_ALIGN_HEADS  32  /* upper bound over all Whisper sizes */
+#define RUN_TOKENS_MAX   448  /* n_text_ctx of every Whisper */
+#define RUN_TOKEN_MASKS  8    /* suppression masks a model keeps in engine memory */
+#define RUN_ALIGN_HEADS  32   /* upper bound over all Whisper sizes */
 #define RUN_AUDIO_FRAMES 1500 /* n_audio_ctx: 20 ms each, 30 s */
 
 /* The decoding rules of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules), as
@@ -25,10 +25,10 @@ struct token_rules {
     int32_t timestamps;      /* 1: timestamps come in pairs, never decrease, and win over text when their
                                 summed probability exceeds the best text token's */
     int32_t max_initial_timestamp; /* greatest index of the first timestamp (50 = 1.00 s), -1: any */
-    int32_t mask;            /* index of the suppression mask for every sampled token, -1: none */
-    int32_t first_mask;      /* the same, in addition, for the first sampled token only, -1: none */
-    float temperature;       /* 0: argmax, ties to the lower id; else sample from softmax(logits / temperature) */
-    uint64_t seed;           /* of the sampling, together with the position: a run can be repeated exactly */
+    int32_t mask;                  /* index of the suppression mask for every sampled token, -1: none */
+    int32_t first_mask;            /* the same, in addition, for the first sampled token only, -1: none */
+    float temperature; /* 0: argmax, ties to the lower id; else sample from softmax(logits / temperature) */
+    uint64_t seed;     /* of the sampling, together with the position: a run can be repeated exactly */
 };
 
 enum run_stop {
@@ -40,33 +40,34 @@ enum run_stop {
 struct text_run {
     /* What is asked. Arrays are read until the wait. */
     int32_t slot;
-    int32_t audio;              /* audio slot that cross-attention reads */
-    int32_t n_cached;           /* leading tokens whose keys and values the slot already holds; 0 starts anew */
-    int32_t n_prompt;           /* tokens that are given; 0 < n_prompt, n_cached < n_prompt */
-    int32_t n_draft;            /* tokens after the prompt that are a guess to be verified, ≥ 0 */
-    const int32_t *tokens;      /* [n_prompt + n_draft] */
-    int32_t sample_begin;       /* index at which "sampled" begins for the rules (first_mask, timestamp pairs):
+    int32_t audio;         /* audio slot that cross-attention reads */
+    int32_t n_cached;      /* leading tokens whose keys and values the slot already holds; 0 starts anew */
+    int32_t n_prompt;      /* tokens that are given; 0 < n_prompt, n_cached < n_prompt */
+    int32_t n_draft;       /* tokens after the prompt that are a guess to be verified, ≥ 0 */
+    const int32_t *tokens; /* [n_prompt + n_draft] */
+    int32_t sample_begin;  /* index at which "sampled" begins for the rules (first_mask, timestamp pairs):
                                    n_prompt, or less where part of the prompt is earlier output */
-    int32_t max_tokens;         /* most tokens to produce, verified ones included; > 0 */
+    int32_t max_tokens;    /* most tokens to produce, verified ones included; > 0 */
     struct token_rules rules;
-    int32_t probe_token;        /* token whose probability is wanted at probe_index, or -1. It is the softmax over
+    int32_t probe_token; /* token whose probability is wanted at probe_index, or -1. It is the softmax over
                                    all unmasked logits: no-speech detection */
-    int32_t probe_index;        /* index of the prompt token after which it is looked for, n_cached ≤ it < n_prompt */
-    int32_t want_align;         /* 1: return the alignment heads' rows */
+    int32_t
+        probe_index; /* index of the prompt token after which it is looked for, n_cached ≤ it < n_prompt */
+    int32_t want_align; /* 1: return the alignment heads' rows */
 
     /* What comes back, valid after the wait. The arrays are the caller's. */
-    int32_t out_capacity;       /* entries in out_tokens and out_logprobs, ≥ max_tokens */
-    int32_t *out_tokens;        /* [n_out] the produced tokens, verified ones included, eot last where it stopped */
-    float *out_logprobs;        /* [n_out] log-probability under the rules, at temperature 1 */
-    float *out_align;           /* NULL, or [n_align_rows, n_align_heads, n_frames] post-softmax cross-attention of
+    int32_t out_capacity; /* entries in out_tokens and out_logprobs, ≥ max_tokens */
+    int32_t *out_tokens;  /* [n_out] the produced tokens, verified ones included, eot last where it stopped */
+    float *out_logprobs;  /* [n_out] log-probability under the rules, at temperature 1 */
+    float *out_align;     /* NULL, or [n_align_rows, n_align_heads, n_frames] post-softmax cross-attention of
                                    the alignment heads. Row 0 belongs to the input token at sample_begin − 1 (the one
                                    that predicted the token at sample_begin); the last one to the last non-eot token
                                    that was fed. The caller gives room for
                                    (n_prompt − sample_begin + max_tokens + 1) rows. */
     int32_t n_out;
-    int32_t n_accepted;         /* of the draft */
+    int32_t n_accepted; /* of the draft */
     int32_t n_align_rows;
-    int32_t n_steps;            /* decoder passes spent, the first batched one included */
+    int32_t n_steps; /* decoder passes spent, the first batched one included */
     enum run_stop stop;
     float probe_prob;
 };

@@ -15,7 +15,7 @@
 struct spsc {
     unsigned char *data; /* capacity × elem_size bytes, owned */
     size_t elem_size;
-    size_t capacity; /* elements, a power of two */
+    size_t capacity;                            /* elements, a power of two */
     _Alignas(CACHE_LINE) _Atomic uint64_t head; /* elements ever pushed: written by the producer */
     _Alignas(CACHE_LINE) _Atomic uint64_t tail; /* elements ever popped: written by the consumer */
 };

@@ -8,7 +8,10 @@ static int sequence_length(const unsigned char *s, size_t n)
 {
     if (s[0] < 0x80)
         return 1;
-    int len = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
+    int len = s[0] >= 0xC2 && s[0] <= 0xDF   ? 2
+              : (s[0] & 0xF0) == 0xE0        ? 3
+              : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4
+                                             : 0;
     if (!len)
         return 0;
     for (int i = 1; i < len; i++) {

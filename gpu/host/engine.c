@@ -92,7 +92,8 @@ static void execute(struct host_engine *h, const struct command *command)
         err_set(&h->err, r, "the host engine failed: %s", strerror(-r));
 }
 
-static void submit(struct engine *e, int (*run)(struct host_engine *, const void *), const void *args, size_t bytes)
+static void submit(struct engine *e, int (*run)(struct host_engine *, const void *), const void *args,
+                   size_t bytes)
 {
     struct host_engine *h = host_of(e);
     struct submission *s = h->submission;
@@ -105,14 +106,14 @@ static void submit(struct engine *e, int (*run)(struct host_engine *, const void
         err_set(&h->err, -ENOMEM, "out of memory for submitted work");
 }
 
-#define OPERATION(name)                                                                                              \
-    static int run_##name(struct host_engine *h, const void *args)                                                   \
-    {                                                                                                                \
-        return host_##name(h, args);                                                                                 \
-    }                                                                                                                \
-    static void submit_##name(struct engine *e, const struct name##_args *args)                                      \
-    {                                                                                                                \
-        submit(e, run_##name, args, sizeof(*args));                                                                  \
+#define OPERATION(name)                                                                                      \
+    static int run_##name(struct host_engine *h, const void *args)                                           \
+    {                                                                                                        \
+        return host_##name(h, args);                                                                         \
+    }                                                                                                        \
+    static void submit_##name(struct engine *e, const struct name##_args *args)                              \
+    {                                                                                                        \
+        submit(e, run_##name, args, sizeof(*args));                                                          \
     }
 
 OPERATION(mel)
@@ -148,7 +149,8 @@ static int run_kv_copy(struct host_engine *h, const void *args)
 
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
-    submit(e, run_kv_copy, &(struct kv_copy_args){kv, src_slot, dst_slot, n_ctx}, sizeof(struct kv_copy_args));
+    submit(e, run_kv_copy, &(struct kv_copy_args){kv, src_slot, dst_slot, n_ctx},
+           sizeof(struct kv_copy_args));
 }
 
 static int run_launch(struct host_engine *h, const void *args)
@@ -219,8 +221,8 @@ static void engine_free(struct engine *e, void *p)
 static int host_register(struct engine *e, void *p, size_t bytes, struct err *err)
 {
     if (mlock(p, bytes) < 0)
-        return err_set(err, -errno, "cannot lock %zu kB of audio in memory: %s (raise the memlock limit)", bytes / 1024,
-                       strerror(errno));
+        return err_set(err, -errno, "cannot lock %zu kB of audio in memory: %s (raise the memlock limit)",
+                       bytes / 1024, strerror(errno));
     return 0;
 }
 
@@ -270,8 +272,8 @@ static void weight_destroy(struct engine *e, struct engine_weight *w)
     free(w);
 }
 
-static int kv_create(struct engine *e, int n_layer, int n_slots, int n_ctx, int n_head, struct engine_kv **out,
-                     struct err *err)
+static int kv_create(struct engine *e, int n_layer, int n_slots, int n_ctx, int n_head,
+                     struct engine_kv **out, struct err *err)
 {
     int r = host_kv_create(host_of(e), n_layer, n_slots, n_ctx, n_head, out);
     return r < 0 ? err_set(err, r, "out of memory for keys and values") : 0;
@@ -340,8 +342,8 @@ static int count_processors(void)
 int host_engine_open(const struct engine_options *options, struct engine **out, struct err *err)
 {
     if (options->n_threads < 0 || options->n_threads > HOST_THREADS_MAX)
-        return err_set(err, -EINVAL, "threads: %d is not between 0 (one a processor) and %d", options->n_threads,
-                       HOST_THREADS_MAX);
+        return err_set(err, -EINVAL, "threads: %d is not between 0 (one a processor) and %d",
+                       options->n_threads, HOST_THREADS_MAX);
     struct host_engine *h = calloc(1, sizeof(*h));
     if (!h)
         return err_set(err, -ENOMEM, "out of memory for the engine");

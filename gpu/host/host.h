@@ -44,9 +44,9 @@ struct host_engine {
     const struct rows_kernels *rows;
     struct pool *pool;
     struct mel_basis *mel;
-    struct err err;              /* the first error since the last wait */
+    struct err err;                /* the first error since the last wait */
     struct submission *submission; /* engine.c */
-    void *scratch;               /* grown outside the hot path only: see host_scratch */
+    void *scratch;                 /* grown outside the hot path only: see host_scratch */
     size_t scratch_bytes;
 };
 
@@ -59,7 +59,8 @@ int host_linear(struct host_engine *, const struct linear_args *);
 int host_layer_norm(struct host_engine *, const struct layer_norm_args *);
 int host_attention(struct host_engine *, const struct attention_args *);
 int host_mel(struct host_engine *, const struct mel_args *);
-int host_wide_weight_create(struct host_engine *, int n_out, int n_in, const float *values, void **packed, struct err *);
+int host_wide_weight_create(struct host_engine *, int n_out, int n_in, const float *values, void **packed,
+                            struct err *);
 void host_wide_weight_destroy(void *packed);
 
 /* rows.c, rows_attention.c, sample.c, kv.c: the decoder */
@@ -70,11 +71,13 @@ int host_self_attention(struct host_engine *, const struct self_attention_args *
 int host_cross_attention(struct host_engine *, const struct cross_attention_args *);
 int host_select(struct host_engine *, const struct select_args *);
 int host_advance(struct host_engine *, const struct advance_args *);
-int host_kv_create(struct host_engine *, int n_layer, int n_slots, int n_ctx, int n_head, struct engine_kv **);
+int host_kv_create(struct host_engine *, int n_layer, int n_slots, int n_ctx, int n_head,
+                   struct engine_kv **);
 void host_kv_destroy(struct engine_kv *);
 int host_kv_store(struct host_engine *, const struct kv_store_args *);
 int host_kv_copy(struct host_engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
-int host_rows_weight_create(struct host_engine *, int n_out, int n_in, const float *values, void **packed, struct err *);
+int host_rows_weight_create(struct host_engine *, int n_out, int n_in, const float *values, void **packed,
+                            struct err *);
 void host_rows_weight_destroy(void *packed);
 
 /* engine.c: a weight is one of the two packed forms. */

@@ -14,11 +14,15 @@ const struct rows_kernels *rows_kernels_for(enum isa isa)
 {
     switch (isa) {
 #if defined(__x86_64__)
-    case ISA_AVX2: return &rows_kernels_avx2;
-    case ISA_AVX512: return &rows_kernels_avx512;
-    case ISA_AVX512BF16: return &rows_kernels_avx512bf16;
+    case ISA_AVX2:
+        return &rows_kernels_avx2;
+    case ISA_AVX512:
+        return &rows_kernels_avx512;
+    case ISA_AVX512BF16:
+        return &rows_kernels_avx512bf16;
 #endif
-    default: return &rows_kernels_generic;
+    default:
+        return &rows_kernels_generic;
     }
 }
 
@@ -26,10 +30,14 @@ const struct wide_kernels *wide_kernels_for(enum isa isa)
 {
     switch (isa) {
 #if defined(__x86_64__)
-    case ISA_AVX2: return &wide_kernels_avx2;
-    case ISA_AVX512: return &wide_kernels_avx512;
-    case ISA_AVX512BF16: return &wide_kernels_avx512bf16;
+    case ISA_AVX2:
+        return &wide_kernels_avx2;
+    case ISA_AVX512:
+        return &wide_kernels_avx512;
+    case ISA_AVX512BF16:
+        return &wide_kernels_avx512bf16;
 #endif
-    default: return &wide_kernels_generic;
+    default:
+        return &wide_kernels_generic;
     }
 }

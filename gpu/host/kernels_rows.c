@@ -95,34 +95,60 @@ INLINE void tile(const struct panel_product *a, enum panel_type type, int row, i
 #define MANY    4
 #endif
 
-#define SWEEP(rows, width)                                                                                           \
-    do {                                                                                                             \
-        int p = first;                                                                                               \
-        for (; p + (width) <= last; p += (width))                                                                    \
-            tile(a, type, row, p, rows, width);                                                                      \
-        for (; p < last; p++)                                                                                        \
-            tile(a, type, row, p, rows, 1);                                                                          \
+#define SWEEP(rows, width)                                                                                   \
+    do {                                                                                                     \
+        int p = first;                                                                                       \
+        for (; p + (width) <= last; p += (width))                                                            \
+            tile(a, type, row, p, rows, width);                                                              \
+        for (; p < last; p++)                                                                                \
+            tile(a, type, row, p, rows, 1);                                                                  \
     } while (0)
 
 /* A few rows at all panels: the panels stream, the rows stay in the first-level cache. */
-INLINE void product_rows(const struct panel_product *a, enum panel_type type, int row, int n, int first, int last)
+INLINE void product_rows(const struct panel_product *a, enum panel_type type, int row, int n, int first,
+                         int last)
 {
     switch (n) {
-    case 1: SWEEP(1, TILE_1); break;
-    case 2: SWEEP(2, TILE_2); break;
-    case 3: SWEEP(3, TILE_4); break;
-    case 4: SWEEP(4, TILE_4); break;
+    case 1:
+        SWEEP(1, TILE_1);
+        break;
+    case 2:
+        SWEEP(2, TILE_2);
+        break;
+    case 3:
+        SWEEP(3, TILE_4);
+        break;
+    case 4:
+        SWEEP(4, TILE_4);
+        break;
 #if VEC == 16
-    case 5: SWEEP(5, TILE_8); break;
-    case 6: SWEEP(6, TILE_8); break;
-    case 7: SWEEP(7, TILE_8); break;
-    case 8: SWEEP(8, TILE_8); break;
-    case 9: SWEEP(9, TILE_12); break;
-    case 10: SWEEP(10, TILE_12); break;
-    case 11: SWEEP(11, TILE_12); break;
-    case 12: SWEEP(12, TILE_12); break;
+    case 5:
+        SWEEP(5, TILE_8);
+        break;
+    case 6:
+        SWEEP(6, TILE_8);
+        break;
+    case 7:
+        SWEEP(7, TILE_8);
+        break;
+    case 8:
+        SWEEP(8, TILE_8);
+        break;
+    case 9:
+        SWEEP(9, TILE_12);
+        break;
+    case 10:
+        SWEEP(10, TILE_12);
+        break;
+    case 11:
+        SWEEP(11, TILE_12);
+        break;
+    case 12:
+        SWEEP(12, TILE_12);
+        break;
 #endif
-    default: __builtin_unreachable();
+    default:
+        __builtin_unreachable();
     }
 }
 
@@ -152,8 +178,8 @@ static void product(const struct panel_product *a, int first, int last)
         product_typed(a, PANEL_F32, first, last);
 }
 
-INLINE void weighted_sum_typed(enum panel_type type, const void *v, int n, const float *const *p, float *const *out,
-                               const int rows)
+INLINE void weighted_sum_typed(enum panel_type type, const void *v, int n, const float *const *p,
+                               float *const *out, const int rows)
 {
     enum { N = 64 / VEC };
     for (int half = 0; half < N; half += 4) { /* 4 vectors × 8 rows of sums fit the registers at most */

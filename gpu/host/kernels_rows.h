@@ -23,9 +23,9 @@ struct panel_product {
     const void *panels; /* [panel_count(n_out)][n_in][PANEL], 64-byte aligned */
     int n_out, n_in;
     int n_rows;
-    const float *const *x; /* [n_rows] rows of n_in */
-    float *const *out;     /* [n_rows] rows of n_out */
-    const float *bias;     /* [n_out] or NULL */
+    const float *const *x;   /* [n_rows] rows of n_in */
+    float *const *out;       /* [n_rows] rows of n_out */
+    const float *bias;       /* [n_out] or NULL */
     const float *const *add; /* NULL, or [n_rows] rows of n_out, which may be out's */
     bool gelu;
 };

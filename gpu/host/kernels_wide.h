@@ -11,7 +11,8 @@
 
 struct wide_kernels {
     /* One row: y = act(x + bias) + add, to f32 or (to_bf16) bf16. bias and add may be NULL. */
-    void (*epilogue)(const float *x, const float *bias, const float *add, bool gelu, int n, void *y, bool to_bf16);
+    void (*epilogue)(const float *x, const float *bias, const float *add, bool gelu, int n, void *y,
+                     bool to_bf16);
     /* One row, to f32 or bf16. */
     void (*layer_norm)(const float *x, const float *gamma, const float *beta, int n, void *y, bool to_bf16);
     void (*to_bf16)(const float *x, int n, uint16_t *y);
@@ -23,8 +24,8 @@ struct wide_kernels {
     void (*pack_values)(const void *v, size_t stride, int n, bool bf16, void *packed);
     /* Up to ATTENTION_ROWS queries (rows `stride` elements apart). scores: scratch of ATTENTION_ROWS · n_packed floats.
      * out rows are out_stride elements apart and of the same type. */
-    void (*attention)(const void *q, size_t stride, int n_queries, const void *keys, const void *values, int n,
-                      bool bf16, float *scores, void *out, size_t out_stride);
+    void (*attention)(const void *q, size_t stride, int n_queries, const void *keys, const void *values,
+                      int n, bool bf16, float *scores, void *out, size_t out_stride);
 };
 
 #endif

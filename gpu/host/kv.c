@@ -7,7 +7,8 @@
 #include "gpu/host/host.h"
 #include "gpu/host/kernels_wide.h"
 
-int host_kv_create(struct host_engine *h, int n_layer, int n_slots, int n_ctx, int n_head, struct engine_kv **out)
+int host_kv_create(struct host_engine *h, int n_layer, int n_slots, int n_ctx, int n_head,
+                   struct engine_kv **out)
 {
     struct engine_kv *kv = calloc(1, sizeof(*kv));
     if (!kv)
@@ -16,8 +17,8 @@ int host_kv_create(struct host_engine *h, int n_layer, int n_slots, int n_ctx, i
     kv->type = h->isa == ISA_GENERIC || h->options.precision == PRECISION_F32 ? PANEL_F32 : PANEL_F16;
     size_t positions = (size_t)panel_count(n_ctx) * PANEL;
     kv->block_bytes = 2 * positions * HEAD * kv_value_bytes(kv);
-    kv->data = h->base.v->alloc(&h->base,
-                                kv->block_bytes * (size_t)n_layer * (size_t)n_slots * (size_t)n_head);
+    kv->data =
+        h->base.v->alloc(&h->base, kv->block_bytes * (size_t)n_layer * (size_t)n_slots * (size_t)n_head);
     if (!kv->data) {
         free(kv);
         return -ENOMEM;
@@ -95,7 +96,8 @@ int host_kv_store(struct host_engine *h, const struct kv_store_args *a)
 
 int host_kv_copy(struct host_engine *h, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
-    if (src_slot < 0 || dst_slot < 0 || src_slot >= kv->n_slots || dst_slot >= kv->n_slots || n_ctx > kv->n_ctx)
+    if (src_slot < 0 || dst_slot < 0 || src_slot >= kv->n_slots || dst_slot >= kv->n_slots ||
+        n_ctx > kv->n_ctx)
         return err_set(&h->err, -EINVAL, "kv_copy outside of the cache");
     if (src_slot == dst_slot)
         return 0;

@@ -20,8 +20,9 @@ struct pool {
     pthread_t *threads; /* [n_workers − 1] */
     void (*fn)(void *arg, int worker, int n_workers);
     void *arg;
-    _Alignas(CACHE_LINE) _Atomic uint32_t generation; /* one more for each call; workers wait for it to change */
-    _Alignas(CACHE_LINE) _Atomic int pending;         /* workers still busy with this generation */
+    _Alignas(CACHE_LINE) _Atomic uint32_t
+        generation;                           /* one more for each call; workers wait for it to change */
+    _Alignas(CACHE_LINE) _Atomic int pending; /* workers still busy with this generation */
     _Alignas(CACHE_LINE) _Atomic int sleepers;
     _Atomic bool quit;
 };

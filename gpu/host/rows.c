@@ -172,8 +172,8 @@ int host_linear_rows(struct host_engine *h, const struct linear_rows_args *a)
 
 /* --- rows ------------------------------------------------------------------------------------------------------- */
 
-static void embed_row(const struct rows_kernels *k, const struct rows_weight *w, int token, const float *position,
-                      float *out)
+static void embed_row(const struct rows_kernels *k, const struct rows_weight *w, int token,
+                      const float *position, float *out)
 {
     size_t panel = (size_t)(token / PANEL) * (size_t)w->n_in * PANEL;
     float values[PANEL];

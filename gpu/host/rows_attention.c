@@ -18,11 +18,17 @@ static void scale_query(const float *q, float *out)
 }
 
 /* Rows of up to ROWS_AT_ONCE queries of one head against n_keys positions: scores[r] = softmax(q · Kᵀ), out = scores · V. */
-static void attend(const struct rows_kernels *k, const struct engine_kv *kv, const void *keys, const void *values,
-                   int n_keys, const float *const *q, int n_rows, float *const *scores, float *const *out)
+static void attend(const struct rows_kernels *k, const struct engine_kv *kv, const void *keys,
+                   const void *values, int n_keys, const float *const *q, int n_rows, float *const *scores,
+                   float *const *out)
 {
-    struct panel_product product = {
-        .type = kv->type, .panels = keys, .n_out = n_keys, .n_in = HEAD, .n_rows = n_rows, .x = q, .out = scores};
+    struct panel_product product = {.type = kv->type,
+                                    .panels = keys,
+                                    .n_out = n_keys,
+                                    .n_in = HEAD,
+                                    .n_rows = n_rows,
+                                    .x = q,
+                                    .out = scores};
     k->product(&product, 0, panel_count(n_keys));
     for (int r = 0; r < n_rows; r++)
         k->softmax(scores[r], n_keys);
@@ -48,7 +54,8 @@ static void self_worker(void *arg, int worker, int n_workers)
         for (int r = 0; r < a->rows.n; r++) {
             const float *row = row_of(a->qkv, r) + head * HEAD;
             if (a->rows.pos[r] >= 0)
-                kv_put(job->h, kv, a->layer, a->rows.slot[r], head, a->rows.pos[r], row + n_state, row + 2 * n_state);
+                kv_put(job->h, kv, a->layer, a->rows.slot[r], head, a->rows.pos[r], row + n_state,
+                       row + 2 * n_state);
         }
         for (int r = 0; r < a->rows.n; r++) {
             if (a->rows.pos[r] < 0)

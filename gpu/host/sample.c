@@ -8,7 +8,6 @@
 #include "gpu/host/host.h"
 #include "gpu/host/kernels_rows.h"
 
-
 static void suppress(float *logits, int n_vocab, const uint32_t *mask)
 {
     for (int word = 0; word * 32 < n_vocab; word++) {
@@ -54,7 +53,8 @@ static void apply_timestamp_pairs(const struct token_rules *rules, const int32_t
 }
 
 /* When all timestamps together are more probable than the best text token, a timestamp it is. */
-static void prefer_timestamps(const struct rows_kernels *k, const struct token_rules *rules, float *logits, int n_vocab)
+static void prefer_timestamps(const struct rows_kernels *k, const struct token_rules *rules, float *logits,
+                              int n_vocab)
 {
     int first = rules->timestamp_begin;
     float stamp = k->maximum(logits + first, n_vocab - first);
