@@ -1,0 +1,173 @@
+/* Where models are looked for, and what is said when one is not there. */
+#include "tests/support/support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/model_path.h"
+
+static char root[] = "/tmp/captiond-model-path-XXXXXX";
+
+/* Makes root/path as an empty file, with its folders. */
+static void make_file(const char *path)
+{
+    char full[512];
+    snprintf(full, sizeof(full), "%s/%s", root, path);
+    for (char *p = full + 1; (p = strchr(p, '/')); p++) {
+        *p = 0;
+        mkdir(full, 0700);
+        *p = '/';
+    }
+    FILE *f = fopen(full, "w");
+    assert_non_null(f);
+    fclose(f);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    static char own[64], cache[64];
+    assert_non_null(mkdtemp(root));
+    snprintf(own, sizeof(own), "%s/own", root);
+    snprintf(cache, sizeof(cache), "%s/cache", root);
+    setenv("CAPTIOND_MODELS", own, 1);
+    setenv("XDG_CACHE_HOME", cache, 1);
+    make_file("own/tiny.en/model.bin");
+    make_file("own/ggml-small.bin");
+    make_file("own/unfinished/config.json");
+    make_file("own/.base.part");
+    make_file("cache/captiond/models/ggml-tiny.en.bin");
+    make_file("cache/captiond/models/medium/model.bin");
+    make_file("cache/captiond/models/ggml-medium.bin");
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf '%s'", root);
+    return system(command); /* NOLINT: a folder that mkdtemp named */
+}
+
+static void expect_found(const char *name, const char *under_root)
+{
+    char path[MODEL_PATH_MAX], expected[MODEL_PATH_MAX];
+    struct err err = {0};
+    snprintf(expected, sizeof(expected), "%s/%s", root, under_root);
+    if (model_path_find(name, path, sizeof(path), &err) != 0)
+        fail_msg("%s: %s", name, err.msg);
+    assert_string_equal(path, expected);
+}
+
+static void names_are_found_in_the_order_of_the_folders(void **state)
+{
+    (void)state;
+    expect_found("tiny.en", "own/tiny.en");
+    expect_found("small", "own/ggml-small.bin");
+    expect_found("medium", "cache/captiond/models/medium");
+}
+
+static void paths_are_taken_as_they_are(void **state)
+{
+    (void)state;
+    char given[256], path[MODEL_PATH_MAX];
+    snprintf(given, sizeof(given), "%s/own/unfinished", root);
+    assert_int_equal(model_path_find(given, path, sizeof(path), NULL), 0);
+    assert_string_equal(path, given);
+    struct err err = {0};
+    assert_int_equal(model_path_find("/nowhere/at/all", path, sizeof(path), &err), -ENOENT);
+    assert_non_null(strstr(err.msg, "/nowhere/at/all"));
+}
+
+static void a_missing_model_names_the_command_and_what_is_there(void **state)
+{
+    (void)state;
+    char path[MODEL_PATH_MAX] = "untouched";
+    struct err err = {0};
+    assert_int_equal(model_path_find("unfinished", path, sizeof(path), &err), -ENOENT);
+    assert_non_null(strstr(err.msg, "captiond-model get unfinished"));
+    assert_non_null(strstr(err.msg, "small"));
+    assert_non_null(strstr(err.msg, "medium"));
+    assert_string_equal(path, "untouched");
+}
+
+static void what_is_no_name_is_refused(void **state)
+{
+    (void)state;
+    char path[MODEL_PATH_MAX];
+    struct err err = {0};
+    assert_int_equal(model_path_find("", path, sizeof(path), &err), -EINVAL);
+    assert_int_equal(model_path_find(".base.part", path, sizeof(path), &err), -EINVAL);
+    assert_int_equal(model_path_find("tiny en", path, sizeof(path), &err), -EINVAL);
+    char small[4];
+    assert_int_equal(model_path_find("tiny.en", small, sizeof(small), &err), -ENAMETOOLONG);
+}
+
+static void automatic_choice_follows_the_language_of_messages(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lc_all, *lc_messages, *lang, *model;
+    } cases[] = {
+        {NULL, NULL, NULL, "tiny.en"},
+        {NULL, NULL, "C", "tiny.en"},
+        {NULL, NULL, "C.UTF-8", "tiny.en"},
+        {NULL, NULL, "POSIX", "tiny.en"},
+        {NULL, NULL, "en_GB.UTF-8", "tiny.en"},
+        {NULL, NULL, "en", "tiny.en"},
+        {NULL, NULL, "de_DE.UTF-8", "base"},
+        {NULL, NULL, "eng_XX", "base"},
+        {"", "", "ja_JP", "base"},
+        {"", "pt_BR", "en_US.UTF-8", "base"},
+        {"en_US.UTF-8", "pt_BR", "de_DE", "tiny.en"},
+        {"zh_CN.UTF-8", "en_US", "en_US", "base"},
+    };
+    static const char *const names[] = {"LC_ALL", "LC_MESSAGES", "LANG"};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *values[] = {cases[i].lc_all, cases[i].lc_messages, cases[i].lang};
+        for (int v = 0; v < 3; v++) {
+            if (values[v])
+                setenv(names[v], values[v], 1);
+            else
+                unsetenv(names[v]);
+        }
+        assert_string_equal(model_path_auto(), cases[i].model);
+    }
+    setenv("LC_ALL", "en_US.UTF-8", 1);
+    expect_found("auto", "own/tiny.en");
+}
+
+static int collect(void *ctx, const char *name, const char *path)
+{
+    char *text = ctx;
+    (void)path;
+    strcat(strcat(text, name), " "); /* NOLINT: a test's few short names */
+    return 0;
+}
+
+static void a_folder_lists_each_model_once(void **state)
+{
+    (void)state;
+    char folder[128], names[256] = "";
+    snprintf(folder, sizeof(folder), "%s/cache/captiond/models", root);
+    assert_int_equal(model_path_each(folder, collect, names), 0);
+    assert_string_equal(names, "tiny.en medium ");
+    assert_int_equal(model_path_each("/nowhere/at/all", collect, names), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_are_found_in_the_order_of_the_folders),
+        cmocka_unit_test(paths_are_taken_as_they_are),
+        cmocka_unit_test(a_missing_model_names_the_command_and_what_is_there),
+        cmocka_unit_test(what_is_no_name_is_refused),
+        cmocka_unit_test(automatic_choice_follows_the_language_of_messages),
+        cmocka_unit_test(a_folder_lists_each_model_once),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
