@@ -1,0 +1,30 @@
+#include "daemon/message.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct message *message_create(enum message_type type, const char *data, size_t size)
+{
+    struct message *m = malloc(sizeof(*m) + size);
+    if (!m)
+        return NULL;
+    *m = (struct message){.refs = 1, .type = type, .stream = -1, .size = size};
+    memcpy(m->data, data, size);
+    return m;
+}
+
+struct message *message_ref(struct message *m)
+{
+    m->refs++;
+    return m;
+}
+
+void message_unref(struct message *m)
+{
+    if (!m)
+        return;
+    assert(m->refs > 0);
+    if (--m->refs == 0)
+        free(m);
+}
