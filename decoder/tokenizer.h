@@ -44,12 +44,13 @@ const char *tokenizer_bytes(const struct tokenizer *, int32_t token, size_t *n_b
 size_t tokenizer_decode(const struct tokenizer *, const int32_t *tokens, int n, char *out, size_t capacity);
 
 /* Encodes UTF-8 text as OpenAI's tokenizer does (special tokens in the text are ordinary characters). Returns the
- * number of tokens; at most `capacity` are written. */
+ * number of tokens, at most `capacity` of which are written, or -ENOMEM, which only a run of more than 256 bytes
+ * without a space can cause: shorter ones need no memory. */
 int tokenizer_encode(const struct tokenizer *, const char *text, size_t n_bytes, int32_t *tokens,
                      int capacity);
 
 /* The tokens that are never sampled: OpenAI's list of non-speech symbols, and the special tokens of the
- * prompt. Returns their number, at most capacity (256 suffices). */
+ * prompt, in no order. Returns their number, at most capacity (256 suffices). */
 int tokenizer_suppressed(const struct tokenizer *, int32_t *tokens, int capacity);
 /* In addition for the first sampled token: " " and eot. */
 int tokenizer_suppressed_first(const struct tokenizer *, int32_t *tokens, int capacity);
