@@ -66,7 +66,7 @@ endif
 KERNEL_OBJ := $(foreach i,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(i).o,$(KERNEL_SRC)))
 
 BASE_OBJ    := $(call obj,$(BASE_SRC))
-STREAM_OBJ  := $(call obj,$(STREAM_SRC))
+STREAM_OBJ  := $(call obj,$(STREAM_SRC)) $(BUILD)/stream/silero/weights.o
 DECODER_OBJ := $(call obj,$(DECODER_SRC))
 GPU_OBJ     := $(call obj,$(GPU_SRC)) $(KERNEL_OBJ)
 DAEMON_OBJ  := $(call obj,$(DAEMON_SRC))
@@ -91,6 +91,10 @@ endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(BUILD)/stream/silero/weights.o: stream/silero/weights.S stream/silero/silero16k.bin
+	@mkdir -p $(@D)
+	$(CC) -c -o $@ $<
 
 define isa_rule
 $(BUILD)/%.$(1).o: %.c

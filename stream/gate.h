@@ -1,8 +1,8 @@
 /* The voice gate: from frame probabilities to utterances with pre-roll, hangover and merging.
  *
- * Opens at p ≥ threshold, closes when p < threshold − 0.15 for min_silence_ms; the band between holds the state.
- * A start is only told once min_speech_ms of speech have been seen. Times are sample indices on the stream's
- * clock. Belongs to the intake thread. */
+ * A frame is speech when p ≥ threshold, silence when p < threshold − 0.15; the band between holds what was. An
+ * utterance opens once a burst of speech is min_speech_ms long and closes after min_silence_ms of silence, so shorter
+ * gaps merge. Times are sample indices on the stream's clock. Belongs to the intake thread. */
 #ifndef CAPTIOND_STREAM_GATE_H
 #define CAPTIOND_STREAM_GATE_H
 
@@ -25,17 +25,18 @@ enum gate_event_type { GATE_NONE, GATE_START, GATE_END };
 struct gate_event {
     enum gate_event_type type;
     int64_t
-        at; /* START: first sample of the utterance; END: sample after the last. Never before an earlier event */
+        at; /* START: first sample of the utterance; END: sample after its last. Never before an earlier event */
 };
 
 struct gate {
     struct gate_options options;
     struct vad vad;
     float frame[VAD_FRAME];
-    int n_frame;      /* samples waiting in frame */
-    int64_t position; /* index of the next sample to come */
-    bool open;
-    int64_t speech_since; /* first sample of the burst that may open, −1 */
+    int n_frame;          /* samples waiting in frame */
+    int64_t position;     /* index of the next sample to come */
+    bool open;            /* in an utterance */
+    bool speaking;        /* the last frame was speech */
+    int64_t speech_since; /* first sample of the burst that may open */
     int64_t speech_last;  /* sample after the last speech frame */
     int64_t last_end;     /* no start before this */
     float probability;    /* of the last frame */
@@ -44,10 +45,15 @@ struct gate {
 void gate_init(struct gate *, const struct gate_options *, int64_t position);
 
 /* Takes samples at `position` on and returns how many it used (1 to n): up to the first event, which goes to *event
- * (GATE_NONE if there was none). Call again with the rest. */
+ * (GATE_NONE if there was none). Call again with the rest. After an event `position` is the index at which it became
+ * known, however the input was cut. */
 int gate_process(struct gate *, const float *pcm, int n, struct gate_event *event);
 
-/* The input has ended: the incomplete frame is judged with zeros after it and an open utterance is closed. */
+/* The input has ended: the incomplete frame is judged with zeros after it and an open utterance is closed. Call again
+ * until *event is GATE_NONE: the last frame may both open and close. Then only gate_init may follow. */
 void gate_finish(struct gate *, struct gate_event *event);
+
+/* What gate_process does with each frame: judges the VAD_FRAME samples from `start` on, by their probability. */
+void gate_judge(struct gate *, float probability, int64_t start, struct gate_event *event);
 
 #endif
