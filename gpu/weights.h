@@ -25,6 +25,9 @@ struct align_head {
 int weights_open(const char *path, struct weights **, struct err *);
 void weights_close(struct weights *); /* NULL is accepted; invalidates all that was borrowed */
 
+/* Lets go of the file once its tensors have been read. Dims, heads, filters and vocabulary stay. */
+void weights_unmap(struct weights *);
+
 const struct whisper_dims *weights_dims(const struct weights *);
 
 /* Alignment heads: config.json's, else OpenAI's table for the known sizes, else the later half of all heads.

@@ -1,0 +1,522 @@
+/* Opening a model file: mapping, number types, and the check that every tensor of the graph is there. */
+#include "gpu/weights.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gpu/weights_file.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "model files are little endian and are read as they lie");
+
+int weights_damaged(const struct weights *w, size_t offset, const char *what, struct err *err,
+                    const char *fmt, ...)
+{
+    char cause[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(cause, sizeof(cause), fmt, ap);
+    va_end(ap);
+    return err_set(err, -EINVAL, "%s: %s at byte %zu: %s", w->path, what, offset, cause);
+}
+
+/* --- reading ---------------------------------------------------------------------------------------------------- */
+
+int cursor_bytes(struct cursor *c, size_t n, const char *what, const unsigned char **p)
+{
+    if (n > c->w->size - c->at)
+        return weights_damaged(c->w, c->at, what, c->err, "needs %zu bytes, the file has %zu left", n,
+                               c->w->size - c->at);
+    *p = c->w->data + c->at;
+    c->at += n;
+    return 0;
+}
+
+static int cursor_copy(struct cursor *c, void *value, size_t n, const char *what)
+{
+    const unsigned char *p;
+    int r = cursor_bytes(c, n, what, &p);
+    if (r == 0)
+        memcpy(value, p, n);
+    return r;
+}
+
+int cursor_u8(struct cursor *c, const char *what, uint8_t *value)
+{
+    return cursor_copy(c, value, sizeof(*value), what);
+}
+
+int cursor_u16(struct cursor *c, const char *what, uint16_t *value)
+{
+    return cursor_copy(c, value, sizeof(*value), what);
+}
+
+int cursor_u32(struct cursor *c, const char *what, uint32_t *value)
+{
+    return cursor_copy(c, value, sizeof(*value), what);
+}
+
+int cursor_i32(struct cursor *c, const char *what, int low, int high, int *value)
+{
+    int32_t read = 0;
+    size_t at = c->at;
+    int r = cursor_copy(c, &read, sizeof(read), what);
+    if (r < 0)
+        return r;
+    if (read < low || read > high)
+        return weights_damaged(c->w, at, what, c->err, "%d is not between %d and %d", read, low, high);
+    *value = read;
+    return 0;
+}
+
+/* --- number types ----------------------------------------------------------------------------------------------- */
+
+/* Inner loops run over a constant number of elements, which the compiler turns into vector code. */
+enum { STRIDE = 32 };
+
+static bool decode_f32(const unsigned char *src, size_t n, float *dst)
+{
+    uint32_t odd = 0;
+    memcpy(dst, src, n * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &dst[i], sizeof(bits));
+        odd |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !odd;
+}
+
+/* A half float's exponent and fraction moved into a float's place are the number times 2⁻¹¹², subnormals included. */
+static uint32_t decode_f16_part(const uint16_t *half, int n, float *dst)
+{
+    uint32_t odd = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t h = half[i], magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
+        float scaled;
+        memcpy(&scaled, &magnitude, sizeof(scaled));
+        scaled *= 0x1p112f;
+        memcpy(&magnitude, &scaled, sizeof(magnitude));
+        magnitude |= sign;
+        memcpy(&dst[i], &magnitude, sizeof(magnitude));
+        odd |= (h & 0x7c00u) == 0x7c00u;
+    }
+    return odd;
+}
+
+static bool decode_f16(const unsigned char *src, size_t n, float *dst)
+{
+    uint16_t half[STRIDE];
+    uint32_t odd = 0;
+    size_t i = 0;
+    for (; i + STRIDE <= n; i += STRIDE) {
+        memcpy(half, src + 2 * i, sizeof(half));
+        odd |= decode_f16_part(half, STRIDE, dst + i);
+    }
+    memcpy(half, src + 2 * i, 2 * (n - i));
+    return !(odd | decode_f16_part(half, (int)(n - i), dst + i));
+}
+
+static bool decode_bf16(const unsigned char *src, size_t n, float *dst)
+{
+    uint32_t odd = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t high;
+        memcpy(&high, src + 2 * i, sizeof(high));
+        uint32_t bits = (uint32_t)high << 16;
+        memcpy(&dst[i], &bits, sizeof(bits));
+        odd |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !odd;
+}
+
+const struct codec codec_f32 = {"f32", 1, 4, decode_f32};
+const struct codec codec_f16 = {"f16", 1, 2, decode_f16};
+const struct codec codec_bf16 = {"bf16", 1, 2, decode_bf16};
+const struct codec codec_i8 = {"i8", 1, 1, NULL};
+const struct codec codec_i16 = {"i16", 1, 2, NULL};
+const struct codec codec_i32 = {"i32", 1, 4, NULL};
+
+/* --- tensors ---------------------------------------------------------------------------------------------------- */
+
+static bool tensor_count(const uint32_t *dims, int n_dims, size_t *count)
+{
+    size_t n = 1;
+    for (int i = 0; i < n_dims; i++) {
+        if (__builtin_mul_overflow(n, (size_t)dims[i], &n))
+            return false;
+    }
+    *count = n;
+    return true;
+}
+
+bool tensor_bytes(const struct codec *codec, const uint32_t *dims, int n_dims, size_t *bytes)
+{
+    size_t n, row = n_dims > 0 ? dims[n_dims - 1] : 1;
+    return row % codec->block == 0 && tensor_count(dims, n_dims, &n) &&
+           !__builtin_mul_overflow(n / codec->block, codec->block_bytes, bytes);
+}
+
+static int compare_names(const char *a, size_t a_length, const char *b, size_t b_length)
+{
+    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
+    return order ? order : (a_length > b_length) - (a_length < b_length);
+}
+
+static int compare_tensors(const void *a, const void *b)
+{
+    const struct tensor *x = a, *y = b;
+    return compare_names(x->name, x->name_length, y->name, y->name_length);
+}
+
+int weights_sort(struct weights *w, struct err *err)
+{
+    if (w->n_tensors == 0)
+        return weights_damaged(w, w->size, "tensors", err, "there are none");
+    qsort(w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
+    for (int i = 1; i < w->n_tensors; i++) {
+        const struct tensor *t = &w->tensors[i];
+        if (compare_tensors(t - 1, t) == 0)
+            return weights_damaged(w, t->offset, "tensor", err, "%.*s is there twice", (int)t->name_length,
+                                   t->name);
+    }
+    return 0;
+}
+
+const struct tensor *weights_lookup(const struct weights *w, const char *file_name)
+{
+    struct tensor key = {.name = file_name, .name_length = strlen(file_name)};
+    return bsearch(&key, w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
+}
+
+/* --- what the graph needs --------------------------------------------------------------------------------------- */
+
+enum dim { NONE, MELS, AUDIO_CTX, AUDIO, AUDIO_4, VOCAB, TEXT_CTX, TEXT, TEXT_4, TAPS, N_DIM };
+enum repeat { ONCE, ENCODER_LAYER, DECODER_LAYER };
+
+struct requirement {
+    enum repeat repeat;
+    const char *name; /* after encoder.blocks.N. or decoder.blocks.N. for layers */
+    enum dim dims[3];
+};
+
+static const struct requirement requirements[] = {
+    {ONCE, "encoder.conv1.weight", {AUDIO, MELS, TAPS}},
+    {ONCE, "encoder.conv1.bias", {AUDIO}},
+    {ONCE, "encoder.conv2.weight", {AUDIO, AUDIO, TAPS}},
+    {ONCE, "encoder.conv2.bias", {AUDIO}},
+    {ONCE, "encoder.positional_embedding", {AUDIO_CTX, AUDIO}},
+    {ONCE, "encoder.ln_post.weight", {AUDIO}},
+    {ONCE, "encoder.ln_post.bias", {AUDIO}},
+    {ENCODER_LAYER, "attn_ln.weight", {AUDIO}},
+    {ENCODER_LAYER, "attn_ln.bias", {AUDIO}},
+    {ENCODER_LAYER, "attn.query.weight", {AUDIO, AUDIO}},
+    {ENCODER_LAYER, "attn.query.bias", {AUDIO}},
+    {ENCODER_LAYER, "attn.key.weight", {AUDIO, AUDIO}},
+    {ENCODER_LAYER, "attn.value.weight", {AUDIO, AUDIO}},
+    {ENCODER_LAYER, "attn.value.bias", {AUDIO}},
+    {ENCODER_LAYER, "attn.out.weight", {AUDIO, AUDIO}},
+    {ENCODER_LAYER, "attn.out.bias", {AUDIO}},
+    {ENCODER_LAYER, "mlp_ln.weight", {AUDIO}},
+    {ENCODER_LAYER, "mlp_ln.bias", {AUDIO}},
+    {ENCODER_LAYER, "mlp.0.weight", {AUDIO_4, AUDIO}},
+    {ENCODER_LAYER, "mlp.0.bias", {AUDIO_4}},
+    {ENCODER_LAYER, "mlp.2.weight", {AUDIO, AUDIO_4}},
+    {ENCODER_LAYER, "mlp.2.bias", {AUDIO}},
+    {ONCE, "decoder.token_embedding.weight", {VOCAB, TEXT}},
+    {ONCE, "decoder.positional_embedding", {TEXT_CTX, TEXT}},
+    {ONCE, "decoder.ln.weight", {TEXT}},
+    {ONCE, "decoder.ln.bias", {TEXT}},
+    {DECODER_LAYER, "attn_ln.weight", {TEXT}},
+    {DECODER_LAYER, "attn_ln.bias", {TEXT}},
+    {DECODER_LAYER, "attn.query.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "attn.query.bias", {TEXT}},
+    {DECODER_LAYER, "attn.key.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "attn.value.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "attn.value.bias", {TEXT}},
+    {DECODER_LAYER, "attn.out.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "attn.out.bias", {TEXT}},
+    {DECODER_LAYER, "cross_attn_ln.weight", {TEXT}},
+    {DECODER_LAYER, "cross_attn_ln.bias", {TEXT}},
+    {DECODER_LAYER, "cross_attn.query.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "cross_attn.query.bias", {TEXT}},
+    {DECODER_LAYER, "cross_attn.key.weight", {TEXT, AUDIO}},
+    {DECODER_LAYER, "cross_attn.value.weight", {TEXT, AUDIO}},
+    {DECODER_LAYER, "cross_attn.value.bias", {TEXT}},
+    {DECODER_LAYER, "cross_attn.out.weight", {TEXT, TEXT}},
+    {DECODER_LAYER, "cross_attn.out.bias", {TEXT}},
+    {DECODER_LAYER, "mlp_ln.weight", {TEXT}},
+    {DECODER_LAYER, "mlp_ln.bias", {TEXT}},
+    {DECODER_LAYER, "mlp.0.weight", {TEXT_4, TEXT}},
+    {DECODER_LAYER, "mlp.0.bias", {TEXT_4}},
+    {DECODER_LAYER, "mlp.2.weight", {TEXT, TEXT_4}},
+    {DECODER_LAYER, "mlp.2.bias", {TEXT}},
+};
+
+/* Some writers give biases a further dimension of 1, which says nothing. */
+static bool same_shape(const struct tensor *t, const enum dim *dims, const uint32_t *sizes)
+{
+    int i = 0, k = 0;
+    for (;;) {
+        while (i < t->n_dims && t->dims[i] == 1)
+            i++;
+        while (k < 3 && dims[k] != NONE && sizes[dims[k]] == 1)
+            k++;
+        bool more = i < t->n_dims, wanted = k < 3 && dims[k] != NONE;
+        if (!more || !wanted)
+            return more == wanted;
+        if (t->dims[i++] != sizes[dims[k++]])
+            return false;
+    }
+}
+
+static int check_tensor(const struct weights *w, const char *name, const struct requirement *q,
+                        const uint32_t *sizes, struct err *err)
+{
+    struct tensor t;
+    if (!w->format->find(w, name, &t))
+        return err_set(err, -EINVAL, "%s: tensor %s is missing", w->path, name);
+    if (!same_shape(&t, q->dims, sizes)) {
+        char found[64] = "", wanted[64] = "";
+        for (int i = 0, n = 0; i < t.n_dims; i++)
+            n += snprintf(found + n, sizeof(found) - (size_t)n, "%s%u", i ? " × " : "", t.dims[i]);
+        for (int i = 0, n = 0; i < 3 && q->dims[i] != NONE; i++)
+            n += snprintf(wanted + n, sizeof(wanted) - (size_t)n, "%s%u", i ? " × " : "", sizes[q->dims[i]]);
+        return weights_damaged(w, t.offset, name, err, "the shape is %s instead of %s", found, wanted);
+    }
+    if (!t.codec->decode)
+        return weights_damaged(w, t.offset, name, err, "numbers of type %s are not supported", t.codec->name);
+    return 0;
+}
+
+static int check_tensors(const struct weights *w, struct err *err)
+{
+    const struct whisper_dims *d = &w->dims;
+    const uint32_t sizes[N_DIM] = {
+        [MELS] = (uint32_t)d->n_mels,
+        [AUDIO_CTX] = (uint32_t)d->n_audio_ctx,
+        [AUDIO] = (uint32_t)d->n_audio_state,
+        [AUDIO_4] = 4 * (uint32_t)d->n_audio_state,
+        [VOCAB] = (uint32_t)d->n_vocab,
+        [TEXT_CTX] = (uint32_t)d->n_text_ctx,
+        [TEXT] = (uint32_t)d->n_text_state,
+        [TEXT_4] = 4 * (uint32_t)d->n_text_state,
+        [TAPS] = 3,
+    };
+    for (size_t i = 0; i < sizeof(requirements) / sizeof(requirements[0]); i++) {
+        const struct requirement *q = &requirements[i];
+        int n = q->repeat == ONCE ? 1 : q->repeat == ENCODER_LAYER ? d->n_audio_layer : d->n_text_layer;
+        for (int layer = 0; layer < n; layer++) {
+            char name[96];
+            if (q->repeat == ONCE)
+                snprintf(name, sizeof(name), "%s", q->name);
+            else
+                snprintf(name, sizeof(name), "%s.blocks.%d.%s",
+                         q->repeat == ENCODER_LAYER ? "encoder" : "decoder", layer, q->name);
+            int r = check_tensor(w, name, q, sizes, err);
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+int whisper_eot(int n_vocab)
+{
+    return n_vocab == 51864 ? 50256 : n_vocab == 51865 || n_vocab == 51866 ? 50257 : -1;
+}
+
+static int check_dims(const struct weights *w, struct err *err)
+{
+    const struct whisper_dims *d = &w->dims;
+    const struct {
+        const char *name;
+        int value, low, high;
+    } limits[] = {
+        {"audio context", d->n_audio_ctx, 1, RUN_AUDIO_FRAMES},
+        {"text context", d->n_text_ctx, 2, RUN_TOKENS_MAX},
+        {"audio layers", d->n_audio_layer, 1, LAYERS_MAX},
+        {"text layers", d->n_text_layer, 1, LAYERS_MAX},
+        {"audio state", d->n_audio_state, 64, 2048},
+        {"text state", d->n_text_state, 64, 2048},
+        {"audio heads", d->n_audio_head, 1, 32},
+        {"text heads", d->n_text_head, 1, 32},
+    };
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        if (limits[i].value < limits[i].low || limits[i].value > limits[i].high)
+            return err_set(err, -EINVAL, "%s: %s: %d is not between %d and %d", w->path, limits[i].name,
+                           limits[i].value, limits[i].low, limits[i].high);
+    }
+    if (whisper_eot(d->n_vocab) < 0)
+        return err_set(err, -EINVAL, "%s: vocabulary: %d tokens are not Whisper's 51864, 51865 or 51866",
+                       w->path, d->n_vocab);
+    if (d->n_mels != 80 && d->n_mels != 128)
+        return err_set(err, -EINVAL, "%s: mel bins: %d are not Whisper's 80 or 128", w->path, d->n_mels);
+    if (d->n_audio_state != d->n_text_state)
+        return err_set(err, -EINVAL, "%s: audio state %d and text state %d differ", w->path, d->n_audio_state,
+                       d->n_text_state);
+    if (d->n_audio_state != 64 * d->n_audio_head || d->n_text_state != 64 * d->n_text_head)
+        return err_set(err, -EINVAL, "%s: heads: %d and %d heads of 64 do not make up a state of %d", w->path,
+                       d->n_audio_head, d->n_text_head, d->n_audio_state);
+    return 0;
+}
+
+/* --- life ------------------------------------------------------------------------------------------------------- */
+
+static int map_file(struct weights *w, struct err *err)
+{
+    /* O_NONBLOCK: a FIFO in place of the file is refused below instead of waited for. */
+    int fd = open(w->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return err_set(err, -errno, "%s: %s", w->path, strerror(errno));
+    struct stat st;
+    int r = 0;
+    if (fstat(fd, &st) < 0)
+        r = err_set(err, -errno, "%s: %s", w->path, strerror(errno));
+    else if (!S_ISREG(st.st_mode) || st.st_size < 8)
+        r = err_set(err, -EINVAL, "%s: not a model file", w->path);
+    if (r == 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            r = err_set(err, -errno, "%s: cannot be mapped: %s", w->path, strerror(errno));
+        } else {
+            w->data = p;
+            w->size = (size_t)st.st_size;
+        }
+    }
+    close(fd);
+    return r;
+}
+
+static int set_paths(struct weights *w, const char *path, struct err *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return err_set(err, -errno, "%s: %s", path, strerror(errno));
+    bool folder = S_ISDIR(st.st_mode);
+    w->format = folder ? &weights_ct2 : &weights_ggml;
+    w->folder = folder ? strdup(path) : NULL;
+    if (folder ? asprintf(&w->path, "%s/model.bin", path) < 0 : !(w->path = strdup(path))) {
+        w->path = NULL;
+        return err_set(err, -ENOMEM, "%s: out of memory", path);
+    }
+    return folder && !w->folder ? err_set(err, -ENOMEM, "%s: out of memory", path) : 0;
+}
+
+int weights_open(const char *path, struct weights **out, struct err *err)
+{
+    struct weights *w = calloc(1, sizeof(*w));
+    if (!w)
+        return err_set(err, -ENOMEM, "%s: out of memory", path);
+    int r = set_paths(w, path, err);
+    if (r == 0)
+        r = map_file(w, err);
+    if (r == 0)
+        r = w->format->parse(w, err);
+    if (r == 0)
+        r = check_dims(w, err);
+    if (r == 0)
+        r = check_tensors(w, err);
+    if (r < 0) {
+        weights_close(w);
+        return r;
+    }
+    weights_choose_align_heads(w);
+    *out = w;
+    return 0;
+}
+
+void weights_unmap(struct weights *w)
+{
+    if (w->data)
+        munmap((void *)w->data, w->size);
+    w->data = NULL;
+    w->size = 0;
+    free(w->tensors);
+    w->tensors = NULL;
+    w->n_tensors = 0;
+}
+
+void weights_close(struct weights *w)
+{
+    if (!w)
+        return;
+    weights_unmap(w);
+    free(w->mel_filters);
+    free(w->vocabulary.tokens);
+    free(w->vocabulary.bytes);
+    free(w->folder);
+    free(w->path);
+    free(w);
+}
+
+const struct whisper_dims *weights_dims(const struct weights *w)
+{
+    return &w->dims;
+}
+
+int weights_align_heads(const struct weights *w, const struct align_head **heads)
+{
+    *heads = w->align;
+    return w->n_align;
+}
+
+const float *weights_mel_filters(const struct weights *w)
+{
+    return w->mel_filters;
+}
+
+int weights_read(const struct weights *w, const char *name, float *dst, size_t n, struct err *err)
+{
+    struct tensor t;
+    size_t count;
+    if (!w->n_tensors || !w->format->find(w, name, &t))
+        return err_set(err, -ENOENT, "%s: tensor %s is missing", w->path, name);
+    if (!tensor_count(t.dims, t.n_dims, &count) || count != n)
+        return weights_damaged(w, t.offset, name, err, "it does not have %zu numbers", n);
+    if (!t.codec->decode(w->data + t.offset, n, dst))
+        return weights_damaged(w, t.offset, name, err, "not all of its numbers are finite");
+    return 0;
+}
+
+/* --- vocabulary ------------------------------------------------------------------------------------------------- */
+
+int vocabulary_init(struct vocabulary *v, int n)
+{
+    v->tokens = calloc((size_t)n, sizeof(*v->tokens));
+    v->n = n;
+    return v->tokens ? 0 : -ENOMEM;
+}
+
+int vocabulary_set(struct vocabulary *v, int id, const char *bytes, size_t n_bytes)
+{
+    if (n_bytes == 0)
+        return 0;
+    if (n_bytes > v->capacity - v->used) {
+        size_t capacity = 2 * v->capacity + n_bytes + 4096;
+        char *grown = realloc(v->bytes, capacity);
+        if (!grown)
+            return -ENOMEM;
+        v->bytes = grown;
+        v->capacity = capacity;
+    }
+    memcpy(v->bytes + v->used, bytes, n_bytes);
+    v->tokens[id] = (struct token_text){(uint32_t)v->used, (uint32_t)n_bytes};
+    v->used += n_bytes;
+    return 0;
+}
+
+const char *weights_token_bytes(const struct weights *w, int32_t id, size_t *n_bytes)
+{
+    const struct vocabulary *v = &w->vocabulary;
+    if (id < 0 || id >= v->n || v->tokens[id].n_bytes == 0)
+        return NULL;
+    *n_bytes = v->tokens[id].n_bytes;
+    return v->bytes + v->tokens[id].start;
+}
