@@ -1,0 +1,67 @@
+#include "decoder/guard.h"
+
+#include <math.h>
+#include <string.h>
+
+#define FRAME_SAMPLES    320
+#define SAMPLES_A_SECOND 16000
+#define TOKENS_A_SECOND  22.5
+#define TOKENS_MIN       50
+#define LOOP_TIMES       4
+#define LOOP_TOKENS      16
+#define AUDIBLE_BELOW_DB 40.0f /* quietest speech below the loudest of the same window */
+#define AUDIBLE_LEAST_DB -70.0f
+
+int guard_max_tokens(int64_t n_samples)
+{
+    int n = (int)((double)n_samples / SAMPLES_A_SECOND * TOKENS_A_SECOND);
+    return n < TOKENS_MIN ? TOKENS_MIN : n;
+}
+
+/* Tokens at the end that repeat the p before them. */
+static int repeated(const int32_t *tokens, int n, int p)
+{
+    int same = 0;
+    while (same + p < n && tokens[n - 1 - same] == tokens[n - 1 - same - p])
+        same++;
+    return same;
+}
+
+int guard_loop(const int32_t *tokens, int n)
+{
+    for (int p = 1; p * LOOP_TIMES <= n; p++) {
+        int same = repeated(tokens, n, p);
+        if (same >= p * (LOOP_TIMES - 1) && same + p >= LOOP_TOKENS)
+            return n - same;
+    }
+    return n;
+}
+
+bool guard_no_speech(float no_speech_prob, float avg_logprob)
+{
+    return no_speech_prob > 0.6f && avg_logprob < -1.0f;
+}
+
+int guard_levels(const float *pcm, int n_samples, float *levels)
+{
+    int n = 0;
+    for (int at = 0; at < n_samples; at += FRAME_SAMPLES) {
+        int width = n_samples - at < FRAME_SAMPLES ? n_samples - at : FRAME_SAMPLES;
+        double power = 0.0;
+        for (int i = 0; i < width; i++)
+            power += (double)pcm[at + i] * pcm[at + i];
+        levels[n++] = 10.0f * log10f((float)(power / width) + 1e-12f);
+    }
+    return n;
+}
+
+bool guard_inaudible(const float *levels, int n_levels, int first, int last)
+{
+    float loudest = -120.0f, here = -120.0f;
+    for (int i = 0; i < n_levels; i++) {
+        loudest = levels[i] > loudest ? levels[i] : loudest;
+        if (i >= first && i <= last)
+            here = levels[i] > here ? levels[i] : here;
+    }
+    return here < AUDIBLE_LEAST_DB || here < loudest - AUDIBLE_BELOW_DB;
+}

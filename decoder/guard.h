@@ -1,0 +1,29 @@
+/* What live text is spared: repetition loops, and words where nobody speaks.
+ *
+ * Structural rules only, from token sequences, probabilities, times and levels; no list of phrases. Pure
+ * functions. */
+#ifndef CAPTIOND_DECODER_GUARD_H
+#define CAPTIOND_DECODER_GUARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Most tokens that a window of this many samples can hold: speech has at most 22.5 a second. */
+int guard_max_tokens(int64_t n_samples);
+
+/* Number of leading tokens without the repetitions of a loop at the end: a sequence of p tokens said r times in a row,
+ * r ≥ 4 and p · r ≥ 16, of which the first is kept. n when there is none. */
+int guard_loop(const int32_t *tokens, int n);
+
+/* True when a window holds no speech, by OpenAI's rule: no-speech probability above 0.6 and mean log-probability below
+ * −1. */
+bool guard_no_speech(float no_speech_prob, float avg_logprob);
+
+/* Mean power of each frame of 320 samples in dB relative to full scale, at least −120. The last frame may be short. Returns
+ * the number of frames. */
+int guard_levels(const float *pcm, int n_samples, float *levels);
+
+/* True when no frame in [first, last] comes near the loudest one: where a word is said to be, nothing is heard. */
+bool guard_inaudible(const float *levels, int n_levels, int first, int last);
+
+#endif

@@ -1,0 +1,581 @@
+#include "decoder/live.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "decoder/commit.h"
+#include "decoder/guard.h"
+#include "decoder/hypothesis.h"
+#include "decoder/words.h"
+
+#define SECOND           16000
+#define MS(x)            ((int64_t)(x)*SECOND / 1000)
+#define WINDOW           (30 * SECOND)
+#define MASK             0   /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
+#define MASK_FIRST       1   /* and at the beginning */
+#define HISTORY_MAX      256 /* tokens of trimmed text that are kept */
+#define HISTORY_CHARS    200 /* of it that go into the prompt */
+#define HISTORY_TOKENS   100
+#define SAID_MAX         5
+#define SAID_BYTES       64
+#define PROMPT_MAX       (HISTORY_TOKENS + 8 + HYPOTHESIS_TOKENS)
+#define LANGUAGE_SURE    0.5f
+#define LANGUAGE_SAMPLES (2 * SECOND)
+#define COMMITTED_MANY   160 /* committed tokens in a window that are trimmed like a long buffer */
+#define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
+#define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
+
+static const struct commit_rules rules = {.hold = MS(200), .certain = MS(5000)};
+
+/* A committed word whose audio is still in the buffer. */
+struct kept {
+    int n_tokens;
+    int64_t end;
+    bool closes; /* a sentence ends with it */
+};
+
+/* What a pass may change before the engine has answered, so that a failed pass changes nothing. */
+struct buffer {
+    int64_t start, end;
+    int32_t committed[HYPOTHESIS_TOKENS]; /* tokens of the kept words */
+    int n_committed;
+    struct kept kept[HYPOTHESIS_TOKENS];
+    int n_kept;
+    int64_t last_end; /* of the newest committed word */
+    int32_t history[HISTORY_MAX];
+    int n_history;
+    char said[SAID_MAX][SAID_BYTES]; /* the newest committed words, oldest first */
+    int n_said;
+    bool cut; /* the buffer begins in the middle of speech that no committed word covers */
+};
+
+struct live {
+    struct text_model *model;
+    const struct tokenizer *tokenizer;
+    struct live_options options;
+    struct hypothesizer *hypothesizer;
+    struct buffer b;
+    struct hypothesis *now, *before;
+    int tail; /* first word of `before` that is not committed */
+    const char *language, *next_language;
+    bool change_language, language_locked;
+    float *logits; /* [n_vocab], NULL for English-only models */
+    int32_t prompt[PROMPT_MAX];
+    int64_t ends[HYPOTHESIS_TOKENS];
+    float levels[RUN_AUDIO_FRAMES];
+    struct word out[OUT_WORDS];
+    char out_text[OUT_BYTES];
+    int n_out;
+    size_t out_used;
+    char partial[HYPOTHESIS_TEXT_BYTES];
+};
+
+/* --- life ----------------------------------------------------------------------------------------------------- */
+
+static int set_masks(struct live *l, struct err *err)
+{
+    const struct special_tokens *special = tokenizer_special(l->tokenizer);
+    int n_stamps = tokenizer_n_vocab(l->tokenizer) - special->timestamp_begin;
+    int32_t *tokens = malloc((size_t)(256 + n_stamps) * sizeof(int32_t));
+    if (!tokens)
+        return err_set(err, -ENOMEM, "out of memory for live captions");
+    int n = tokenizer_suppressed(l->tokenizer, tokens, 256);
+    for (int i = 0; i < n_stamps; i++)
+        tokens[n++] = special->timestamp_begin + i;
+    int r = l->model->ops->set_mask(l->model, MASK, tokens, n, err);
+    if (r >= 0) {
+        n = tokenizer_suppressed_first(l->tokenizer, tokens, 256);
+        r = l->model->ops->set_mask(l->model, MASK_FIRST, tokens, n, err);
+    }
+    free(tokens);
+    return r < 0 ? r : 0;
+}
+
+static int check_language(const struct tokenizer *t, const char *language, struct err *err)
+{
+    if (language && tokenizer_special(t)->multilingual && tokenizer_language_token(t, language) < 0)
+        return err_set(err, -EINVAL, "the model does not know the language \"%s\"", language);
+    return 0;
+}
+
+int live_create(struct text_model *model, const struct tokenizer *tokenizer,
+                const struct live_options *options, struct live **out, struct err *err)
+{
+    int r = check_language(tokenizer, options->language, err);
+    if (r < 0)
+        return r;
+    struct live *l = calloc(1, sizeof(*l));
+    if (!l)
+        return err_set(err, -ENOMEM, "out of memory for live captions");
+    l->model = model;
+    l->tokenizer = tokenizer;
+    l->options = *options;
+    l->now = calloc(1, sizeof(*l->now));
+    l->before = calloc(1, sizeof(*l->before));
+    bool multilingual = tokenizer_special(tokenizer)->multilingual;
+    if (multilingual)
+        l->logits = malloc((size_t)model->n_vocab * sizeof(float));
+    if (!l->now || !l->before || (multilingual && !l->logits))
+        r = err_set(err, -ENOMEM, "out of memory for live captions");
+    if (r >= 0)
+        r = hypothesizer_create(model, tokenizer, &l->hypothesizer, err);
+    if (r >= 0)
+        r = set_masks(l, err);
+    if (r < 0) {
+        live_destroy(l);
+        return r;
+    }
+    live_set_language(l, options->language);
+    *out = l;
+    return 0;
+}
+
+void live_destroy(struct live *l)
+{
+    if (!l)
+        return;
+    hypothesizer_destroy(l->hypothesizer);
+    free(l->now);
+    free(l->before);
+    free(l->logits);
+    free(l);
+}
+
+/* --- committed words ------------------------------------------------------------------------------------------ */
+
+static void remember(struct buffer *b, const char *text)
+{
+    if (commit_is_mark(text))
+        return;
+    if (b->n_said == SAID_MAX)
+        memmove(b->said[0], b->said[1], sizeof(b->said) - sizeof(b->said[0]));
+    else
+        b->n_said++;
+    char *said = b->said[b->n_said - 1];
+    strncpy(said, text, SAID_BYTES - 1);
+    said[SAID_BYTES - 1] = '\0';
+}
+
+/* Moves the first n kept words to the history: their audio leaves the buffer. */
+static void forget_words(struct buffer *b, int n)
+{
+    int n_tokens = 0;
+    for (int i = 0; i < n; i++)
+        n_tokens += b->kept[i].n_tokens;
+    int excess = b->n_history + n_tokens - HISTORY_MAX;
+    if (excess > 0) {
+        int drop = excess < b->n_history ? excess : b->n_history;
+        memmove(b->history, b->history + drop, (size_t)(b->n_history - drop) * sizeof(int32_t));
+        b->n_history -= drop;
+    }
+    for (int i = 0; i < n_tokens && b->n_history < HISTORY_MAX; i++)
+        b->history[b->n_history++] = b->committed[i];
+    b->n_committed -= n_tokens;
+    b->n_kept -= n;
+    memmove(b->committed, b->committed + n_tokens, (size_t)b->n_committed * sizeof(int32_t));
+    memmove(b->kept, b->kept + n, (size_t)b->n_kept * sizeof(b->kept[0]));
+}
+
+/* The buffer begins at `at` from now on; no kept word that stays may end before it. */
+static void cut(struct buffer *b, int64_t at, int n_words)
+{
+    forget_words(b, n_words);
+    b->start = at;
+    b->cut = b->n_kept == 0;
+}
+
+/* Appends a word, or a mark to the word before it, to what this update gives back. */
+static void put_out(struct live *l, const struct word *w)
+{
+    size_t n = strlen(w->text) + 1;
+    bool joins = l->n_out > 0 && commit_is_mark(w->text) && w->text[0] != ' ';
+    if (l->out_used + n > sizeof(l->out_text) || l->n_out == OUT_WORDS)
+        return;
+    char *text = l->out_text + l->out_used - joins;
+    memcpy(text, w->text, n);
+    l->out_used += n - joins;
+    if (joins) {
+        l->out[l->n_out - 1].n_tokens += w->n_tokens;
+        return;
+    }
+    struct word *o = &l->out[l->n_out++];
+    *o = *w;
+    o->text = text;
+    o->start = w->start > l->b.last_end ? w->start : l->b.last_end;
+    o->end = w->end > o->start ? w->end : o->start;
+    l->b.last_end = o->end;
+}
+
+static bool closes_sentence(const char *text)
+{
+    static const char *const ends[] = {".", "?", "!", "。", "？", "！"};
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        if (strstr(text, ends[i]))
+            return true;
+    }
+    return false;
+}
+
+/* Commits words [from, from + n) of a hypothesis. */
+static void commit(struct live *l, const struct hypothesis *h, int from, int n)
+{
+    struct buffer *b = &l->b;
+    for (int i = from; i < from + n; i++) {
+        const struct word *w = &h->words[i];
+        if (b->n_committed + w->n_tokens > HYPOTHESIS_TOKENS)
+            forget_words(b, b->n_kept);
+        put_out(l, w);
+        remember(b, w->text);
+        memcpy(b->committed + b->n_committed, h->tokens + w->first_token,
+               (size_t)w->n_tokens * sizeof(int32_t));
+        b->n_committed += w->n_tokens;
+        b->kept[b->n_kept++] = (struct kept){w->n_tokens, l->b.last_end, closes_sentence(w->text)};
+    }
+}
+
+/* --- the prompt ----------------------------------------------------------------------------------------------- */
+
+/* First token of the history that goes into the prompt: about the last 200 characters, from a word's beginning on. */
+static int history_begin(const struct live *l)
+{
+    const struct buffer *b = &l->b;
+    int chars = 0, first = b->n_history;
+    for (int i = b->n_history - 1; i >= 0 && b->n_history - i <= HISTORY_TOKENS; i--) {
+        size_t n;
+        const char *bytes = tokenizer_bytes(l->tokenizer, b->history[i], &n);
+        for (size_t k = 0; k < n; k++)
+            chars += ((unsigned char)bytes[k] & 0xC0) != 0x80;
+        if (chars > HISTORY_CHARS)
+            break;
+        if (n > 0 &&
+            (bytes[0] == ' ' || (!words_spaced(l->language) && ((unsigned char)bytes[0] & 0xC0) != 0x80)))
+            first = i;
+    }
+    return first;
+}
+
+static void build_request(struct live *l, int n_samples, struct hypothesis_request *q)
+{
+    const struct special_tokens *special = tokenizer_special(l->tokenizer);
+    const struct buffer *b = &l->b;
+    int32_t *p = l->prompt;
+    int n = 0, first = history_begin(l);
+    if (first < b->n_history) {
+        p[n++] = special->sot_prev;
+        memcpy(p + n, b->history + first, (size_t)(b->n_history - first) * sizeof(int32_t));
+        n += b->n_history - first;
+    }
+    q->sot_index = n;
+    p[n++] = special->sot;
+    if (special->multilingual) {
+        p[n++] = tokenizer_language_token(l->tokenizer, l->language);
+        p[n++] = l->options.translate ? special->translate : special->transcribe;
+    }
+    p[n++] = special->no_timestamps;
+    memcpy(p + n, b->committed, (size_t)b->n_committed * sizeof(int32_t));
+    n += b->n_committed;
+    q->n_prompt = n;
+    q->n_committed = b->n_committed;
+    int room = HYPOTHESIS_TOKENS - b->n_committed;
+    int limit = guard_max_tokens(n_samples) - b->n_committed;
+    q->max_tokens = limit < 8 ? 8 : limit;
+    q->max_tokens = q->max_tokens < room ? q->max_tokens : room;
+    q->n_draft = 0;
+    if (l->options.draft) {
+        for (int i = l->tail; i < l->before->n_words; i++) {
+            const struct word *w = &l->before->words[i];
+            if (q->n_draft + w->n_tokens >= q->max_tokens)
+                break;
+            memcpy(p + n + q->n_draft, l->before->tokens + w->first_token,
+                   (size_t)w->n_tokens * sizeof(int32_t));
+            q->n_draft += w->n_tokens;
+        }
+    }
+    q->tokens = p;
+    q->audio_slot = l->options.audio_slot;
+    q->text_slot = l->options.text_slot;
+    q->mask = MASK;
+    q->first_mask = MASK_FIRST;
+    q->spaced = words_spaced(l->language);
+    q->origin = b->start;
+    q->n_samples = n_samples;
+}
+
+/* --- language ------------------------------------------------------------------------------------------------- */
+
+/* The most probable language of the encoded window, and its probability among languages. */
+static int detect_language(struct live *l, const char **language, float *probability, struct err *err)
+{
+    const struct special_tokens *special = tokenizer_special(l->tokenizer);
+    int32_t sot = special->sot;
+    int r = l->model->ops->logits(l->model, l->options.text_slot, l->options.audio_slot, &sot, 1, 0,
+                                  l->logits, err);
+    if (r < 0)
+        return r;
+    const float *x = l->logits + special->first_language;
+    int best = 0;
+    for (int i = 1; i < special->n_languages; i++) {
+        if (x[i] > x[best])
+            best = i;
+    }
+    float sum = 0.0f;
+    for (int i = 0; i < special->n_languages; i++)
+        sum += expf(x[i] - x[best]);
+    *language = tokenizer_token_language(l->tokenizer, special->first_language + best);
+    *probability = 1.0f / sum;
+    return 0;
+}
+
+/* Decides the language of this pass. Detection goes on, pass by pass, until it is confident. */
+static int choose_language(struct live *l, int n_samples, struct err *err)
+{
+    if (l->language_locked)
+        return 0;
+    float probability;
+    int r = detect_language(l, &l->language, &probability, err);
+    if (r < 0)
+        return r;
+    l->language_locked = probability >= LANGUAGE_SURE && n_samples >= LANGUAGE_SAMPLES;
+    return 0;
+}
+
+void live_set_language(struct live *l, const char *language)
+{
+    l->next_language = language;
+    l->change_language = true;
+}
+
+static void apply_language(struct live *l)
+{
+    if (!l->change_language)
+        return;
+    l->change_language = false;
+    bool multilingual = tokenizer_special(l->tokenizer)->multilingual;
+    l->language = multilingual ? l->next_language : "en";
+    l->language_locked = l->language != NULL;
+}
+
+/* --- passes --------------------------------------------------------------------------------------------------- */
+
+void live_begin(struct live *l, int64_t start, bool reset)
+{
+    struct buffer *b = &l->b;
+    forget_words(b, b->n_kept);
+    if (reset) {
+        b->n_history = 0;
+        b->n_said = 0;
+    }
+    b->start = b->end = b->last_end = start;
+    b->cut = false;
+    l->before->n_words = l->tail = 0;
+    apply_language(l);
+}
+
+int64_t live_buffer_start(const struct live *l)
+{
+    return l->b.start;
+}
+
+/* Takes out what nobody said: everything in a window without speech, words before a cut that are committed already, and words
+ * at the end where there is no sound (left) to carry them. */
+static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, int n_samples)
+{
+    struct buffer *b = &l->b;
+    if (b->n_committed == 0 && guard_no_speech(h->no_speech_prob, h->avg_logprob))
+        h->n_words = 0;
+    if (b->cut) {
+        struct word said[SAID_MAX];
+        for (int i = 0; i < b->n_said; i++)
+            said[i] = (struct word){.text = b->said[i]};
+        int n = commit_repeated(said, b->n_said, h->words, h->n_words, b->start + MS(300));
+        h->n_words -= n;
+        memmove(h->words, h->words + n, (size_t)h->n_words * sizeof(h->words[0]));
+    }
+    int n_levels = guard_levels(pcm, n_samples, l->levels);
+    while (h->n_words > 0) {
+        const struct word *w = &h->words[h->n_words - 1];
+        int first = (int)((w->start - b->start) / 320), last = (int)((w->end - b->start) / 320);
+        bool past = w->start >= b->start + n_samples - 320;
+        if (!past && !guard_inaudible(l->levels, n_levels, first, last))
+            break;
+        h->n_words--;
+    }
+}
+
+/* Trims after a committed word: the last that ends a sentence if enough audio stays, else the last that leaves half
+ * of the limit, else the last. The words that stay hold the model to its place in the text. */
+static void trim(struct live *l)
+{
+    struct buffer *b = &l->b;
+    int64_t limit = MS(l->options.max_buffer_ms);
+    if (b->end - b->start <= limit && b->n_committed <= COMMITTED_MANY)
+        return;
+    int sentence = 0, half = 0;
+    for (int i = 0; i + 1 < b->n_kept; i++) {
+        if (b->kept[i].closes && b->end - b->kept[i].end >= limit / 3)
+            sentence = i + 1;
+        if (b->end - b->kept[i].end >= limit / 2)
+            half = i + 1;
+    }
+    int n = sentence > 0 && b->end - b->kept[sentence - 1].end <= limit * 3 / 4 ? sentence
+            : half > 0                                                          ? half
+                                                                                : b->n_kept;
+    if (n > 0)
+        cut(b, b->kept[n - 1].end, n);
+}
+
+/* No committed word to cut at: what is left of the older half's words is committed, and the half is given up. */
+static void trim_half(struct live *l)
+{
+    struct buffer *b = &l->b;
+    int64_t limit = MS(l->options.max_buffer_ms);
+    if (b->end - b->start <= limit)
+        return;
+    int64_t middle = b->end - limit / 2;
+    int n = 0;
+    while (l->tail + n < l->before->n_words && l->before->words[l->tail + n].end <= middle)
+        n++;
+    commit(l, l->before, l->tail, n);
+    l->tail += n;
+    cut(b, n > 0 ? b->last_end : middle, b->n_kept);
+}
+
+static void show_partial(struct live *l, struct live_output *out)
+{
+    const struct hypothesis *h = l->before;
+    size_t used = 0;
+    for (int i = l->tail; i < h->n_words; i++) {
+        size_t n = strlen(h->words[i].text);
+        memcpy(l->partial + used, h->words[i].text, n);
+        used += n;
+    }
+    l->partial[used] = '\0';
+    bool any = l->tail < h->n_words;
+    int64_t start = any ? h->words[l->tail].start : l->b.last_end;
+    out->partial = l->partial;
+    out->partial_start = start > l->b.last_end ? start : l->b.last_end;
+    out->partial_end = any ? h->words[h->n_words - 1].end : out->partial_start;
+    if (out->partial_end < out->partial_start)
+        out->partial_end = out->partial_start;
+}
+
+static void begin_output(struct live *l, struct live_output *out)
+{
+    memset(out, 0, sizeof(*out));
+    l->n_out = 0;
+    l->out_used = 0;
+}
+
+static void end_output(struct live *l, struct live_output *out)
+{
+    out->committed = l->out;
+    out->n_committed = l->n_out;
+    out->language = l->language;
+    show_partial(l, out);
+}
+
+/* Encodes and decodes the window; the new hypothesis becomes `now`. */
+static int decode(struct live *l, const float *pcm, int n_samples, int n_before, struct live_output *out,
+                  struct err *err)
+{
+    l->model->ops->encode(l->model, l->options.audio_slot, pcm, n_samples, n_before, AUDIO_SCALE_OWN);
+    int r = choose_language(l, n_samples, err);
+    if (r < 0) {
+        l->model->ops->wait(l->model, NULL);
+        return r;
+    }
+    struct hypothesis_request q;
+    build_request(l, n_samples, &q);
+    r = hypothesizer_run(l->hypothesizer, &q, l->now, l->ends, err);
+    if (r < 0)
+        return r;
+    out->n_passes++;
+    out->n_steps += l->now->n_steps;
+    out->n_draft += l->now->n_draft;
+    out->n_accepted += l->now->n_accepted;
+    return 0;
+}
+
+/* The committed words' ends are known better with more audio after them. */
+static void refine_ends(struct live *l)
+{
+    struct buffer *b = &l->b;
+    int token = 0;
+    for (int i = 0; i < b->n_kept; i++) {
+        token += b->kept[i].n_tokens;
+        b->kept[i].end = l->ends[token - 1];
+    }
+}
+
+/* Gives up what lies more than 30 s back. */
+static void cut_window(struct live *l, int excess)
+{
+    struct buffer *b = &l->b;
+    int64_t at = b->start + excess;
+    int n = 0;
+    while (l->tail + n < l->before->n_words && l->before->words[l->tail + n].start < at)
+        n++;
+    commit(l, l->before, l->tail, n);
+    l->tail += n;
+    n = 0;
+    while (n < b->n_kept && b->kept[n].end <= at)
+        n++;
+    cut(b, at, n);
+}
+
+int live_update(struct live *l, const float *pcm, int n_samples, int n_before, enum live_update_kind kind,
+                struct live_output *out, struct err *err)
+{
+    struct buffer saved;
+    int saved_tail = l->tail, excess = n_samples > WINDOW ? n_samples - WINDOW : 0;
+    begin_output(l, out);
+    if (excess) {
+        saved = l->b;
+        cut_window(l, excess);
+        pcm += excess;
+        n_samples -= excess;
+        n_before = 200;
+    }
+    int r = n_samples > 0 ? decode(l, pcm, n_samples, n_before, out, err) : 0;
+    if (r < 0) {
+        if (excess) {
+            l->b = saved;
+            l->tail = saved_tail;
+        }
+        return r;
+    }
+    if (n_samples <= 0)
+        l->now->n_words = 0;
+    struct buffer *b = &l->b;
+    b->end = b->start + n_samples;
+    if (n_samples > 0)
+        refine_ends(l);
+    guard_words(l, l->now, pcm, n_samples);
+    int n = l->now->n_words;
+    if (kind == LIVE_TICK)
+        n = !l->language_locked
+                ? 0
+                : commit_count(&rules, l->before->words + l->tail, l->before->n_words - l->tail,
+                               l->now->words, l->now->n_words, b->end);
+    commit(l, l->now, 0, n);
+    struct hypothesis *swap = l->before;
+    l->before = l->now;
+    l->now = swap;
+    l->tail = n;
+    if (kind == LIVE_TICK) {
+        trim(l);
+        trim_half(l);
+    }
+    end_output(l, out);
+    return 0;
+}
+
+void live_abandon(struct live *l, struct live_output *out)
+{
+    begin_output(l, out);
+    commit(l, l->before, l->tail, l->before->n_words - l->tail);
+    l->tail = l->before->n_words;
+    end_output(l, out);
+}
