@@ -341,8 +341,8 @@ static int check_dims(const struct weights *w, struct err *err)
     } limits[] = {
         {"audio context", d->n_audio_ctx, 1, RUN_AUDIO_FRAMES},
         {"text context", d->n_text_ctx, 2, RUN_TOKENS_MAX},
-        {"audio layers", d->n_audio_layer, 1, LAYERS_MAX},
-        {"text layers", d->n_text_layer, 1, LAYERS_MAX},
+        {"audio layers", d->n_audio_layer, 1, WHISPER_LAYERS_MAX},
+        {"text layers", d->n_text_layer, 1, WHISPER_LAYERS_MAX},
         {"audio state", d->n_audio_state, 64, 2048},
         {"text state", d->n_text_state, 64, 2048},
         {"audio heads", d->n_audio_head, 1, 32},

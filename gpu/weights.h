@@ -13,6 +13,8 @@
 #include "daemon/base/run.h"
 #include "gpu/whisper.h"
 
+#define WHISPER_LAYERS_MAX 64 /* large has 32 */
+
 struct weights;
 
 struct align_head {
@@ -29,6 +31,10 @@ void weights_close(struct weights *); /* NULL is accepted; invalidates all that 
 void weights_unmap(struct weights *);
 
 const struct whisper_dims *weights_dims(const struct weights *);
+
+/* The end of text, which is the first id that is no text, in a vocabulary of n_vocab; −1 for a size that is no
+ * Whisper's. */
+int whisper_eot(int n_vocab);
 
 /* Alignment heads: config.json's, else OpenAI's table for the known sizes, else the later half of all heads.
  * Sorted by layer, then head. Returns their number, at most RUN_ALIGN_HEADS. */

@@ -190,7 +190,7 @@ static int count_layers(const struct weights *w, const char *side)
     for (int n = 0;; n++) {
         char name[96];
         snprintf(name, sizeof(name), "%s/layer_%d/self_attention/linear_0/weight", side, n);
-        if (n > LAYERS_MAX || !weights_lookup(w, name))
+        if (n > WHISPER_LAYERS_MAX || !weights_lookup(w, name))
             return n;
     }
 }

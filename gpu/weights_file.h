@@ -13,7 +13,6 @@
 #define TENSOR_DIMS_MAX 4
 #define TENSORS_MAX     8192 /* large has 1,259 */
 #define TOKEN_BYTES_MAX 1024 /* the longest published one has 128 */
-#define LAYERS_MAX      64   /* large has 32 */
 
 /* How numbers are stored: blocks of `block` numbers in `block_bytes` bytes. */
 struct codec {
@@ -100,8 +99,5 @@ void weights_choose_align_heads(struct weights *);
 /* Room for the texts of n ids, all without text at first. */
 int vocabulary_init(struct vocabulary *, int n);
 int vocabulary_set(struct vocabulary *, int id, const char *bytes, size_t n_bytes); /* 0, -ENOMEM */
-
-/* The first id that is no text, of a vocabulary of n_vocab; −1 for a size that is no Whisper's. */
-int whisper_eot(int n_vocab);
 
 #endif

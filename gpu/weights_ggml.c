@@ -25,11 +25,11 @@ static int read_header(struct cursor *c, struct whisper_dims *d)
         {"n_audio_ctx", 1, RUN_AUDIO_FRAMES, &d->n_audio_ctx},
         {"n_audio_state", 64, 2048, &d->n_audio_state},
         {"n_audio_head", 1, 32, &d->n_audio_head},
-        {"n_audio_layer", 1, LAYERS_MAX, &d->n_audio_layer},
+        {"n_audio_layer", 1, WHISPER_LAYERS_MAX, &d->n_audio_layer},
         {"n_text_ctx", 2, RUN_TOKENS_MAX, &d->n_text_ctx},
         {"n_text_state", 64, 2048, &d->n_text_state},
         {"n_text_head", 1, 32, &d->n_text_head},
-        {"n_text_layer", 1, LAYERS_MAX, &d->n_text_layer},
+        {"n_text_layer", 1, WHISPER_LAYERS_MAX, &d->n_text_layer},
         {"n_mels", 80, 128, &d->n_mels},
         {"ftype", 0, 99999, &ftype}, /* each tensor says its own */
     };

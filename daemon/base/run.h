@@ -59,10 +59,11 @@ struct text_run {
     int32_t out_capacity; /* entries in out_tokens and out_logprobs, ≥ max_tokens */
     int32_t *out_tokens;  /* [n_out] the produced tokens, verified ones included, eot last where it stopped */
     float *out_logprobs;  /* [n_out] log-probability under the rules, at temperature 1 */
-    float *out_align;     /* NULL, or [n_align_rows, n_align_heads, n_frames] post-softmax cross-attention of
-                                   the alignment heads. Row 0 belongs to the input token at sample_begin − 1 (the one
-                                   that predicted the token at sample_begin); the last one to the last non-eot token
-                                   that was fed. The caller gives room for
+    float *out_align;     /* NULL, or [n_align_rows, n_align_heads, RUN_AUDIO_FRAMES] post-softmax
+                                   cross-attention of the alignment heads. Row 0 belongs to the input token at
+                                   sample_begin − 1 (the one that predicted the token at sample_begin); the last one to
+                                   the last non-eot token that was fed. Rows of cached tokens are those of the run that
+                                   fed them, if it wanted them. The caller gives room for
                                    (n_prompt − sample_begin + max_tokens + 1) rows. */
     int32_t n_out;
     int32_t n_accepted; /* of the draft */

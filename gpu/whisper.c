@@ -1,0 +1,236 @@
+/* Opening a model, encoding windows, and what the runs (whisper_run.c) share with them. */
+#include "gpu/whisper.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu/whisper_state.h"
+
+#define SLOTS_MAX PASS_ROWS_MAX /* a step is one pass */
+
+/* --- opening ---------------------------------------------------------------------------------------------------- */
+
+static int check_options(const struct whisper_options *o, struct err *err)
+{
+    if (o->n_audio_slots < 1 || o->n_audio_slots > SLOTS_MAX)
+        return err_set(err, -EINVAL, "audio slots: %d is not between 1 and %d", o->n_audio_slots, SLOTS_MAX);
+    if (o->n_text_slots < 1 || o->n_text_slots > SLOTS_MAX)
+        return err_set(err, -EINVAL, "text slots: %d is not between 1 and %d", o->n_text_slots, SLOTS_MAX);
+    return 0;
+}
+
+static int take_memory(struct whisper *w, struct layer_loader *l)
+{
+    size_t n_slots = (size_t)w->n_text_slots;
+    w->mask_words = (w->dims->n_vocab + 31) / 32;
+    w->log_max = load_alloc(l, (size_t)w->n_audio_slots, sizeof(float));
+    w->slots = load_alloc(l, n_slots, sizeof(struct slot_state));
+    w->masks = load_alloc(l, RUN_TOKEN_MASKS * (size_t)w->mask_words, sizeof(uint32_t));
+    w->n_active = load_alloc(l, 1, sizeof(int32_t));
+    w->host_slots = calloc(n_slots, sizeof(*w->host_slots));
+    w->host_mask = calloc((size_t)w->mask_words, sizeof(*w->host_mask));
+    w->pending = calloc(n_slots, sizeof(struct text_run *));
+    w->staging_size = n_slots * STAGING_PER_SLOT;
+    w->staging = calloc(w->staging_size, sizeof(*w->staging));
+    if (l->code == 0 && (!w->host_slots || !w->host_mask || !w->pending || !w->staging))
+        l->code = err_set(l->err, -ENOMEM, "out of memory for the slots");
+    return l->code;
+}
+
+static int build(struct whisper *w, struct layer_loader *l)
+{
+    const struct engine_vtable *v = w->engine->v;
+    int r = take_memory(w, l);
+    if (r == 0)
+        r = v->kv_create(w->engine, w->dims->n_text_layer, w->n_audio_slots, w->dims->n_audio_ctx,
+                         w->dims->n_text_head, &w->cross, l->err);
+    if (r == 0)
+        r = audio_encoder_create(l, w->cross, &w->encoder);
+    const struct text_decoder_options options = {.n_slots = w->n_text_slots,
+                                                 .cross = w->cross,
+                                                 .slots = w->slots,
+                                                 .masks = w->masks,
+                                                 .n_active = w->n_active};
+    return r < 0 ? r : text_decoder_create(l, &options, &w->decoder);
+}
+
+/* Runs one layer of everything in every shape that will come, so that whatever an engine makes on first use (compiled
+ * kernels, scratch memory) is there before the model is called ready. All layers have the same shapes. */
+static int warm_up(struct whisper *w, struct err *err)
+{
+    static const float silence[400];
+    const struct whisper_audio audio = {.pcm = silence, .n_samples = 400, .scale = MEL_SCALE_OWN};
+    int32_t tokens[PASS_ROWS_MAX + 1], chosen[2];
+    float logprobs[2];
+    whisper_submit_audio(w, 0, &audio, 1);
+    int n = w->dims->n_text_ctx - 2 < PASS_ROWS_MAX ? w->dims->n_text_ctx - 2 : PASS_ROWS_MAX;
+    for (int i = 0; i < n; i++)
+        tokens[i] = 0;
+    struct text_run run = {.n_prompt = n,
+                           .tokens = tokens,
+                           .sample_begin = n,
+                           .max_tokens = 2,
+                           .rules = {.eot = whisper_eot(w->dims->n_vocab),
+                                     .timestamp_begin = w->dims->n_vocab - 1501,
+                                     .no_timestamps = -1,
+                                     .max_initial_timestamp = -1,
+                                     .mask = 0,
+                                     .first_mask = -1},
+                           .probe_token = -1,
+                           .want_align = 1,
+                           .out_capacity = 2,
+                           .out_tokens = chosen,
+                           .out_logprobs = logprobs};
+    int r = whisper_submit_runs(w, &run, 1, 1, err);
+    return r < 0 ? r : whisper_wait(w, err);
+}
+
+static int load(struct whisper *w, const struct whisper_options *options, struct err *err)
+{
+    w->dims = weights_dims(w->weights);
+    w->n_audio_slots = options->n_audio_slots;
+    w->n_text_slots = options->n_text_slots;
+    const struct engine_options engine = {.n_threads = options->n_threads,
+                                          .precision = options->precision,
+                                          .n_mels = w->dims->n_mels,
+                                          .deferred = options->deferred};
+    int r = engine_open(options->engine, &engine, &w->engine, err);
+    if (r < 0)
+        return r;
+    snprintf(w->name, sizeof(w->name), "%s %s", w->engine->v->name,
+             w->engine->wide_type == DTYPE_F32   ? "f32"
+             : w->engine->wide_type == DTYPE_F16 ? "f16"
+                                                 : "bf16");
+    struct layer_loader loader;
+    layer_loader_init(&loader, w->engine, w->weights, err);
+    r = loader.code < 0 ? loader.code : build(w, &loader);
+    layer_loader_finish(&loader);
+    weights_unmap(w->weights);
+    return r < 0 ? r : warm_up(w, err);
+}
+
+int whisper_open(const char *path, const struct whisper_options *options, struct whisper **out,
+                 struct err *err)
+{
+    int r = check_options(options, err);
+    if (r < 0)
+        return r;
+    struct whisper *w = calloc(1, sizeof(*w));
+    if (!w)
+        return err_set(err, -ENOMEM, "out of memory for the model");
+    r = weights_open(path, &w->weights, err);
+    if (r == 0)
+        r = load(w, options, err);
+    if (r < 0) {
+        whisper_close(w);
+        return r;
+    }
+    *out = w;
+    return 0;
+}
+
+void whisper_close(struct whisper *w)
+{
+    if (!w)
+        return;
+    struct engine *e = w->engine;
+    if (e) {
+        e->v->wait(e, NULL);
+        for (int i = 0; i < w->n_registered; i++)
+            e->v->host_unregister(e, w->registered[i]);
+        text_decoder_destroy(w->decoder);
+        audio_encoder_destroy(w->encoder);
+        e->v->kv_destroy(e, w->cross);
+        e->v->free(e, w->log_max);
+        e->v->free(e, w->slots);
+        e->v->free(e, w->masks);
+        e->v->free(e, w->n_active);
+        engine_close(e);
+    }
+    free(w->host_slots);
+    free(w->host_mask);
+    free(w->pending);
+    free(w->staging);
+    weights_close(w->weights);
+    free(w);
+}
+
+/* --- what the model is ------------------------------------------------------------------------------------------ */
+
+const struct whisper_dims *whisper_dims(const struct whisper *w)
+{
+    return w->dims;
+}
+
+const char *whisper_engine_name(const struct whisper *w)
+{
+    return w->name;
+}
+
+struct engine *whisper_engine(struct whisper *w)
+{
+    return w->engine;
+}
+
+const char *whisper_token_bytes(const struct whisper *w, int32_t id, size_t *n_bytes)
+{
+    return weights_token_bytes(w->weights, id, n_bytes);
+}
+
+int whisper_register_audio(struct whisper *w, void *p, size_t bytes, struct err *err)
+{
+    if (w->n_registered == REGISTERED_MAX)
+        return err_set(err, -ENOSPC, "more than %d audio buffers", REGISTERED_MAX);
+    int r = w->engine->v->host_register(w->engine, p, bytes, err);
+    if (r == 0)
+        w->registered[w->n_registered++] = p;
+    return r;
+}
+
+int whisper_set_mask(struct whisper *w, int index, const int32_t *tokens, int n, struct err *err)
+{
+    if (index < 0 || index >= RUN_TOKEN_MASKS)
+        return err_set(err, -EINVAL, "mask %d is not between 0 and %d", index, RUN_TOKEN_MASKS - 1);
+    for (int i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= w->dims->n_vocab)
+            return err_set(err, -EINVAL, "mask %d: token %d is not in the vocabulary of %d", index, tokens[i],
+                           w->dims->n_vocab);
+    }
+    size_t bytes = (size_t)w->mask_words * sizeof(*w->host_mask);
+    memset(w->host_mask, 0, bytes);
+    for (int i = 0; i < n; i++)
+        w->host_mask[tokens[i] / 32] |= 1u << (tokens[i] % 32);
+    w->engine->v->upload(w->engine, w->masks + (size_t)index * (size_t)w->mask_words, w->host_mask, bytes);
+    return whisper_wait(w, err);
+}
+
+/* --- audio ------------------------------------------------------------------------------------------------------ */
+
+void whisper_reset_scale(struct whisper *w, int audio_slot)
+{
+    static const float least = -INFINITY;
+    assert(audio_slot >= 0 && audio_slot < w->n_audio_slots);
+    w->engine->v->upload(w->engine, w->log_max + audio_slot, &least, sizeof(least));
+}
+
+void whisper_submit_audio(struct whisper *w, int audio_slot, const struct whisper_audio *audio, int n_layers)
+{
+    assert(audio_slot >= 0 && audio_slot < w->n_audio_slots);
+    const struct mel_args mel = {.pcm = audio->pcm,
+                                 .n_samples = audio->n_samples,
+                                 .n_before = audio->n_before,
+                                 .scale = audio->scale,
+                                 .log_max = audio->scale == MEL_SCALE_OWN ? NULL : w->log_max + audio_slot,
+                                 .out = audio_encoder_mel(w->encoder)};
+    w->engine->v->mel(w->engine, &mel);
+    if (audio->scale != MEL_SCALE_SCAN)
+        audio_encoder_submit(w->encoder, audio_slot, n_layers);
+}
+
+void whisper_encode(struct whisper *w, int audio_slot, const struct whisper_audio *audio)
+{
+    whisper_submit_audio(w, audio_slot, audio, WHISPER_LAYERS_MAX);
+}

@@ -1,0 +1,44 @@
+/* Inside gpu/whisper*.c. */
+#ifndef CAPTIOND_GPU_WHISPER_STATE_H
+#define CAPTIOND_GPU_WHISPER_STATE_H
+
+#include <assert.h>
+
+#include "gpu/audio_encoder.h"
+#include "gpu/text_decoder.h"
+
+#define REGISTERED_MAX 64
+
+/* Numbers that a slot's one run uploads: four for each row, its slot, and the count of active slots. */
+#define STAGING_PER_SLOT (4 * RUN_TOKENS_MAX + 2)
+
+struct whisper {
+    struct engine *engine;
+    struct weights *weights; /* unmapped: dims and vocabulary */
+    const struct whisper_dims *dims;
+    int n_audio_slots, n_text_slots, mask_words;
+    char name[64];
+    struct audio_encoder *encoder;
+    struct text_decoder *decoder;
+    struct engine_kv *cross;
+    /* Engine memory. */
+    float *log_max; /* [n_audio_slots] */
+    struct slot_state *slots;
+    uint32_t *masks;
+    int32_t *n_active;
+    /* Host memory of what has been submitted and not been waited for. */
+    struct slot_state *host_slots; /* [n_text_slots]: uploaded, then downloaded */
+    uint32_t *host_mask;
+    struct text_run **pending; /* [n_pending], each in another slot */
+    int n_pending;
+    int32_t *staging; /* for uploads; grows until the wait */
+    size_t staging_size, staging_used;
+    void *registered[REGISTERED_MAX];
+    int n_registered;
+};
+
+/* whisper_encode and whisper_run with only some of the layers. */
+void whisper_submit_audio(struct whisper *, int audio_slot, const struct whisper_audio *, int n_layers);
+int whisper_submit_runs(struct whisper *, struct text_run *runs, int n, int n_layers, struct err *);
+
+#endif
