@@ -37,7 +37,7 @@ ALL_LDFLAGS = $(SANFLAGS) -pthread $(LDFLAGS)
 LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 samplerate sndfile 2>/dev/null)
 LIBS_DAEMON  := $(shell pkg-config --libs libuv jansson inih libsystemd 2>/dev/null)
 LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto 2>/dev/null)
-LIBS_GPU     := -ldnnl $(shell pkg-config --libs jansson zlib 2>/dev/null) -ldl -lm
+LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null) -ldl -lm
 
 ARCH     := $(shell uname -m)
 

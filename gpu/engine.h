@@ -89,7 +89,7 @@ enum mel_scale {
 /* out = normalised log-mel spectrogram of a window, as in whisper/audio.py: periodic Hann of 400 samples, hop
  * 160, centred, power spectrum, Slaney filterbank, log10 clamped to 1e-10, clamped to maximum − 8, (x + 4) / 4.
  * Frames past the end of the audio see zeros; to the left of `pcm` the samples before it where n_before gives
- * them, else the reflection of the first 200. */
+ * them, and past those the reflection about the first one: a window one hop into a recording has n_before = 160. */
 struct mel_args {
     const float *pcm; /* host memory, 16 kHz mono, readable until the wait */
     int n_samples;    /* from pcm on; may exceed the window, what lies after it is seen by its last frames */
@@ -106,7 +106,7 @@ struct linear_args {
     const float *bias;                  /* engine memory [n_out], or NULL */
     bool gelu;                          /* erf GELU: x/2 · (1 + erf(x/√2)) */
     struct mat add;                     /* f32 [rows, n_out], may be `out` itself; data NULL: nothing */
-    struct mat out;                     /* [rows, n_out], f32 or the wide type */
+    struct mat out;                     /* [rows, n_out], f32 or, where nothing is added, the wide type */
 };
 
 /* out = (in − mean) / √(variance + 1e-5) · gamma + beta, per row */

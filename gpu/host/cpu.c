@@ -1,3 +1,8 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +14,9 @@ static enum isa best(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    unsigned a, b, c, d;
+    bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C); /* not every compiler's builtin knows it */
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !f16c)
         return ISA_GENERIC;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
@@ -34,4 +41,34 @@ enum isa isa_detect(void)
 const char *isa_name(enum isa isa)
 {
     return names[isa];
+}
+
+/* The processors' worth of time that a control group gives its processes, rounded up; `most` if it sets no limit. */
+static int group_quota(const char *path, int most)
+{
+    long quota, period;
+    FILE *f = fopen(path, "re");
+    int n = f ? fscanf(f, "%ld %ld", &quota, &period) : 0; /* "max 100000" is no limit */
+    if (f)
+        fclose(f);
+    if (n != 2 || quota <= 0 || period <= 0 || quota / period >= most)
+        return most;
+    return (int)((quota + period - 1) / period);
+}
+
+int processor_count(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : CPU_COUNT(&set);
+    char group[512] = "", path[600];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && fgets(path, sizeof(path), f)) {
+        if (sscanf(path, "0::%511[^\n]", group) == 1) /* the unified hierarchy's line */
+            break;
+    }
+    if (f)
+        fclose(f);
+    n = group_quota("/sys/fs/cgroup/cpu.max", n);
+    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", group);
+    return group_quota(path, n);
 }

@@ -4,12 +4,12 @@
  * until wait, and between graph_begin and graph_end they go into the graph. Everything therefore passes through one
  * struct command. */
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "gpu/host/host.h"
+#include "gpu/host/kernels_wide.h"
 
 struct upload_args {
     void *dst;
@@ -60,7 +60,8 @@ struct engine_graph {
 
 struct submission {
     struct command_list pending; /* deferred mode */
-    struct engine_graph *graph;  /* being recorded, or NULL */
+    bool recording;
+    struct engine_graph *graph; /* being recorded; NULL while recording: memory ran out */
 };
 
 static struct host_engine *host_of(struct engine *e)
@@ -82,6 +83,13 @@ static int append(struct command_list *list, const struct command *command)
     return 0;
 }
 
+static void graph_free(struct engine_graph *graph)
+{
+    if (graph)
+        free(graph->list.commands);
+    free(graph);
+}
+
 /* After the first error nothing runs until wait has reported it. */
 static void execute(struct host_engine *h, const struct command *command)
 {
@@ -92,17 +100,25 @@ static void execute(struct host_engine *h, const struct command *command)
         err_set(&h->err, r, "the host engine failed: %s", strerror(-r));
 }
 
+static void record(struct submission *s, const struct command *command)
+{
+    if (s->graph && append(&s->graph->list, command) < 0) {
+        graph_free(s->graph);
+        s->graph = NULL;
+    }
+}
+
 static void submit(struct engine *e, int (*run)(struct host_engine *, const void *), const void *args,
                    size_t bytes)
 {
     struct host_engine *h = host_of(e);
-    struct submission *s = h->submission;
     struct command command = {.run = run};
     memcpy(&command.args, args, bytes);
-    struct command_list *list = s->graph ? &s->graph->list : h->options.deferred ? &s->pending : NULL;
-    if (!list)
+    if (h->submission->recording)
+        record(h->submission, &command);
+    else if (!h->options.deferred)
         execute(h, &command);
-    else if (append(list, &command) < 0 && !h->err.code)
+    else if (append(&h->submission->pending, &command) < 0 && !h->err.code)
         err_set(&h->err, -ENOMEM, "out of memory for submitted work");
 }
 
@@ -170,22 +186,23 @@ static void graph_launch(struct engine *e, struct engine_graph *graph, const int
 
 static void graph_begin(struct engine *e)
 {
-    host_of(e)->submission->graph = calloc(1, sizeof(struct engine_graph));
+    struct submission *s = host_of(e)->submission;
+    s->recording = true;
+    s->graph = calloc(1, sizeof(*s->graph));
 }
 
 static struct engine_graph *graph_end(struct engine *e)
 {
     struct submission *s = host_of(e)->submission;
     struct engine_graph *graph = s->graph;
+    s->recording = false;
     s->graph = NULL;
     return graph;
 }
 
 static void graph_destroy(struct engine *e, struct engine_graph *graph)
 {
-    if (graph)
-        free(graph->list.commands);
-    free(graph);
+    graph_free(graph);
 }
 
 static int wait(struct engine *e, struct err *err)
@@ -226,9 +243,9 @@ static int host_register(struct engine *e, void *p, size_t bytes, struct err *er
     return 0;
 }
 
+/* The memory is unlocked when its owner unmaps it. */
 static void host_unregister(struct engine *e, void *p)
 {
-    /* The memory is unlocked when its owner unmaps it. */
 }
 
 void *host_scratch(struct host_engine *h, size_t bytes)
@@ -290,9 +307,12 @@ static void destroy(struct engine *e)
 {
     struct host_engine *h = host_of(e);
     mel_basis_destroy(h->mel);
+    gemm_destroy(h->gemm);
     pool_destroy(h->pool);
-    if (h->submission)
+    if (h->submission) {
+        graph_free(h->submission->graph);
         free(h->submission->pending.commands);
+    }
     free(h->submission);
     free(h->scratch);
     free(h);
@@ -331,14 +351,6 @@ static const struct engine_vtable vtable = {
     .kv_copy = submit_kv_copy,
 };
 
-static int count_processors(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) < 0)
-        return 1;
-    return CPU_COUNT(&set);
-}
-
 int host_engine_open(const struct engine_options *options, struct engine **out, struct err *err)
 {
     if (options->n_threads < 0 || options->n_threads > HOST_THREADS_MAX)
@@ -351,17 +363,21 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     h->isa = isa_detect();
     h->wide = wide_kernels_for(h->isa);
     h->rows = rows_kernels_for(h->isa);
-    bool bf16 = options->precision == PRECISION_AUTO && h->isa == ISA_AVX512BF16;
+    bool bf16 = options->precision == PRECISION_AUTO && h->wide->attention_bf16;
     h->base = (struct engine){.v = &vtable, .wide_type = bf16 ? DTYPE_BF16 : DTYPE_F32};
-    h->submission = calloc(1, sizeof(*h->submission));
-    int n_threads = options->n_threads ? options->n_threads : count_processors();
+    int n_threads = options->n_threads ? options->n_threads : processor_count();
     n_threads = n_threads > HOST_THREADS_MAX ? HOST_THREADS_MAX : n_threads;
+    h->submission = calloc(1, sizeof(*h->submission));
     int r = h->submission ? pool_create(n_threads, &h->pool) : -ENOMEM;
     if (r == 0)
         r = mel_basis_create(options->n_mels, &h->mel);
+    if (r < 0)
+        err_set(err, r, "cannot start the host engine with %d threads: %s", n_threads, strerror(-r));
+    else
+        r = gemm_create(n_threads, &h->gemm, err);
     if (r < 0) {
         destroy(&h->base);
-        return err_set(err, r, "cannot start the host engine with %d threads: %s", n_threads, strerror(-r));
+        return r;
     }
     *out = &h->base;
     return 0;

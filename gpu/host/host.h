@@ -25,6 +25,9 @@ enum isa { ISA_GENERIC, ISA_AVX2, ISA_AVX512, ISA_AVX512BF16 };
 enum isa isa_detect(void);
 const char *isa_name(enum isa);
 
+/* Processors this process may keep busy: its affinity mask, less where its control group has a smaller share. ≥ 1. */
+int processor_count(void);
+
 struct wide_kernels; /* kernels_wide.c: encoder; its table is in kernels_wide.h */
 struct rows_kernels; /* kernels_rows.c: decoder; its table is in kernels_rows.h */
 const struct wide_kernels *wide_kernels_for(enum isa);
@@ -32,7 +35,11 @@ const struct rows_kernels *rows_kernels_for(enum isa);
 
 #define HOST_THREADS_MAX 64
 
-struct mel_basis; /* mel.c */
+struct gemm; /* gemm.c: what oneDNN needs */
+int gemm_create(int n_workers, struct gemm **, struct err *);
+void gemm_destroy(struct gemm *);
+
+struct mel_basis; /* mel.c; laid out in kernels_wide.h */
 int mel_basis_create(int n_mels, struct mel_basis **);
 void mel_basis_destroy(struct mel_basis *);
 
@@ -43,6 +50,7 @@ struct host_engine {
     const struct wide_kernels *wide;
     const struct rows_kernels *rows;
     struct pool *pool;
+    struct gemm *gemm;
     struct mel_basis *mel;
     struct err err;                /* the first error since the last wait */
     struct submission *submission; /* engine.c */

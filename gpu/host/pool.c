@@ -6,25 +6,30 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/spsc.h"
 #include "gpu/host/host.h"
 
-/* About 50 µs: longer than the gaps between the operations of a decoding step, shorter than anything a user would
- * notice on the energy bill. */
-#define SPINS 20000
+/* How long a worker looks for more work before it sleeps: longer than the gaps between the operations of a decoding
+ * step, short for the battery. */
+#define SPIN_NS 100000
+/* How often to look between two looks at the clock. */
+#define SPINS_A_LOOK 64
+/* How often the caller looks for the others' end before it gives way. */
+#define SPINS_BEFORE_YIELD 2000
 
 struct pool {
+    /* One more for each call: workers wait for it to change. What they then need is in the same cache line. */
+    _Alignas(CACHE_LINE) _Atomic uint32_t generation;
     int n_workers;
     pthread_t *threads; /* [n_workers − 1] */
     void (*fn)(void *arg, int worker, int n_workers);
     void *arg;
-    _Alignas(CACHE_LINE) _Atomic uint32_t
-        generation;                           /* one more for each call; workers wait for it to change */
+    _Atomic bool quit;
     _Alignas(CACHE_LINE) _Atomic int pending; /* workers still busy with this generation */
     _Alignas(CACHE_LINE) _Atomic int sleepers;
-    _Atomic bool quit;
 };
 
 struct start {
@@ -41,13 +46,23 @@ static inline void cpu_relax(void)
 #endif
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static void wait_generation(struct pool *p, uint32_t seen)
 {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&p->generation, memory_order_acquire) != seen)
-            return;
-        cpu_relax();
-    }
+    int64_t deadline = now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < SPINS_A_LOOK; i++) {
+            if (atomic_load_explicit(&p->generation, memory_order_acquire) != seen)
+                return;
+            cpu_relax();
+        }
+    } while (now_ns() < deadline);
     atomic_fetch_add(&p->sleepers, 1);
     while (atomic_load(&p->generation) == seen)
         syscall(SYS_futex, &p->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
@@ -136,9 +151,9 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int worker, int n_workers), 
         advance_generation(p);
     }
     fn(arg, 0, p->n_workers);
-    for (int i = 0; atomic_load_explicit(&p->pending, memory_order_acquire) > 0; i++) {
+    for (int64_t i = 0; atomic_load_explicit(&p->pending, memory_order_acquire) > 0; i++) {
         cpu_relax();
-        if (i > SPINS) /* a worker has lost its processor: do not keep it from getting one */
+        if (i >= SPINS_BEFORE_YIELD) /* a worker has lost its processor: do not keep it from getting one */
             sched_yield();
     }
 }

@@ -29,7 +29,22 @@ typedef int32_t vi __attribute__((vector_size(VEC * 4)));
 
 INLINE vf vset(float x)
 {
-    return (vf){0} + x;
+#if VEC == 16
+    return (vf)_mm512_set1_ps(x);
+#elif VEC == 8
+    return (vf)_mm256_set1_ps(x);
+#else
+    return (vf){x, x, x, x};
+#endif
+}
+
+/* 0, 1, … VEC − 1 */
+INLINE vi vlanes(void)
+{
+    vi v;
+    for (int i = 0; i < VEC; i++)
+        v[i] = i;
+    return v;
 }
 
 INLINE vf vload(const float *p)
@@ -51,7 +66,13 @@ INLINE vf vselect(vi mask, vf yes, vf no)
 
 INLINE vf vmax(vf a, vf b)
 {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return vselect(a > b, a, b);
+#endif
 }
 
 INLINE vf vmin(vf a, vf b)
@@ -98,6 +119,45 @@ INLINE void vstore_f16(uint16_t *p, vf v)
     (void)p;
     (void)v;
     __builtin_trap();
+#endif
+}
+
+/* bf16 is the upper half of a float. Rounds to nearest, ties to even; not for NaN. */
+INLINE uint16_t bf16_from_float(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof(u));
+    return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+INLINE float bf16_to_float(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &u, sizeof(x));
+    return x;
+}
+
+INLINE vf vload_bf16(const uint16_t *p)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+#else
+    vf v;
+    for (int i = 0; i < VEC; i++)
+        v[i] = bf16_to_float(p[i]);
+    return v;
+#endif
+}
+
+INLINE void vstore_bf16(uint16_t *p, vf v)
+{
+#if defined(__AVX512BF16__)
+    __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &h, sizeof(h));
+#else
+    for (int i = 0; i < VEC; i++)
+        p[i] = bf16_from_float(v[i]);
 #endif
 }
 

@@ -1,0 +1,494 @@
+/* Products of hundreds of rows, by oneDNN: the only file that knows it.
+ *
+ * oneDNN as distributions build it runs on OpenMP, so its own threads are kept out: each worker of the pool calls it
+ * with one OpenMP thread on a slice of the rows. Primitives are made for (rows, options) at the first call, which is
+ * the warm-up, and found again afterwards. Its fast matrix products take dense matrices only: inputs whose rows overlap
+ * and outputs with gaps pass through scratch. */
+#include <errno.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include "gpu/host/host.h"
+
+/* --- the two C interfaces of oneDNN ------------------------------------------------------------------------------- */
+
+#if DNNL_VERSION_MAJOR < 3
+typedef const dnnl_memory_desc_t *md_ref;
+#define MD_REF(md) (&(md))
+
+static void md_destroy(dnnl_memory_desc_t *md)
+{
+    (void)md;
+}
+
+static dnnl_status_t md_create(dnnl_memory_desc_t *md, dnnl_dims_t dims, dnnl_data_type_t type,
+                               dnnl_dims_t strides)
+{
+    return strides ? dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides)
+                   : dnnl_memory_desc_init_by_tag(md, 2, dims, type, dnnl_format_tag_any);
+}
+
+static dnnl_status_t md_clone(dnnl_memory_desc_t *md, md_ref from)
+{
+    *md = *from;
+    return dnnl_success;
+}
+
+static size_t md_bytes(md_ref md)
+{
+    return dnnl_memory_desc_get_size(md);
+}
+
+static dnnl_status_t matmul_create(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, md_ref src,
+                                   md_ref weights, md_ref bias, md_ref dst, dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t desc;
+    dnnl_status_t s = dnnl_matmul_desc_init(&desc, src, weights, bias, dst);
+    return s != dnnl_success ? s : dnnl_primitive_desc_create(pd, &desc, attr, engine, NULL);
+}
+
+static dnnl_status_t append_gelu(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
+}
+
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f);
+}
+#else
+typedef const_dnnl_memory_desc_t md_ref;
+#define MD_REF(md) (md)
+
+static void md_destroy(dnnl_memory_desc_t *md)
+{
+    dnnl_memory_desc_destroy(*md);
+}
+
+static dnnl_status_t md_create(dnnl_memory_desc_t *md, dnnl_dims_t dims, dnnl_data_type_t type,
+                               dnnl_dims_t strides)
+{
+    return strides ? dnnl_memory_desc_create_with_strides(md, 2, dims, type, strides)
+                   : dnnl_memory_desc_create_with_tag(md, 2, dims, type, dnnl_format_tag_any);
+}
+
+static dnnl_status_t md_clone(dnnl_memory_desc_t *md, md_ref from)
+{
+    return dnnl_memory_desc_clone(md, from);
+}
+
+static size_t md_bytes(md_ref md)
+{
+    return dnnl_memory_desc_get_size(md);
+}
+
+static dnnl_status_t matmul_create(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, md_ref src,
+                                   md_ref weights, md_ref bias, md_ref dst, dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(pd, engine, src, weights, bias, dst, attr);
+}
+
+static dnnl_status_t append_gelu(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
+}
+
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+}
+#endif
+
+static dnnl_data_type_t data_type(enum dtype t)
+{
+    return t == DTYPE_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+static dnnl_status_t md_rows(dnnl_memory_desc_t *md, enum dtype type, int rows, int cols)
+{
+    return md_create(md, (dnnl_dims_t){rows, cols}, data_type(type), (dnnl_dims_t){cols, 1});
+}
+
+/* --- plans -------------------------------------------------------------------------------------------------------- */
+
+struct plan_key {
+    int rows;
+    bool bias, gelu, sum; /* sum: adds what is in the output */
+    enum dtype out;
+};
+
+enum { SRC, BIAS, DST, SCRATCHPAD, N_MEMORIES };
+
+/* The rows of one worker. */
+struct slice {
+    int first, rows;
+    dnnl_primitive_t primitive;
+    dnnl_memory_t memory[N_MEMORIES];
+    size_t scratchpad_bytes;
+};
+
+struct plan {
+    struct plan *next;
+    struct plan_key key;
+    int n_slices;
+    struct slice slices[];
+};
+
+struct gemm {
+    dnnl_engine_t engine;
+    dnnl_stream_t streams[HOST_THREADS_MAX]; /* one a worker */
+    int n_streams;
+};
+
+struct wide_weight {
+    int n_out, n_in;
+    enum dtype type; /* of the inputs and the packed weights */
+    dnnl_memory_desc_t packed_md;
+    bool has_md;
+    dnnl_memory_t packed;
+    struct plan *plans;
+};
+
+static int failed(struct err *err, dnnl_status_t s, const char *what)
+{
+    if (s == dnnl_out_of_memory)
+        return err_set(err, -ENOMEM, "oneDNN: out of memory to %s", what);
+    return err_set(err, -EIO,
+                   "oneDNN cannot %s (status %d); it compiles its kernels at run time, which a policy like "
+                   "MemoryDenyWriteExecute= prevents",
+                   what, (int)s);
+}
+
+int gemm_create(int n_workers, struct gemm **out, struct err *err)
+{
+    struct gemm *g = calloc(1, sizeof(*g));
+    if (!g)
+        return err_set(err, -ENOMEM, "out of memory for the engine");
+    dnnl_status_t s = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
+    while (s == dnnl_success && g->n_streams < n_workers) {
+        s = dnnl_stream_create(&g->streams[g->n_streams], g->engine, dnnl_stream_default_flags);
+        g->n_streams += s == dnnl_success;
+    }
+    if (s != dnnl_success) {
+        gemm_destroy(g);
+        return failed(err, s, "start");
+    }
+    *out = g;
+    return 0;
+}
+
+void gemm_destroy(struct gemm *g)
+{
+    if (!g)
+        return;
+    for (int i = 0; i < g->n_streams; i++)
+        dnnl_stream_destroy(g->streams[i]);
+    if (g->engine)
+        dnnl_engine_destroy(g->engine);
+    free(g);
+}
+
+/* A matrix product of `rows` dense rows; weights as given, or in any layout that oneDNN prefers where NULL. */
+static dnnl_status_t describe(const struct gemm *g, const struct wide_weight *w, const struct plan_key *key,
+                              int rows, md_ref weights, dnnl_primitive_desc_t *pd)
+{
+    dnnl_memory_desc_t src = {0}, bias = {0}, dst = {0}, any = {0};
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    dnnl_dims_t weight_dims = {w->n_in, w->n_out};
+    dnnl_status_t s = md_rows(&src, w->type, rows, w->n_in);
+    s = s ? s : md_rows(&bias, DTYPE_F32, 1, w->n_out);
+    s = s ? s : md_rows(&dst, key->out, rows, w->n_out);
+    s = s ? s : md_create(&any, weight_dims, data_type(w->type), NULL);
+    s = s ? s : dnnl_primitive_attr_create(&attr);
+    s = s ? s : dnnl_post_ops_create(&ops);
+    if (!s && key->gelu)
+        s = append_gelu(ops);
+    if (!s && key->sum)
+        s = append_sum(ops);
+    s = s ? s : dnnl_primitive_attr_set_post_ops(attr, ops);
+    s = s ? s : dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    s = s ? s
+          : matmul_create(pd, g->engine, MD_REF(src), weights ? weights : MD_REF(any),
+                          key->bias ? MD_REF(bias) : NULL, MD_REF(dst), attr);
+    if (ops)
+        dnnl_post_ops_destroy(ops);
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    md_destroy(&src);
+    md_destroy(&bias);
+    md_destroy(&dst);
+    md_destroy(&any);
+    return s;
+}
+
+static dnnl_status_t memory_create(const struct gemm *g, enum dtype type, int rows, int cols,
+                                   dnnl_memory_t *memory)
+{
+    dnnl_memory_desc_t md = {0};
+    dnnl_status_t s = md_rows(&md, type, rows, cols);
+    s = s ? s : dnnl_memory_create(memory, MD_REF(md), g->engine, DNNL_MEMORY_NONE);
+    md_destroy(&md);
+    return s;
+}
+
+static dnnl_status_t slice_create(const struct gemm *g, const struct wide_weight *w,
+                                  const struct plan_key *key, struct slice *slice)
+{
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t s = describe(g, w, key, slice->rows, MD_REF(w->packed_md), &pd);
+    s = s ? s : dnnl_primitive_create(&slice->primitive, pd);
+    s = s ? s : memory_create(g, w->type, slice->rows, w->n_in, &slice->memory[SRC]);
+    s = s ? s : memory_create(g, DTYPE_F32, 1, w->n_out, &slice->memory[BIAS]);
+    s = s ? s : memory_create(g, key->out, slice->rows, w->n_out, &slice->memory[DST]);
+    if (!s) {
+        md_ref scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+        slice->scratchpad_bytes = md_bytes(scratchpad);
+        s = dnnl_memory_create(&slice->memory[SCRATCHPAD], scratchpad, g->engine, DNNL_MEMORY_NONE);
+    }
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    return s;
+}
+
+static void plan_destroy(struct plan *plan)
+{
+    for (int i = 0; i < plan->n_slices; i++) {
+        struct slice *slice = &plan->slices[i];
+        if (slice->primitive)
+            dnnl_primitive_destroy(slice->primitive);
+        for (int m = 0; m < N_MEMORIES; m++) {
+            if (slice->memory[m])
+                dnnl_memory_destroy(slice->memory[m]);
+        }
+    }
+    free(plan);
+}
+
+static bool key_equal(const struct plan_key *a, const struct plan_key *b)
+{
+    return a->rows == b->rows && a->bias == b->bias && a->gelu == b->gelu && a->sum == b->sum &&
+           a->out == b->out;
+}
+
+/* The plan for `key`, made if need be; NULL with the engine's error set. */
+static struct plan *plan_for(struct host_engine *h, struct wide_weight *w, const struct plan_key *key)
+{
+    for (struct plan *p = w->plans; p; p = p->next) {
+        if (key_equal(&p->key, key))
+            return p;
+    }
+    int n = pool_size(h->pool);
+    struct plan *plan = calloc(1, sizeof(*plan) + (size_t)n * sizeof(plan->slices[0]));
+    if (!plan) {
+        err_set(&h->err, -ENOMEM, "out of memory for a matrix product");
+        return NULL;
+    }
+    plan->key = *key;
+    plan->n_slices = n;
+    omp_set_num_threads(1);
+    for (int i = 0; i < n; i++) {
+        struct slice *slice = &plan->slices[i];
+        int last;
+        pool_share(key->rows, 1, i, n, &slice->first, &last);
+        slice->rows = last - slice->first;
+        dnnl_status_t s = slice->rows > 0 ? slice_create(h->gemm, w, key, slice) : dnnl_success;
+        if (s != dnnl_success) {
+            plan_destroy(plan);
+            failed(&h->err, s, "prepare a matrix product");
+            return NULL;
+        }
+    }
+    plan->next = w->plans;
+    w->plans = plan;
+    return plan;
+}
+
+/* --- weights ------------------------------------------------------------------------------------------------------ */
+
+static dnnl_status_t pack(const struct gemm *g, struct wide_weight *w, const float *values)
+{
+    dnnl_primitive_desc_t pd = NULL, reorder_pd = NULL;
+    dnnl_primitive_t reorder = NULL;
+    dnnl_memory_desc_t plain = {0};
+    dnnl_memory_t from = NULL;
+    dnnl_dims_t dims = {w->n_in, w->n_out}, transposed = {1, w->n_in};
+    struct plan_key typical = {.bias = true, .out = w->type};
+    dnnl_status_t s = describe(g, w, &typical, 512, NULL, &pd);
+    s = s ? s : md_clone(&w->packed_md, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
+    w->has_md = !s;
+    s = s ? s : dnnl_memory_create(&w->packed, MD_REF(w->packed_md), g->engine, DNNL_MEMORY_ALLOCATE);
+    s = s ? s : md_create(&plain, dims, dnnl_f32, transposed);
+    s = s ? s : dnnl_memory_create(&from, MD_REF(plain), g->engine, (void *)values);
+    s = s ? s
+          : dnnl_reorder_primitive_desc_create(&reorder_pd, MD_REF(plain), g->engine, MD_REF(w->packed_md),
+                                               g->engine, NULL);
+    s = s ? s : dnnl_primitive_create(&reorder, reorder_pd);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, w->packed}};
+    s = s ? s : dnnl_primitive_execute(reorder, g->streams[0], 2, args);
+    s = s ? s : dnnl_stream_wait(g->streams[0]);
+    if (reorder)
+        dnnl_primitive_destroy(reorder);
+    if (reorder_pd)
+        dnnl_primitive_desc_destroy(reorder_pd);
+    if (from)
+        dnnl_memory_destroy(from);
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    md_destroy(&plain);
+    return s;
+}
+
+int host_wide_weight_create(struct host_engine *h, int n_out, int n_in, const float *values, void **packed,
+                            struct err *err)
+{
+    struct wide_weight *w = calloc(1, sizeof(*w));
+    if (!w)
+        return err_set(err, -ENOMEM, "out of memory for a weight");
+    w->n_out = n_out;
+    w->n_in = n_in;
+    w->type = h->base.wide_type;
+    omp_set_num_threads(1);
+    dnnl_status_t s = pack(h->gemm, w, values);
+    if (s != dnnl_success) {
+        host_wide_weight_destroy(w);
+        return failed(err, s, "pack a weight");
+    }
+    *packed = w;
+    return 0;
+}
+
+void host_wide_weight_destroy(void *packed)
+{
+    struct wide_weight *w = packed;
+    if (!w)
+        return;
+    for (struct plan *p = w->plans, *next; p; p = next) {
+        next = p->next;
+        plan_destroy(p);
+    }
+    if (w->packed)
+        dnnl_memory_destroy(w->packed);
+    if (w->has_md)
+        md_destroy(&w->packed_md);
+    free(w);
+}
+
+/* --- the operation ------------------------------------------------------------------------------------------------ */
+
+struct linear_job {
+    const struct gemm *gemm;
+    const struct linear_args *args;
+    const struct wide_weight *weight;
+    const struct plan *plan;
+    char *scratch;
+    size_t scratch_bytes; /* of each worker */
+    _Atomic int status;   /* one of those that were not success */
+};
+
+static size_t align_up(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+static bool is_dense(struct mat m)
+{
+    return m.stride == m.cols;
+}
+
+static size_t dense_bytes(struct mat m, int rows)
+{
+    return align_up((size_t)rows * (size_t)m.cols * dtype_bytes(m.type));
+}
+
+static void copy_rows(struct mat to, struct mat from)
+{
+    for (int r = 0; r < from.rows; r++)
+        memcpy(mat_rows(to, r, 1).data, mat_rows(from, r, 1).data,
+               (size_t)from.cols * dtype_bytes(from.type));
+}
+
+/* A dense matrix of m's shape in scratch, or m itself where it is dense. */
+static struct mat dense(struct mat m, char **scratch)
+{
+    if (is_dense(m))
+        return m;
+    struct mat d = {*scratch, m.type, m.rows, m.cols, m.cols};
+    *scratch += dense_bytes(m, m.rows);
+    return d;
+}
+
+static dnnl_status_t execute(const struct linear_job *job, const struct slice *slice, int worker, void *src,
+                             void *dst, void *scratchpad)
+{
+    const dnnl_memory_t *m = slice->memory;
+    dnnl_status_t s = dnnl_memory_set_data_handle(m[SRC], src);
+    s = s ? s : dnnl_memory_set_data_handle(m[DST], dst);
+    s = s ? s : dnnl_memory_set_data_handle(m[SCRATCHPAD], scratchpad);
+    s = s ? s : dnnl_memory_set_data_handle(m[BIAS], (void *)job->args->bias);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, m[SRC]},
+                                    {DNNL_ARG_WEIGHTS, job->weight->packed},
+                                    {DNNL_ARG_DST, m[DST]},
+                                    {DNNL_ARG_SCRATCHPAD, m[SCRATCHPAD]},
+                                    {DNNL_ARG_BIAS, m[BIAS]}};
+    s = s ? s
+          : dnnl_primitive_execute(slice->primitive, job->gemm->streams[worker], job->args->bias ? 5 : 4,
+                                   args);
+    return s ? s : dnnl_stream_wait(job->gemm->streams[worker]);
+}
+
+static void linear_slice(void *arg, int worker, int n_workers)
+{
+    struct linear_job *job = arg;
+    const struct linear_args *a = job->args;
+    const struct slice *slice = &job->plan->slices[worker];
+    if (slice->rows == 0)
+        return;
+    char *scratchpad = job->scratch + (size_t)worker * job->scratch_bytes;
+    char *scratch = scratchpad + align_up(slice->scratchpad_bytes);
+    struct mat in = mat_rows(a->in, slice->first, slice->rows), src = dense(in, &scratch);
+    struct mat out = mat_rows(a->out, slice->first, slice->rows), dst = dense(out, &scratch);
+    if (src.data != in.data)
+        copy_rows(src, in);
+    if (a->add.data) {
+        struct mat add = mat_rows(a->add, slice->first, slice->rows);
+        if (add.data != dst.data)
+            copy_rows(dst, add);
+    }
+    omp_set_num_threads(1); /* a setting of the calling thread */
+    dnnl_status_t s = execute(job, slice, worker, src.data, dst.data, scratchpad);
+    if (s != dnnl_success)
+        job->status = (int)s;
+    else if (dst.data != out.data)
+        copy_rows(out, dst);
+}
+
+int host_linear(struct host_engine *h, const struct linear_args *a)
+{
+    struct wide_weight *w = a->weight->packed;
+    if (a->weight->use != WEIGHT_WIDE || a->in.type != w->type || a->out.type == DTYPE_F16 ||
+        a->in.cols != w->n_in || a->out.cols != w->n_out || a->in.rows != a->out.rows || a->in.rows <= 0 ||
+        (a->add.data && (a->add.type != DTYPE_F32 || a->out.type != DTYPE_F32 || a->add.rows != a->out.rows ||
+                         a->add.cols != a->out.cols)))
+        return err_set(&h->err, -EINVAL, "linear: types or shapes do not fit");
+    struct plan_key key = {a->in.rows, a->bias != NULL, a->gelu, a->add.data != NULL, a->out.type};
+    const struct plan *plan = plan_for(h, w, &key);
+    if (!plan)
+        return h->err.code;
+    struct linear_job job = {.gemm = h->gemm, .args = a, .weight = w, .plan = plan};
+    for (int i = 0; i < plan->n_slices; i++) {
+        const struct slice *slice = &plan->slices[i];
+        size_t bytes = align_up(slice->scratchpad_bytes) +
+                       (is_dense(a->in) ? 0 : dense_bytes(a->in, slice->rows)) +
+                       (is_dense(a->out) ? 0 : dense_bytes(a->out, slice->rows));
+        job.scratch_bytes = bytes > job.scratch_bytes ? bytes : job.scratch_bytes;
+    }
+    job.scratch = host_scratch(h, job.scratch_bytes * (size_t)plan->n_slices + 64);
+    if (!job.scratch)
+        return -ENOMEM;
+    pool_run(h->pool, linear_slice, &job);
+    return job.status ? failed(&h->err, (dnnl_status_t)job.status, "multiply matrices") : 0;
+}

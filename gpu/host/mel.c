@@ -1,0 +1,140 @@
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu/host/host.h"
+#include "gpu/host/kernels_wide.h"
+
+#define N_BINS      201 /* 0 … 200, of 40 Hz */
+#define BIN_HZ      40.0
+#define PAD_SAMPLES 200 /* a frame is centred: it begins so many samples before its hop */
+
+static const double pi = 3.14159265358979323846;
+
+/* Slaney's scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, as in librosa). */
+static double mel_to_hz(double mel)
+{
+    const double hz_per_mel = 200.0 / 3.0, mel_1khz = 15.0;
+    return mel < mel_1khz ? hz_per_mel * mel : 1000.0 * exp(log(6.4) / 27.0 * (mel - mel_1khz));
+}
+
+static double hz_to_mel(double hz)
+{
+    return hz < 1000.0 ? hz * 3.0 / 200.0 : 15.0 + log(hz / 1000.0) * 27.0 / log(6.4);
+}
+
+/* Triangle `m` of n_mels between 0 and 8 kHz, of unit area. */
+static double filter_at(int m, int n_mels, double hz)
+{
+    double step = hz_to_mel(8000.0) / (n_mels + 1);
+    double left = mel_to_hz(step * m), top = mel_to_hz(step * (m + 1)), right = mel_to_hz(step * (m + 2));
+    double up = (hz - left) / (top - left), down = (right - hz) / (right - top);
+    double height = up < down ? up : down;
+    return height > 0.0 ? height * 2.0 / (right - left) : 0.0;
+}
+
+int mel_basis_create(int n_mels, struct mel_basis **out)
+{
+    size_t bytes = (sizeof(struct mel_basis) + 63) / 64 * 64;
+    struct mel_basis *b = aligned_alloc(64, bytes);
+    if (!b)
+        return -ENOMEM;
+    memset(b, 0, bytes);
+    b->n_mels = n_mels;
+    for (int n = 0; n <= MEL_WINDOW / 2; n++)
+        b->window[n] =
+            (float)((0.5 - 0.5 * cos(2.0 * pi * n / MEL_WINDOW)) * (n == MEL_WINDOW / 2 ? 0.5 : 1.0));
+    for (int k = 0; k < N_BINS; k++) {
+        int odd = k % 2, column = k / 2;
+        for (int n = 0; n < MEL_FOLDED; n++) {
+            /* Sample 100 meets itself in the second fold: it arrives doubled, or as 0. */
+            double half = n == MEL_FOLDED - 1 ? 0.5 : 1.0,
+                   angle = 2.0 * pi * (k * n % MEL_WINDOW) / MEL_WINDOW;
+            b->dft[odd][0][n * MEL_BINS + column] = (float)(half * cos(angle));
+            b->dft[odd][1][n * MEL_BINS + column] = (float)(half * sin(angle));
+        }
+        for (int m = 0; m < n_mels; m++)
+            b->filters[(odd * MEL_BINS + column) * n_mels + m] = (float)filter_at(m, n_mels, k * BIN_HZ);
+    }
+    *out = b;
+    return 0;
+}
+
+void mel_basis_destroy(struct mel_basis *b)
+{
+    free(b);
+}
+
+struct mel_job {
+    const struct host_engine *h;
+    const struct mel_args *args;
+    float *logs; /* [n_frames, n_mels] */
+    float greatest[HOST_THREADS_MAX];
+    float floor;
+};
+
+/* Sample i of the window; the recording is mirrored at its first sample, where that is nearer than 200. */
+static float sample_at(const struct mel_args *a, int i)
+{
+    if (i < -a->n_before)
+        i = -2 * a->n_before - i;
+    return i < a->n_samples ? a->pcm[i] : 0.0f;
+}
+
+static void log_frames(void *arg, int worker, int n_workers)
+{
+    struct mel_job *job = arg;
+    const struct mel_args *a = job->args;
+    int n_mels = job->h->mel->n_mels, first, last;
+    float greatest = -10.0f, edge[MEL_SAMPLES];
+    pool_share(a->out.rows, MEL_FRAMES, worker, n_workers, &first, &last);
+    for (int f = first; f < last; f += MEL_FRAMES) {
+        int begin = f * MEL_HOP - PAD_SAMPLES;
+        const float *x = edge;
+        if (begin >= -a->n_before && begin + MEL_SAMPLES <= a->n_samples)
+            x = a->pcm + begin;
+        else
+            for (int i = 0; i < MEL_SAMPLES; i++)
+                edge[i] = sample_at(a, begin + i);
+        int n = last - f < MEL_FRAMES ? last - f : MEL_FRAMES;
+        float top = job->h->wide->mel(job->h->mel, x, n, job->logs + (size_t)f * (size_t)n_mels);
+        greatest = top > greatest ? top : greatest;
+    }
+    job->greatest[worker] = greatest;
+}
+
+static void scale_frames(void *arg, int worker, int n_workers)
+{
+    const struct mel_job *job = arg;
+    const struct mat out = job->args->out;
+    int n_mels = job->h->mel->n_mels, first, last;
+    pool_share(out.rows, MEL_FRAMES, worker, n_workers, &first, &last);
+    for (int f = first; f < last; f++)
+        job->h->wide->mel_scale(job->logs + (size_t)f * (size_t)n_mels, job->floor, n_mels,
+                                mat_rows(out, f, 1).data, out.type == DTYPE_BF16);
+}
+
+int host_mel(struct host_engine *h, const struct mel_args *a)
+{
+    size_t n = (size_t)a->out.rows * (size_t)h->mel->n_mels;
+    bool writes = a->scale != MEL_SCALE_SCAN;
+    if (a->n_before < 0 || a->n_samples < 0 || a->out.rows < 0 ||
+        (!a->log_max && a->scale != MEL_SCALE_OWN) ||
+        (writes && (a->out.cols != h->mel->n_mels || a->out.type == DTYPE_F16)))
+        return err_set(&h->err, -EINVAL, "mel: types or shapes do not fit");
+    struct mel_job job = {.h = h, .args = a, .logs = host_scratch(h, n * sizeof(float))};
+    if (!job.logs)
+        return -ENOMEM;
+    pool_run(h->pool, log_frames, &job);
+    float greatest = job.greatest[0];
+    for (int i = 1; i < pool_size(h->pool); i++)
+        greatest = job.greatest[i] > greatest ? job.greatest[i] : greatest;
+    if (a->scale == MEL_SCALE_SCAN) {
+        *a->log_max = greatest > *a->log_max ? greatest : *a->log_max;
+        return 0;
+    }
+    job.floor = (a->scale == MEL_SCALE_GIVEN ? *a->log_max : greatest) - 8.0f;
+    pool_run(h->pool, scale_frames, &job);
+    return 0;
+}
