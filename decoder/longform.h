@@ -1,5 +1,6 @@
 /* Offline transcription of a whole recording: sequential 30 s windows with timestamps and seeking, after OpenAI's
- * whisper/transcribe.py. One thread; blocks. */
+ * whisper/transcribe.py. One thread; blocks. Uses audio slot 0, text slots from 0 on, and masks 0 and 1 of the text
+ * model. */
 #ifndef CAPTIOND_DECODER_LONGFORM_H
 #define CAPTIOND_DECODER_LONGFORM_H
 
@@ -28,13 +29,14 @@ struct longform_options {
     bool condition_on_previous_text;
     float temperatures[8]; /* tried in order until a result is good enough */
     int n_temperatures;
+    int best_of; /* samples at temperatures above 0, the most probable of which is taken; 5, at most n_text_slots */
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */
     float no_speech_threshold;         /* 0.6 */
     const struct longform_region
         *regions; /* NULL: everything. Else ascending; what lies outside is not decoded */
     int n_regions;
-    /* NULL, or called for each segment in order; a non-zero return stops the run and is returned. */
+    /* NULL, or called for each segment with text, in order; a non-zero return stops the run and is returned. */
     int (*on_segment)(void *ctx, const struct longform_segment *);
     /* NULL, or called after each window with the samples done. */
     void (*on_progress)(void *ctx, int64_t done, int64_t total);
@@ -47,10 +49,12 @@ void longform_defaults(struct longform_options *);
 struct longform_result {
     const char *language; /* static */
     float language_probability;
-    int n_windows, n_steps;
+    int n_windows, n_fallbacks; /* fallbacks: windows that were decoded again at a higher temperature */
+    int n_steps;
 };
 
-/* pcm: the whole recording, 16 kHz mono, n_samples. 0, -EINVAL for an unknown language, or the engine's error. */
+/* pcm: the whole recording, 16 kHz mono, n_samples. 0; -EINVAL for a language or a task that the model does not know;
+ * -ENOMEM; the engine's error; what on_segment returned. */
 int longform_transcribe(struct text_model *, const struct tokenizer *, const struct longform_options *,
                         const float *pcm, int64_t n_samples, struct longform_result *, struct err *);
 

@@ -1,0 +1,30 @@
+/* Signs that a decoded window went wrong, after decode_with_fallback in OpenAI's whisper/transcribe.py. */
+#ifndef CAPTIOND_DECODER_QUALITY_H
+#define CAPTIOND_DECODER_QUALITY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Bytes of the text divided by its bytes after zlib's compression: ordinary text stays below 2, a repetition loop
+ * exceeds 2.4. 0 for no text. */
+float quality_compression_ratio(const char *text, size_t n_bytes);
+
+struct quality {
+    float compression_ratio;
+    float avg_logprob; /* mean log-probability of the tokens, end of text included */
+    float no_speech_prob;
+};
+
+struct quality_limits {
+    float compression_ratio; /* 0: no limit */
+    float avg_logprob;
+    float no_speech_prob;
+};
+
+/* The window holds no speech, and the text is improbable: drop it. */
+bool quality_is_silence(const struct quality *, const struct quality_limits *);
+
+/* The text is repetitive or improbable (and not silence): decode again at a higher temperature. */
+bool quality_is_poor(const struct quality *, const struct quality_limits *);
+
+#endif

@@ -1,0 +1,22 @@
+/* Cuts the tokens of a window at their timestamps, after OpenAI's whisper/transcribe.py. */
+#ifndef CAPTIOND_DECODER_SEGMENT_H
+#define CAPTIOND_DECODER_SEGMENT_H
+
+#include <stdint.h>
+
+/* Most segments that n tokens can give, whatever they are. */
+#define SEGMENTS_MAX(n) ((n) + 1)
+
+struct segment {
+    int first, n_tokens; /* its tokens, timestamps included */
+    int start, end;      /* 10 ms frames from the start of the window */
+};
+
+/* tokens: [n_tokens] a window's output without the final eot; n_frames: the audio in the window, 10 ms each.
+ * Writes at most SEGMENTS_MAX(n_tokens) segments and returns their number. *advance gets the frames up to the start of
+ * the next window: where the last complete segment ends, so that what the window cut off is decoded again, or n_frames
+ * where nothing was cut off. */
+int segment_tokens(const int32_t *tokens, int n_tokens, int32_t timestamp_begin, int n_frames,
+                   struct segment *segments, int *advance);
+
+#endif

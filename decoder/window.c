@@ -1,0 +1,188 @@
+#include "decoder/window.h"
+
+#include <string.h>
+
+#include "daemon/base/utf8.h"
+
+enum { MASK_ALL = 0, MASK_FIRST = 1 };
+
+#define MAX_INITIAL_TIMESTAMP 50 /* 1.00 s */
+
+static int set_masks(struct window *w, struct err *err)
+{
+    int32_t tokens[256];
+    int n = tokenizer_suppressed(w->tokenizer, tokens, 256);
+    int r = w->model->ops->set_mask(w->model, MASK_ALL, tokens, n, err);
+    if (r < 0)
+        return r;
+    n = tokenizer_suppressed_first(w->tokenizer, tokens, 256);
+    return w->model->ops->set_mask(w->model, MASK_FIRST, tokens, n, err);
+}
+
+int window_init(struct window *w, struct text_model *model, const struct tokenizer *tokenizer,
+                const struct longform_options *o, struct err *err)
+{
+    w->model = model;
+    w->tokenizer = tokenizer;
+    w->options = o;
+    w->limits = (struct quality_limits){.compression_ratio = o->compression_ratio_threshold,
+                                        .avg_logprob = o->logprob_threshold,
+                                        .no_speech_prob = o->no_speech_threshold};
+    int most = model->n_text_slots < WINDOW_SAMPLES ? model->n_text_slots : WINDOW_SAMPLES;
+    w->n_samples = o->best_of < 1 ? 1 : o->best_of < most ? o->best_of : most;
+    return set_masks(w, err);
+}
+
+/* The newest n_text_ctx / 2 − 1 tokens are kept: with the tokens around them they fill half of the context. */
+void window_remember(struct window *w, const int32_t *tokens, int n)
+{
+    int most = w->model->n_text_ctx / 2 - 1;
+    if (n > most) {
+        tokens += n - most;
+        n = most;
+    }
+    int kept = w->n_history + n > most ? most - n : w->n_history;
+    memmove(w->history, w->history + w->n_history - kept, (size_t)kept * sizeof(*tokens));
+    memcpy(w->history + kept, tokens, (size_t)n * sizeof(*tokens));
+    w->n_history = kept + n;
+}
+
+void window_forget(struct window *w)
+{
+    w->n_history = 0;
+}
+
+static void build_prompt(struct window *w)
+{
+    int n = 0;
+    if (w->n_history > 0) {
+        w->prompt[n++] = tokenizer_special(w->tokenizer)->sot_prev;
+        memcpy(w->prompt + n, w->history, (size_t)w->n_history * sizeof(*w->prompt));
+        n += w->n_history;
+    }
+    memcpy(w->prompt + n, w->start, (size_t)w->n_start * sizeof(*w->prompt));
+    w->n_prompt = n + w->n_start;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Decodes into w->clean. Returns the bytes, and where the text without the white space around it lies. */
+static size_t clean_text(struct window *w, const int32_t *tokens, int n, const char **inner, size_t *n_inner)
+{
+    size_t length = tokenizer_decode(w->tokenizer, tokens, n, w->text, sizeof(w->text));
+    length = utf8_sanitize(w->text, length < WINDOW_TEXT_MAX ? length : WINDOW_TEXT_MAX, w->clean);
+    size_t first = 0, end = length;
+    while (end > 0 && is_space(w->clean[end - 1]))
+        end--;
+    while (first < end && is_space(w->clean[first]))
+        first++;
+    *inner = w->clean + first;
+    *n_inner = end - first;
+    return length;
+}
+
+const char *window_text(struct window *w, const int32_t *tokens, int n, bool *blank)
+{
+    const char *inner;
+    size_t n_inner;
+    w->clean[clean_text(w, tokens, n, &inner, &n_inner)] = '\0';
+    *blank = n_inner == 0;
+    return w->clean;
+}
+
+static void judge(struct window *w, struct attempt *a, const struct text_run *run, float no_speech_prob)
+{
+    double sum = 0.0;
+    for (int i = 0; i < run->n_out; i++)
+        sum += a->logprobs[i];
+    a->n_tokens = run->stop == RUN_STOP_EOT ? run->n_out - 1 : run->n_out;
+    const char *text;
+    size_t length;
+    clean_text(w, a->tokens, a->n_tokens, &text, &length);
+    a->quality = (struct quality){.compression_ratio = quality_compression_ratio(text, length),
+                                  .avg_logprob = (float)(sum / (a->n_tokens + 1)),
+                                  .no_speech_prob = no_speech_prob};
+}
+
+/* cached: the slot holds the prompt already, all but its last token. Else the no-speech probability is asked for,
+ * which belongs to the start of the transcript. */
+static struct text_run prepare_run(struct window *w, int sample, float temperature, bool cached,
+                                   uint64_t seed)
+{
+    const struct special_tokens *s = tokenizer_special(w->tokenizer);
+    struct attempt *a = &w->attempts[sample];
+    a->temperature = temperature;
+    return (struct text_run){
+        .slot = sample,
+        .audio = WINDOW_AUDIO_SLOT,
+        .n_cached = cached ? w->n_prompt - 1 : 0,
+        .n_prompt = w->n_prompt,
+        .tokens = w->prompt,
+        .sample_begin = w->n_prompt,
+        .max_tokens = w->model->n_text_ctx / 2,
+        .rules = {.eot = s->eot,
+                  .timestamp_begin = s->timestamp_begin,
+                  .no_timestamps = s->no_timestamps,
+                  .timestamps = 1,
+                  .max_initial_timestamp = MAX_INITIAL_TIMESTAMP,
+                  .mask = MASK_ALL,
+                  .first_mask = MASK_FIRST,
+                  .temperature = temperature,
+                  .seed = seed + (uint64_t)sample},
+        .probe_token = cached ? -1 : s->no_speech,
+        .probe_index = cached ? w->n_prompt - 1 : w->n_prompt - w->n_start,
+        .out_capacity = RUN_TOKENS_MAX,
+        .out_tokens = a->tokens,
+        .out_logprobs = a->logprobs,
+    };
+}
+
+/* Decodes at one temperature; the most probable of several samples comes to stand in attempts[0]. The first
+ * temperature of a window fills slot 0 with the prompt. */
+static int try_temperature(struct window *w, int index, uint64_t seed, float *no_speech_prob, struct err *err)
+{
+    const struct text_model_ops *ops = w->model->ops;
+    struct text_run runs[WINDOW_SAMPLES];
+    float temperature = w->options->temperatures[index];
+    int n = temperature > 0.0f ? w->n_samples : 1;
+    for (int i = 0; i < n; i++) {
+        if (i > 0 && index > 0)
+            ops->copy_slot(w->model, 0, i, w->n_prompt - 1);
+        runs[i] = prepare_run(w, i, temperature, index > 0, seed + (uint64_t)(index * WINDOW_SAMPLES));
+    }
+    int r = ops->run(w->model, runs, n, err);
+    if (r == 0)
+        r = ops->wait(w->model, err);
+    if (r < 0)
+        return r;
+    if (index == 0)
+        *no_speech_prob = runs[0].probe_prob;
+    int best = 0;
+    for (int i = 0; i < n; i++) {
+        judge(w, &w->attempts[i], &runs[i], *no_speech_prob);
+        w->n_steps += runs[i].n_steps;
+        if (w->attempts[i].quality.avg_logprob > w->attempts[best].quality.avg_logprob)
+            best = i;
+    }
+    if (best > 0)
+        w->attempts[0] = w->attempts[best];
+    return 0;
+}
+
+int window_decode(struct window *w, uint64_t seed, struct err *err)
+{
+    float no_speech_prob = 0.0f;
+    build_prompt(w);
+    for (int i = 0; i < w->options->n_temperatures; i++) {
+        int r = try_temperature(w, i, seed, &no_speech_prob, err);
+        if (r < 0)
+            return r;
+        if (!quality_is_poor(&w->attempts[0].quality, &w->limits))
+            break;
+        w->n_fallbacks += i == 0 && w->options->n_temperatures > 1;
+    }
+    return 0;
+}
