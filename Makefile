@@ -113,7 +113,7 @@ $(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(BUILD)/tools/captions.o $(LIB
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
 $(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
-$(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(LIB)
+$(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(BUILD)/tools/recording.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 
 # A test is one source file with its own main; it links everything but the programs' mains.
