@@ -89,7 +89,7 @@ static void write_status(struct jsonl *j, const struct event *e)
 }
 
 size_t protocol_write_event(char *buf, size_t size, const struct event *e, int64_t seq,
-                            const char *stream_name, const char *text)
+                            const char *stream_name, struct protocol_text utterance)
 {
     struct jsonl j;
     jsonl_init(&j, buf, size);
@@ -117,7 +117,9 @@ size_t protocol_write_event(char *buf, size_t size, const struct event *e, int64
         break;
     case EVENT_FINAL:
         write_span(&j, e);
-        jsonl_string(&j, "text", text ? text : "");
+        jsonl_bytes(&j, "text", utterance.text, utterance.n);
+        if (utterance.cut)
+            jsonl_bool(&j, "truncated", true);
         jsonl_string(&j, "reason", reason_names[e->reason]);
         break;
     case EVENT_GAP:

@@ -6,7 +6,12 @@
  *   {"type":"missed","from_seq":3,"to_seq":17}   these events are no longer in the history
  *   {"type":"error","message":"…"}               about the client's last request
  *   {"type":"bye","reason":"shutdown|end|slow|error","message":"…"}   the last line of a connection
- * Events but partials carry `seq`, which grows by one and begins at 1 in each session (a run of the daemon).
+ * Events but partials carry `seq`, which grows by one and begins at 1 in each session (a run of the daemon). A partial is
+ * the tail behind all commits before it and holds until the stream's next partial, commit or final.
+ *
+ * A client that says nothing within a quarter of a second of connecting gets what describes the present (each stream's latest
+ * status, the events of utterances that are still open) and from then on everything. One that subscribes by then
+ * gets just what it asks for, without a doubled event.
  *
  * Requests on the captions socket:
  *   {"cmd":"subscribe","from_seq":44,"session":"…","types":["commit","final"],"streams":["mic"]}
@@ -29,13 +34,19 @@
 #define PROTOCOL_VERSION     1
 #define PROTOCOL_REQUEST_MAX 4096        /* bytes of a request, newline included */
 #define PROTOCOL_TEXT_MAX    (16 * 1024) /* bytes of an utterance's text in `final`: some 15 minutes of speech */
-#define PROTOCOL_LINE_MAX    (128 * 1024) /* any line the daemon writes, escapes included */
+#define PROTOCOL_LINE_MAX    (256 * 1024) /* any line the daemon writes, escapes included */
 #define PROTOCOL_SESSION_MAX 33           /* characters of a session's name, and NUL */
 
 /* Writes the event's line (with newline) into buf and returns its length; 0 if it does not fit, which
- * PROTOCOL_LINE_MAX rules out. seq 0: none. `text` is the whole utterance for EVENT_FINAL, NULL elsewhere. */
+ * PROTOCOL_LINE_MAX rules out. seq 0: none. The utterance's whole text is for
+ * EVENT_FINAL alone. */
+struct protocol_text {
+    const char *text;
+    size_t n;
+    bool cut; /* it was longer */
+};
 size_t protocol_write_event(char *buf, size_t size, const struct event *, int64_t seq,
-                            const char *stream_name, const char *text);
+                            const char *stream_name, struct protocol_text utterance);
 
 struct protocol_hello {
     const char *session, *model, *engine;
