@@ -1,0 +1,313 @@
+#include "daemon/hub.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/utf8.h"
+
+_Static_assert((int)MESSAGE_SPEECH_START == EVENT_SPEECH_START && (int)MESSAGE_STATUS == EVENT_STATUS,
+               "a message's type is its event's");
+
+int hub_init(struct hub *hub, const struct hub_options *options, struct err *err)
+{
+    struct hub h = {.n_streams = options->n_streams, .stats = options->stats, .model = "", .engine = ""};
+    uint64_t random[2];
+    if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return err_set(err, -errno, "no random numbers: %s", strerror(errno));
+    snprintf(h.session, sizeof(h.session), "%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    h.line = malloc(PROTOCOL_LINE_MAX);
+    h.streams = calloc((size_t)h.n_streams, sizeof(*h.streams));
+    if (!h.line || !h.streams ||
+        journal_init(&h.journal, options->history_events, options->history_bytes) < 0) {
+        free(h.line);
+        free(h.streams);
+        return err_set(err, -ENOMEM, "out of memory for the history");
+    }
+    for (int i = 0; i < h.n_streams; i++) {
+        h.names[i] = h.streams[i].name = options->stream_names[i];
+        h.streams[i].status.level_db = -120.0f;
+    }
+    *hub = h;
+    return 0;
+}
+
+void hub_finish(struct hub *hub)
+{
+    if (!hub)
+        return;
+    for (int i = 0; hub->streams && i < hub->n_streams; i++)
+        message_unref(hub->streams[i].partial);
+    if (hub->journal.ring)
+        journal_finish(&hub->journal);
+    free(hub->streams);
+    free(hub->line);
+    *hub = (struct hub){0};
+}
+
+/* --- publishing ---------------------------------------------------------------------------------------------- */
+
+static void drop_partial(struct hub_stream *s)
+{
+    message_unref(s->partial);
+    s->partial = NULL;
+}
+
+static void append_text(struct hub_stream *s, const char *text)
+{
+    size_t n = strlen(text), room = sizeof(s->text) - s->text_n;
+    if (s->text_cut)
+        return;
+    if (n > room) {
+        n = utf8_complete_prefix(text, room);
+        s->text_cut = true;
+    }
+    memcpy(s->text + s->text_n, text, n);
+    s->text_n += n;
+}
+
+/* What the stream's state becomes by the event, before its line is written. */
+static void follow(struct hub *hub, struct hub_stream *s, const struct event *e, int64_t seq)
+{
+    struct stats *stats = hub->stats;
+    switch (e->type) {
+    case EVENT_SPEECH_START:
+        s->open_utt = e->utt;
+        s->open_seq = seq;
+        s->heard_ms = e->start_ms;
+        s->text_n = 0;
+        s->text_cut = false;
+        break;
+    case EVENT_COMMIT:
+        drop_partial(s);
+        append_text(s, e->text);
+        s->heard_ms = e->end_ms;
+        stats->commits++;
+        stats->words += (uint64_t)e->n_words;
+        if (e->lag_ms >= 0)
+            histogram_add(&stats->commit_lag, (double)e->lag_ms);
+        break;
+    case EVENT_FINAL:
+        drop_partial(s);
+        s->heard_ms = e->end_ms;
+        stats->finals++;
+        break;
+    case EVENT_GAP:
+        s->heard_ms = e->start_ms + e->lost_ms;
+        if (e->cause == GAP_DEVICE || e->cause == GAP_OVERRUN)
+            s->skipped_ms += e->lost_ms;
+        stats->gaps++;
+        stats->lost_ms += e->lost_ms;
+        break;
+    case EVENT_STATUS:
+        s->status_seq = seq;
+        break;
+    case EVENT_PARTIAL:
+        stats->partials++;
+        break;
+    }
+    stats->events++;
+}
+
+static struct message *write_message(struct hub *hub, const struct event *e, int64_t seq)
+{
+    struct hub_stream *s = &hub->streams[e->stream];
+    struct protocol_text text = {.text = s->text, .n = s->text_n, .cut = s->text_cut};
+    size_t n = protocol_write_event(hub->line, PROTOCOL_LINE_MAX, e, seq, s->name, text);
+    struct message *m = n ? message_create((enum message_type)e->type, hub->line, n) : NULL;
+    if (m) {
+        m->stream = e->stream;
+        m->utt = e->utt;
+        m->rev = e->rev;
+    }
+    return m;
+}
+
+static void poke_readers(struct hub *hub)
+{
+    int64_t began = clock_now_ns();
+    for (struct reader *r = hub->readers, *next; r; r = next) {
+        next = r->next;
+        r->poke(r);
+    }
+    if (hub->readers)
+        histogram_add(&hub->stats->fanout, (double)(clock_now_ns() - began) * 1e-6);
+}
+
+void hub_publish(struct hub *hub, const struct event *e)
+{
+    struct hub_stream *s = &hub->streams[e->stream];
+    if (e->type == EVENT_STATUS) {
+        s->status = *e;
+        if (e->quiet)
+            return;
+    }
+    int64_t seq = e->type == EVENT_PARTIAL ? 0 : hub->journal.next;
+    follow(hub, s, e, seq);
+    struct message *m = write_message(hub, e, seq);
+    if (!m)
+        abort(); /* out of memory: an event would be lost silently */
+    if (seq) {
+        journal_append(&hub->journal, m);
+        message_unref(m);
+    } else {
+        drop_partial(s);
+        s->partial = m;
+        s->partial_after = hub->journal.next - 1;
+    }
+    if (e->type == EVENT_FINAL)
+        s->open_utt = 0;
+    poke_readers(hub);
+}
+
+void hub_close_utterances(struct hub *hub, const int64_t *now_ms)
+{
+    for (int i = 0; i < hub->n_streams; i++) {
+        struct hub_stream *s = &hub->streams[i];
+        if (!s->open_utt)
+            continue;
+        struct event e = {.type = EVENT_GAP, .stream = i, .utt = s->open_utt, .cause = GAP_SHUTDOWN};
+        e.start_ms = s->heard_ms;
+        e.lost_ms = now_ms[i] - s->heard_ms;
+        if (e.lost_ms > 0)
+            hub_publish(hub, &e);
+        e.type = EVENT_FINAL;
+        e.reason = FINAL_FLUSH;
+        e.start_ms = e.end_ms = s->heard_ms;
+        hub_publish(hub, &e);
+    }
+}
+
+struct message *hub_hello(struct hub *hub)
+{
+    const struct protocol_hello hello = {
+        .session = hub->session,
+        .model = hub->model,
+        .engine = hub->engine,
+        .seq = hub->journal.next - 1,
+        .oldest_seq = hub->journal.oldest,
+        .t0_unix_ms = hub->t0_unix_ms,
+        .streams = hub->names,
+        .n_streams = hub->n_streams,
+    };
+    size_t n = protocol_write_hello(hub->line, PROTOCOL_LINE_MAX, &hello);
+    return message_create(MESSAGE_OTHER, hub->line, n);
+}
+
+/* --- reading ------------------------------------------------------------------------------------------------- */
+
+static void begin_with_present(struct hub *hub, struct reader *r)
+{
+    r->present_end = hub->journal.next - 1;
+    r->next_seq = hub->journal.next;
+    for (int i = 0; i < hub->n_streams; i++) {
+        const struct hub_stream *s = &hub->streams[i];
+        r->present_utt[i] = s->open_utt;
+        int64_t first = s->open_utt ? s->open_seq : hub->journal.next;
+        if (s->status_seq && s->status_seq < first)
+            first = s->status_seq;
+        if (first < r->next_seq)
+            r->next_seq = first;
+    }
+    /* What describes the present may itself have left the history; nothing was promised about it. */
+    if (r->next_seq < hub->journal.oldest)
+        r->next_seq = hub->journal.oldest;
+}
+
+void hub_attach(struct hub *hub, struct reader *r, int64_t from_seq)
+{
+    hub_detach(hub, r);
+    r->present_end = 0;
+    r->next_seq = from_seq;
+    for (int i = 0; i < STREAMS_MAX; i++)
+        r->partial_told[i].utt = 0;
+    if (from_seq == HUB_FROM_PRESENT)
+        begin_with_present(hub, r);
+    else if (r->next_seq < 1)
+        r->next_seq = 1;
+    else if (r->next_seq > hub->journal.next)
+        r->next_seq = hub->journal.next;
+    r->next = hub->readers;
+    r->link = &hub->readers;
+    if (r->next)
+        r->next->link = &r->next;
+    hub->readers = r;
+}
+
+void hub_detach(struct hub *hub, struct reader *r)
+{
+    (void)hub;
+    if (!r->link)
+        return;
+    *r->link = r->next;
+    if (r->next)
+        r->next->link = r->link;
+    r->next = NULL;
+    r->link = NULL;
+}
+
+static bool wants(const struct hub *hub, const struct reader *r, const struct message *m)
+{
+    if (!(r->types >> m->type & 1) || !(r->streams >> m->stream & 1))
+        return false;
+    if (m->seq == 0 || m->seq > r->present_end)
+        return true;
+    return m->type == MESSAGE_STATUS ? m->seq == hub->streams[m->stream].status_seq
+                                     : m->utt && m->utt == r->present_utt[m->stream];
+}
+
+static struct message *next_partial(struct hub *hub, struct reader *r)
+{
+    for (int i = 0; i < hub->n_streams; i++) {
+        struct hub_stream *s = &hub->streams[i];
+        struct message *m = s->partial;
+        if (!m || (r->partial_told[i].utt == m->utt && r->partial_told[i].rev == m->rev) ||
+            s->partial_after >= r->next_seq || !wants(hub, r, m))
+            continue;
+        r->partial_told[i].utt = m->utt;
+        r->partial_told[i].rev = m->rev;
+        return message_ref(m);
+    }
+    return NULL;
+}
+
+/* NULL: up to date. */
+static struct message *next_message(struct hub *hub, struct reader *r)
+{
+    const struct journal *j = &hub->journal;
+    if (r->next_seq < j->oldest) {
+        size_t n = protocol_write_missed(hub->line, PROTOCOL_LINE_MAX, r->next_seq, j->oldest - 1);
+        hub->stats->missed += (uint64_t)(j->oldest - r->next_seq);
+        r->next_seq = j->oldest;
+        return message_create(MESSAGE_OTHER, hub->line, n);
+    }
+    while (r->next_seq < j->next) {
+        struct message *m = journal_get(j, r->next_seq++);
+        if (wants(hub, r, m))
+            return message_ref(m);
+    }
+    return next_partial(hub, r);
+}
+
+int hub_read(struct hub *hub, struct reader *r, struct message **out, int max, size_t max_bytes)
+{
+    size_t bytes = 0;
+    int n = 0;
+    while (n < max && bytes < max_bytes) {
+        struct message *m = next_message(hub, r);
+        if (!m)
+            break;
+        out[n++] = m;
+        bytes += m->size;
+    }
+    return n;
+}
+
+int64_t hub_unread(const struct hub *hub, const struct reader *r)
+{
+    return hub->journal.next - r->next_seq;
+}
