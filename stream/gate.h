@@ -1,8 +1,8 @@
 /* The voice gate: from frame probabilities to utterances with pre-roll, hangover and merging.
  *
  * A frame is speech when p ≥ threshold, silence when p < threshold − 0.15; the band between holds what was. An
- * utterance opens once a burst of speech is min_speech_ms long and closes after min_silence_ms of silence, so shorter
- * gaps merge. Times are sample indices on the stream's clock. Belongs to the intake thread. */
+ * utterance opens once a burst of speech is min_speech_ms long and sure: one frame of it reached threshold + 0.2, or it
+ * has lasted 500 ms. It closes after min_silence_ms of silence, so shorter gaps merge. Times are sample indices on the stream's clock. Belongs to the intake thread. */
 #ifndef CAPTIOND_STREAM_GATE_H
 #define CAPTIOND_STREAM_GATE_H
 
@@ -39,6 +39,7 @@ struct gate {
     int64_t speech_since; /* first sample of the burst that may open */
     int64_t speech_last;  /* sample after the last speech frame */
     int64_t last_end;     /* no start before this */
+    float peak;           /* highest probability of the burst */
     float probability;    /* of the last frame */
 };
 

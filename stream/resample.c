@@ -119,7 +119,7 @@ static int convert(struct resampler *r, const float *mono, int n, float *out, in
 static int flush(struct resampler *r, float *out, int room, struct err *err)
 {
     int64_t owed = (r->n_in * SAMPLE_RATE + r->rate / 2) / r->rate - r->n_out;
-    int given = 0, left;
+    int given = 0, left = 0;
     if (owed > room)
         return err_set(err, -EOVERFLOW, "cannot resample: the converter holds back too much");
     memset(r->mono, 0, sizeof(r->mono));
@@ -144,7 +144,7 @@ int resampler_run(struct resampler *r, const float *frames, int n_frames, bool l
     int room = resampler_output_max(r, n_frames);
     mix(r, frames, n_frames, r->mono);
     r->n_in += n_frames;
-    int left;
+    int left = 0;
     int n = convert(r, r->mono, n_frames, out, room, &left, err);
     if (n >= 0 && left > 0)
         return err_set(err, -EOVERFLOW, "cannot resample: the converter gives too much");

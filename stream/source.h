@@ -29,7 +29,7 @@ enum {
 struct source_vtable {
     /* Reads up to max_frames frames, waiting at most timeout_ms for the first. Returns frames, or as above. */
     int (*read)(struct source *, float *frames, int max_frames, int timeout_ms, struct err *);
-    /* Frames that were lost since the last call because they were not read in time. */
+    /* Frames that were lost directly before the ones last read, because they were not read in time. */
     int64_t (*take_dropped)(struct source *);
     /* Makes a waiting read return soon. */
     void (*wake)(struct source *);
@@ -40,6 +40,8 @@ struct source_vtable {
 struct source {
     const struct source_vtable *v;
     struct source_info info;
+    int64_t
+        heard_ns; /* live: when the newest frame that has been read was heard, on CLOCK_MONOTONIC; set by read */
 };
 
 /* Opens "portaudio", "portaudio:NAME", "monitor", "file:PATH", "pipe:RATE,CHANNELS,FORMAT" (FORMAT: s16le, s24le,

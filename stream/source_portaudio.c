@@ -1,13 +1,481 @@
+/* A sound device through PortAudio.
+ *
+ * PortAudio's callback thread copies each block into a FIFO, counts what does not fit and posts a semaphore; it never
+ * blocks. The intake thread reads. Neither of PortAudio's own signs of trouble is enough: a stopped sound server
+ * leaves the stream "active" without callbacks, so they are watched, and a late one never sets paInputOverflow, so
+ * the age of the sound is watched too.
+ *
+ * PortAudio as a whole is one global object that sees the devices there are when it is initialised, and whose calls
+ * may not overlap. It is kept initialised only while a source is open, so that each attempt to open the first one
+ * sees what has been plugged in, and every call but the harmless ones is made under one lock. */
 #include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
 
+#include <portaudio.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/spsc.h"
+#include "stream/alsa_setup.h"
 #include "stream/source_kinds.h"
+#include "stream/trial.h"
 
-int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
+#define FIFO_SECONDS     2
+#define GAPS_MAX         64
+#define LATENCY_S        0.1 /* asked of the device: its thread has no real-time priority */
+#define STALL_NS         1500000000LL
+#define LATE_NS          3000000000LL /* sound this old, for LATE_PATIENCE_NS, is no live sound */
+#define LATE_PATIENCE_NS 2000000000LL
+#define TRIAL_MS         3000
+#define LOCK_MS          2000
+#define NS_A_SECOND      1000000000LL
+
+/* Frames lost before the frame that is the at-th in the FIFO. */
+struct fifo_gap {
+    int64_t at, n;
+};
+
+struct device_source {
+    struct source base;
+    PaStream *stream;
+    struct spsc fifo; /* float: callback → read */
+    struct spsc gaps; /* struct fifo_gap: callback → read */
+    sem_t arrived;    /* posted by the callback and by wake */
+
+    /* Said by the callback. */
+    _Atomic int64_t callback_ns; /* when it last ran */
+    _Atomic int64_t late_ns;     /* age of the newest frame at that time */
+    _Atomic int64_t origin_ns;   /* when frame 0 was heard, by the newest frame; lost ones count */
+    _Atomic bool finished, woken;
+
+    /* The callback's own. */
+    int64_t n_pushed;    /* frames put into the FIFO */
+    int64_t n_lost;      /* since the last that was */
+    int64_t n_delivered; /* both, ever */
+
+    /* The reader's own. */
+    int64_t n_taken;  /* frames from the FIFO */
+    int64_t n_passed; /* with the lost ones before them */
+    int64_t dropped;  /* not yet reported */
+    int64_t late_since;
+    struct fifo_gap gap; /* the next one */
+    bool has_gap;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int n_users; /* of PortAudio, guarded by lock */
+
+/* --- PortAudio as a whole ----------------------------------------------------------------------------------- */
+
+static PaError initialize(void)
 {
-    return err_set(err, -ENODEV, "capture from a device is not built yet");
+    alsa_setup_quiet();
+    alsa_setup_monitor();
+    return Pa_Initialize();
+}
+
+__attribute__((constructor)) static void rehearse(void)
+{
+    if (trial_is_child())
+        _exit(initialize() == paNoError ? 0 : 1);
+}
+
+static int from_pa(PaError code, const char *what, struct err *err)
+{
+    int r = code == paInvalidDevice              ? -ENODEV
+            : code == paDeviceUnavailable        ? -EBUSY
+            : code == paInsufficientMemory       ? -ENOMEM
+            : code == paInvalidSampleRate        ? -EINVAL
+            : code == paInvalidChannelCount      ? -EINVAL
+            : code == paSampleFormatNotSupported ? -EINVAL
+                                                 : -EIO;
+    const PaHostErrorInfo *host = code == paUnanticipatedHostError ? Pa_GetLastHostErrorInfo() : NULL;
+    return err_set(err, r, "%s: %s", what, host && host->errorText ? host->errorText : Pa_GetErrorText(code));
+}
+
+static int take_lock(struct err *err)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += LOCK_MS / 1000;
+    if (pthread_mutex_clocklock(&lock, CLOCK_MONOTONIC, &until) != 0)
+        return err_set(err, -EBUSY, "the sound server holds a device that is being closed");
+    return 0;
+}
+
+/* With the lock held. Pa_Initialize aborts the process on some ALSA configurations and waits for ever for a sound server
+ * that is stopped, so it is tried in another process first. Where none can be started, the risk is taken. */
+static int begin_portaudio(struct err *err)
+{
+    if (n_users == 0) {
+        int r = trial_run(TRIAL_MS);
+        if (r == -ETIMEDOUT)
+            return err_set(err, -EAGAIN, "the sound server does not answer");
+        if (r == -ECANCELED)
+            return err_set(err, -ENODEV, "PortAudio cannot start with this machine's ALSA configuration");
+        PaError code = initialize();
+        if (code != paNoError)
+            return from_pa(code, "cannot start PortAudio", err);
+    }
+    n_users++;
+    return 0;
+}
+
+static void end_portaudio(void)
+{
+    if (--n_users == 0)
+        Pa_Terminate();
+}
+
+/* --- devices ------------------------------------------------------------------------------------------------ */
+
+static const PaDeviceInfo *input_device(int index)
+{
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
+    return info && info->maxInputChannels > 0 ? info : NULL;
+}
+
+static bool is_monitor_pcm(const PaDeviceInfo *info)
+{
+    return strcmp(info->name, ALSA_MONITOR_NAME) == 0;
+}
+
+/* PortAudio falls back to the first device there is; that must not be the monitor. paNoDevice if there is none. */
+static int default_device(void)
+{
+    int index = Pa_GetDefaultInputDevice();
+    const PaDeviceInfo *info = index >= 0 ? input_device(index) : NULL;
+    if (info && !is_monitor_pcm(info))
+        return index;
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        info = input_device(i);
+        if (info && !is_monitor_pcm(info))
+            return i;
+    }
+    return paNoDevice;
+}
+
+/* Appends "a, b, c" to text, as far as it fits. part: only names that contain it; NULL: all. */
+static void list_names(const char *part, char *text, size_t size)
+{
+    const char *comma = "";
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = input_device(i);
+        size_t used = strlen(text);
+        if (!info || (part && !strcasestr(info->name, part)))
+            continue;
+        snprintf(text + used, size - used, "%s%s", comma, info->name);
+        comma = ", ";
+    }
+}
+
+/* The exact name, else the one name that contains it, whatever the case. */
+static int device_by_name(const char *name, struct err *err)
+{
+    int found = paNoDevice, n_found = 0;
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = input_device(i);
+        if (info && strcmp(info->name, name) == 0)
+            return i;
+        if (info && strcasestr(info->name, name)) {
+            found = i;
+            n_found++;
+        }
+    }
+    if (n_found == 1)
+        return found;
+    char names[ERR_MSG_MAX - 128] = "";
+    list_names(n_found > 1 ? name : NULL, names, sizeof(names));
+    if (n_found > 1)
+        return err_set(err, -ENOTUNIQ, "several input devices are called \"%s\": %s", name, names);
+    return err_set(err, -ENODEV, "no input device is called \"%s\"; there %s", name,
+                   names[0] ? names : "are none");
+}
+
+static int choose_device(const char *name, bool monitor, struct err *err)
+{
+    if (monitor) {
+        int index = device_by_name(ALSA_MONITOR_NAME, NULL);
+        return index >= 0 ? index
+                          : err_set(err, -ENODEV,
+                                    "no monitor: it needs PulseAudio or PipeWire's Pulse server, "
+                                    "running, and ALSA's pulse plugin");
+    }
+    if (name)
+        return device_by_name(name, err);
+    int index = default_device();
+    return index >= 0 ? index : err_set(err, -ENODEV, "there is no input device; is a sound server running?");
 }
 
 int source_list_devices(struct source_device *devices, int max, struct err *err)
 {
-    return err_set(err, -ENODEV, "capture from a device is not built yet");
+    int r = take_lock(err);
+    if (r < 0)
+        return r;
+    r = begin_portaudio(err);
+    int n = 0;
+    if (r == 0) {
+        int chosen = default_device();
+        for (int i = 0; i < Pa_GetDeviceCount() && n < max; i++) {
+            const PaDeviceInfo *info = input_device(i);
+            if (!info)
+                continue;
+            struct source_device *d = &devices[n++];
+            *d = (struct source_device){.channels = info->maxInputChannels,
+                                        .default_rate = (int)info->defaultSampleRate,
+                                        .is_default = i == chosen,
+                                        .is_monitor = strcasestr(info->name, "monitor") != NULL};
+            snprintf(d->name, sizeof(d->name), "%s", info->name);
+            snprintf(d->host_api, sizeof(d->host_api), "%s", Pa_GetHostApiInfo(info->hostApi)->name);
+        }
+        end_portaudio();
+    }
+    pthread_mutex_unlock(&lock);
+    return r < 0 ? r : n;
+}
+
+/* --- the callback ------------------------------------------------------------------------------------------- */
+
+static int64_t frames_to_ns(const struct device_source *s, int64_t n)
+{
+    return n / s->base.info.rate * NS_A_SECOND + n % s->base.info.rate * NS_A_SECOND / s->base.info.rate;
+}
+
+/* How long before the callback the block's first frame was heard; 0 where the device does not say. */
+static int64_t block_age_ns(const PaStreamCallbackTimeInfo *time)
+{
+    double age = time->currentTime - time->inputBufferAdcTime;
+    return time->inputBufferAdcTime > 0.0 && age > 0.0 && age < 60.0 ? (int64_t)(age * 1e9) : 0;
+}
+
+static int on_audio(const void *input, void *output, unsigned long n_frames,
+                    const PaStreamCallbackTimeInfo *time, PaStreamCallbackFlags flags, void *arg)
+{
+    struct device_source *s = arg;
+    int64_t n = (int64_t)n_frames, now = clock_now_ns();
+    int64_t block_ns = now - block_age_ns(time);
+    size_t n_samples = n_frames * (size_t)s->base.info.channels;
+
+    /* The device has lost sound and does not say how much: its clock does. */
+    if (flags & paInputOverflow && s->n_delivered > 0) {
+        int64_t ahead = block_ns - atomic_load(&s->origin_ns) - frames_to_ns(s, s->n_delivered);
+        int64_t lost = ahead > 0 ? (int64_t)((double)ahead * 1e-9 * s->base.info.rate) : 0;
+        s->n_lost += lost;
+        s->n_delivered += lost;
+    }
+    const struct fifo_gap gap = {.at = s->n_pushed, .n = s->n_lost};
+    bool fits = input && s->fifo.capacity - spsc_count(&s->fifo) >= n_samples;
+    if (fits && (s->n_lost == 0 || spsc_push(&s->gaps, &gap, 1) == 1)) {
+        spsc_push(&s->fifo, input, n_samples);
+        s->n_pushed += n;
+        s->n_lost = 0;
+    } else {
+        s->n_lost += n;
+    }
+    s->n_delivered += n;
+    int64_t newest_ns = block_ns + frames_to_ns(s, n);
+    if (newest_ns > now)
+        newest_ns = now;
+    atomic_store(&s->origin_ns, newest_ns - frames_to_ns(s, s->n_delivered));
+    atomic_store(&s->late_ns, now - newest_ns);
+    atomic_store(&s->callback_ns, now);
+    sem_post(&s->arrived);
+    return paContinue;
+}
+
+static void on_finished(void *arg)
+{
+    struct device_source *s = arg;
+    atomic_store(&s->finished, true);
+    sem_post(&s->arrived);
+}
+
+/* --- the reader --------------------------------------------------------------------------------------------- */
+
+/* Frames that can be taken now, up to the next gap; passes the gap that is reached. */
+static int64_t available(struct device_source *s)
+{
+    for (;;) {
+        /* First the frames, then the gaps: a gap is queued before the frames that follow it. */
+        int64_t n = (int64_t)spsc_count(&s->fifo) / s->base.info.channels;
+        if (!s->has_gap)
+            s->has_gap = spsc_pop(&s->gaps, &s->gap, 1) == 1;
+        if (!s->has_gap || s->gap.at > s->n_taken + n)
+            return n;
+        if (s->gap.at > s->n_taken)
+            return s->gap.at - s->n_taken;
+        s->dropped += s->gap.n;
+        s->n_passed += s->gap.n;
+        s->has_gap = false;
+    }
+}
+
+static int take(struct device_source *s, float *frames, int64_t n)
+{
+    size_t channels = (size_t)s->base.info.channels;
+    spsc_pop(&s->fifo, frames, (size_t)n * channels);
+    s->n_taken += n;
+    s->n_passed += n;
+    s->base.heard_ns = atomic_load(&s->origin_ns) + frames_to_ns(s, s->n_passed);
+    return (int)n;
+}
+
+/* 0 while the device works. */
+static int check_device(struct device_source *s, int64_t now, struct err *err)
+{
+    const char *name = s->base.info.name;
+    if (atomic_load(&s->finished) || Pa_IsStreamActive(s->stream) != 1)
+        return err_set(err, -ENODEV, "%s has gone", name);
+    if (now - atomic_load(&s->callback_ns) > STALL_NS)
+        return err_set(err, -ESTALE, "%s delivers no sound: its sound server does not answer", name);
+    if (atomic_load(&s->late_ns) < LATE_NS)
+        s->late_since = now;
+    if (now - s->late_since > LATE_PATIENCE_NS)
+        return err_set(err, -ESTALE, "%s delivers its sound seconds late", name);
+    return 0;
+}
+
+static int device_read(struct source *base, float *frames, int max_frames, int timeout_ms, struct err *err)
+{
+    struct device_source *s = (struct device_source *)base;
+    int64_t deadline = clock_now_ns() + timeout_ms * 1000000LL;
+    const struct timespec until = {.tv_sec = deadline / NS_A_SECOND, .tv_nsec = deadline % NS_A_SECOND};
+    for (;;) {
+        int64_t now = clock_now_ns();
+        int64_t n = available(s);
+        int r = check_device(s, now, err);
+        if (n > 0 && r != -ESTALE)
+            return take(s, frames, n < max_frames ? n : max_frames);
+        if (r < 0)
+            return r;
+        if (atomic_exchange(&s->woken, false) || now >= deadline)
+            return SOURCE_TIMEOUT;
+        sem_clockwait(&s->arrived, CLOCK_MONOTONIC, &until);
+    }
+}
+
+static int64_t device_take_dropped(struct source *base)
+{
+    struct device_source *s = (struct device_source *)base;
+    int64_t n = s->dropped;
+    s->dropped = 0;
+    return n;
+}
+
+static void device_wake(struct source *base)
+{
+    struct device_source *s = (struct device_source *)base;
+    atomic_store(&s->woken, true);
+    sem_post(&s->arrived);
+}
+
+static void free_source(struct device_source *s)
+{
+    spsc_finish(&s->fifo);
+    spsc_finish(&s->gaps);
+    sem_destroy(&s->arrived);
+    free(s);
+}
+
+static void device_close(struct source *base)
+{
+    struct device_source *s = (struct device_source *)base;
+    pthread_mutex_lock(&lock);
+    Pa_AbortStream(s->stream);
+    Pa_CloseStream(s->stream);
+    end_portaudio();
+    pthread_mutex_unlock(&lock);
+    free_source(s);
+}
+
+static const struct source_vtable device_vtable = {
+    .read = device_read, .take_dropped = device_take_dropped, .wake = device_wake, .close = device_close};
+
+/* --- opening ------------------------------------------------------------------------------------------------ */
+
+static int prepare(struct device_source *s, const PaDeviceInfo *info, int rate, struct err *err)
+{
+    /* Microphones have one channel or two; of an interface with more, the first two. */
+    s->base.info.channels = info->maxInputChannels < 2 ? 1 : 2;
+    s->base.info.rate = rate;
+    size_t n = (size_t)rate * FIFO_SECONDS * (size_t)s->base.info.channels;
+    spsc_finish(&s->fifo);
+    if (spsc_init(&s->fifo, sizeof(float), n) < 0)
+        return err_set(err, -ENOMEM, "out of memory for the sound of %s", info->name);
+    return 0;
+}
+
+/* The device's own rate, so that no one converts before us. Sound servers have one too, but ALSA cannot tell it and
+ * PortAudio then says 44100; nearly all run at 48000. */
+static int open_stream(struct device_source *s, int index, struct err *err)
+{
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
+    bool hardware = strstr(info->name, "(hw:") || strcmp(Pa_GetHostApiInfo(info->hostApi)->name, "ALSA") != 0;
+    const int own = (int)info->defaultSampleRate;
+    const int rates[] = {hardware ? own : 48000, own, 48000, 44100, 32000, 16000, 8000};
+    PaError code = paInvalidSampleRate;
+    for (size_t i = 0; i < sizeof(rates) / sizeof(rates[0]) && code == paInvalidSampleRate; i++) {
+        int r = prepare(s, info, rates[i], err);
+        if (r < 0)
+            return r;
+        PaStreamParameters in = {.device = index,
+                                 .channelCount = s->base.info.channels,
+                                 .sampleFormat = paFloat32,
+                                 .suggestedLatency = LATENCY_S};
+        code = Pa_OpenStream(&s->stream, &in, NULL, rates[i], paFramesPerBufferUnspecified, paNoFlag,
+                             on_audio, s);
+    }
+    if (code != paNoError)
+        return from_pa(code, info->name, err);
+    Pa_SetStreamFinishedCallback(s->stream, on_finished);
+    s->late_since = clock_now_ns();
+    atomic_store(&s->callback_ns, clock_now_ns());
+    code = Pa_StartStream(s->stream);
+    if (code != paNoError) {
+        Pa_CloseStream(s->stream);
+        return from_pa(code, info->name, err);
+    }
+    return 0;
+}
+
+int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
+{
+    struct device_source *s =
+        aligned_alloc(CACHE_LINE, (sizeof(*s) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    if (!s)
+        return err_set(err, -ENOMEM, "out of memory for a device");
+    memset(s, 0, sizeof(*s));
+    sem_init(&s->arrived, 0, 0);
+    s->base.v = &device_vtable;
+    s->base.info.live = true;
+    s->base.info.n_frames = -1;
+    int r = spsc_init(&s->gaps, sizeof(struct fifo_gap), GAPS_MAX) < 0
+                ? err_set(err, -ENOMEM, "out of memory for a device")
+                : take_lock(err);
+    if (r == 0) {
+        r = begin_portaudio(err);
+        if (r == 0) {
+            int index = choose_device(name, monitor, err);
+            r = index < 0 ? index : open_stream(s, index, err);
+            if (r == 0)
+                snprintf(s->base.info.name, sizeof(s->base.info.name), "%s",
+                         monitor ? "monitor of the default output" : Pa_GetDeviceInfo(index)->name);
+            else
+                end_portaudio();
+        }
+        pthread_mutex_unlock(&lock);
+    }
+    if (r < 0) {
+        free_source(s);
+        return r;
+    }
+    *out = &s->base;
+    return 0;
 }

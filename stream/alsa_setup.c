@@ -1,0 +1,51 @@
+#include "stream/alsa_setup.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <alsa/asoundlib.h>
+
+static void ignore_alsa(const char *file, int line, const char *function, int err, const char *format, ...)
+{
+}
+
+static void ignore_jack(const char *message)
+{
+}
+
+void alsa_setup_quiet(void)
+{
+    setenv("JACK_NO_START_SERVER", "1", 0);
+    snd_lib_error_set_handler(ignore_alsa);
+    /* PortAudio brings libjack along where it was built with it; this program does not link it. */
+    static const char *const setters[] = {"jack_set_error_function", "jack_set_info_function"};
+    for (size_t i = 0; i < sizeof(setters) / sizeof(setters[0]); i++) {
+        void (*set)(void (*)(const char *));
+        *(void **)&set = dlsym(RTLD_DEFAULT, setters[i]);
+        if (set)
+            set(ignore_jack);
+    }
+}
+
+/* PortAudio can only open the PCMs it finds in ALSA's configuration, and the plugin takes the source's name from there
+ * alone (PULSE_SOURCE in the environment would hold for every input). The server itself resolves
+ * @DEFAULT_MONITOR@, so that no name has to be asked for. */
+int alsa_setup_monitor(void)
+{
+    static const char text[] = "pcm." ALSA_MONITOR_NAME " {\n"
+                               "    type pulse\n"
+                               "    device \"@DEFAULT_MONITOR@\"\n"
+                               "    hint { show on description \"What the default output plays\" }\n"
+                               "}\n";
+    snd_input_t *input;
+    int r = snd_config_update();
+    if (r < 0)
+        return r;
+    r = snd_input_buffer_open(&input, text, (ssize_t)strlen(text));
+    if (r < 0)
+        return r;
+    r = snd_config_load(snd_config, input);
+    snd_input_close(input);
+    return r;
+}
