@@ -315,6 +315,7 @@ static void destroy(struct engine *e)
     }
     free(h->submission);
     free(h->scratch);
+    host_memory_finish(&h->memory);
     free(h);
 }
 

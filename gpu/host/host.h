@@ -7,6 +7,7 @@
 #define CAPTIOND_GPU_HOST_H
 
 #include "gpu/engine.h"
+#include "gpu/host/memory.h"
 
 /* A few threads that run one function together. The caller takes part as worker 0. Workers spin for a short time
  * between calls, since a decoding step is dozens of calls, and sleep after that. */
@@ -56,6 +57,7 @@ struct host_engine {
     struct submission *submission; /* engine.c */
     void *scratch;                 /* grown outside the hot path only: see host_scratch */
     size_t scratch_bytes;
+    struct host_memory memory; /* of weights and caches */
 };
 
 /* Scratch memory for one operation, valid until it returns; NULL (and the engine's error set) when out of memory.

@@ -44,32 +44,48 @@ static void store_outputs(const struct panel_product *a, int row, int output, co
 }
 
 /* The sums of `rows` rows and `panels` panels stay in registers while the inputs pass. All sizes but n_in are compile-time
- * constants. */
+ * constants. Every sum adds its products in the order of k whatever the tile, so that a row's result does not depend on
+ * what is computed beside it. */
 INLINE void tile(const struct panel_product *a, enum panel_type type, int row, int panel, const int rows,
                  const int panels)
 {
-    vf acc[12][8 * VECS];
-    const int n_in = a->n_in;
+    enum { MOST = 8 * VECS };
+    const int n_in = a->n_in, vecs = panels * VECS;
+    vf acc[ROWS_AT_ONCE][MOST];
     const char *w[8];
-    const float *x[12];
+    const float *x[ROWS_AT_ONCE];
     for (int p = 0; p < panels; p++)
         w[p] = (const char *)a->panels + (size_t)(panel + p) * panel_bytes(type, n_in);
     for (int r = 0; r < rows; r++) {
         x[r] = a->x[row + r];
-        for (int i = 0; i < panels * VECS; i++)
+        for (int i = 0; i < vecs; i++)
             acc[r][i] = (vf){0};
     }
     for (int k = 0; k < n_in; k++) {
-        vf b[8 * VECS];
+        if (vecs < rows) { /* hold the fewer of the two operands */
+            vf b[MOST];
+#pragma GCC unroll 8
+            for (int i = 0; i < vecs; i++)
+                b[i] = load_panel(type, w[i / VECS], k * PANEL + i % VECS * VEC);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                vf s = vset(x[r][k]);
+#pragma GCC unroll 8
+                for (int i = 0; i < vecs; i++)
+                    acc[r][i] += s * b[i];
+            }
+        } else {
+            vf s[ROWS_AT_ONCE];
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+                s[r] = vset(x[r][k]);
 #pragma GCC unroll 16
-        for (int i = 0; i < panels * VECS; i++)
-            b[i] = load_panel(type, w[i / VECS], k * PANEL + i % VECS * VEC);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            vf s = vset(x[r][k]);
-#pragma GCC unroll 16
-            for (int i = 0; i < panels * VECS; i++)
-                acc[r][i] += s * b[i];
+            for (int i = 0; i < vecs; i++) {
+                vf b = load_panel(type, w[i / VECS], k * PANEL + i % VECS * VEC);
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++)
+                    acc[r][i] += s[r] * b;
+            }
         }
     }
     for (int r = 0; r < rows; r++) {
@@ -78,94 +94,65 @@ INLINE void tile(const struct panel_product *a, enum panel_type type, int row, i
     }
 }
 
-/* Register tiles: as many sums as registers hold, and at least as many as hide the latency of a multiply-add. */
-#if VEC == 16
-#define TILE_1  8
-#define TILE_2  4
-#define TILE_4  4
-#define TILE_8  2
-#define TILE_12 2
-#define MANY    12
-#else
-#define TILE_1  4
-#define TILE_2  2
-#define TILE_4  1
-#define TILE_8  1
-#define TILE_12 1
-#define MANY    4
-#endif
-
+/* The panels first … last − 1, `width` at a time and the rest in halves of that. */
 #define SWEEP(rows, width)                                                                                   \
     do {                                                                                                     \
         int p = first;                                                                                       \
         for (; p + (width) <= last; p += (width))                                                            \
             tile(a, type, row, p, rows, width);                                                              \
-        for (; p < last; p++)                                                                                \
+        if ((width) > 4 && p + 4 <= last) {                                                                  \
+            tile(a, type, row, p, rows, (width) > 4 ? 4 : 1);                                                \
+            p += 4;                                                                                          \
+        }                                                                                                    \
+        if ((width) > 2 && p + 2 <= last) {                                                                  \
+            tile(a, type, row, p, rows, (width) > 2 ? 2 : 1);                                                \
+            p += 2;                                                                                          \
+        }                                                                                                    \
+        if ((width) > 1 && p < last)                                                                         \
             tile(a, type, row, p, rows, 1);                                                                  \
     } while (0)
 
-/* A few rows at all panels: the panels stream, the rows stay in the first-level cache. */
+/* A few rows at the panels first … last − 1: the panels stream, the rows stay in the first-level cache. The widths are
+ * such that the sums fill the registers (32 of 16 floats, or 16 smaller ones) and hide the latency of a multiply-add. */
+#if VEC == 16
+#define AT_ONCE 8
+#define WIDTHS                                                                                               \
+    SWEEP_OF(1, 8)                                                                                           \
+    SWEEP_OF(2, 8) SWEEP_OF(3, 8) SWEEP_OF(4, 4) SWEEP_OF(5, 4) SWEEP_OF(6, 4) SWEEP_OF(7, 3) SWEEP_OF(8, 3)
+#elif VEC == 8
+#define AT_ONCE 6
+#define WIDTHS  SWEEP_OF(1, 4) SWEEP_OF(2, 2) SWEEP_OF(3, 2) SWEEP_OF(4, 1) SWEEP_OF(5, 1) SWEEP_OF(6, 1)
+#else
+#define AT_ONCE 2
+#define WIDTHS  SWEEP_OF(1, 2) SWEEP_OF(2, 1)
+#endif
+
 INLINE void product_rows(const struct panel_product *a, enum panel_type type, int row, int n, int first,
                          int last)
 {
+#define SWEEP_OF(rows, width)                                                                                \
+    case rows:                                                                                               \
+        SWEEP(rows, width);                                                                                  \
+        break;
     switch (n) {
-    case 1:
-        SWEEP(1, TILE_1);
-        break;
-    case 2:
-        SWEEP(2, TILE_2);
-        break;
-    case 3:
-        SWEEP(3, TILE_4);
-        break;
-    case 4:
-        SWEEP(4, TILE_4);
-        break;
-#if VEC == 16
-    case 5:
-        SWEEP(5, TILE_8);
-        break;
-    case 6:
-        SWEEP(6, TILE_8);
-        break;
-    case 7:
-        SWEEP(7, TILE_8);
-        break;
-    case 8:
-        SWEEP(8, TILE_8);
-        break;
-    case 9:
-        SWEEP(9, TILE_12);
-        break;
-    case 10:
-        SWEEP(10, TILE_12);
-        break;
-    case 11:
-        SWEEP(11, TILE_12);
-        break;
-    case 12:
-        SWEEP(12, TILE_12);
-        break;
-#endif
+        WIDTHS
     default:
         __builtin_unreachable();
     }
+#undef SWEEP_OF
 }
 
-/* Many rows: a few panels at a time for all rows, so that a panel comes from memory once. */
+/* Many rows in blocks of equal size. For several blocks, some panels at a time, so that a panel comes from memory once
+ * and from the second-level cache after that. */
 INLINE void product_typed(const struct panel_product *a, enum panel_type type, int first, int last)
 {
-    if (a->n_rows <= MANY) {
-        if (a->n_rows > 0)
-            product_rows(a, type, 0, a->n_rows, first, last);
-        return;
-    }
-    enum { GROUP = 8 };
-    for (int p = first; p < last; p += GROUP) {
-        int end = p + GROUP < last ? p + GROUP : last;
-        for (int row = 0; row < a->n_rows; row += MANY) {
-            int n = a->n_rows - row < MANY ? a->n_rows - row : MANY;
-            product_rows(a, type, row, n, p, end);
+    int n_blocks = (a->n_rows + AT_ONCE - 1) / AT_ONCE;
+    int group = n_blocks == 1 ? last - first : a->n_in <= 1024 ? 24 : 12;
+    for (int p = first; p < last; p += group) {
+        int end = p + group < last ? p + group : last;
+        for (int block = 0; block < n_blocks; block++) {
+            int row = a->n_rows * block / n_blocks;
+            product_rows(a, type, row, a->n_rows * (block + 1) / n_blocks - row, p, end);
         }
     }
 }
@@ -178,32 +165,67 @@ static void product(const struct panel_product *a, int first, int last)
         product_typed(a, PANEL_F32, first, last);
 }
 
-INLINE void weighted_sum_typed(enum panel_type type, const void *v, int n, const float *const *p,
-                               float *const *out, const int rows)
+INLINE void weighted_sum_rows(enum panel_type type, const void *v, int n, const float *const *p,
+                              float *const *out, const int rows)
 {
-    enum { N = 64 / VEC };
-    for (int half = 0; half < N; half += 4) { /* 4 vectors × 8 rows of sums fit the registers at most */
-        vf acc[ROWS_AT_ONCE][4];
+    enum { N = 64 / VEC, PART = N < 4 ? N : 4 }; /* PART vectors for each row at a time, as registers allow */
+    for (int part = 0; part < N; part += PART) {
+        vf acc[ROWS_AT_ONCE][PART];
         for (int r = 0; r < rows; r++) {
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < PART; i++)
                 acc[r][i] = (vf){0};
         }
         for (int t = 0; t < n; t++) {
-            vf b[4];
+            vf b[PART];
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++)
-                b[i] = load_panel(type, v, t * 64 + (half + i) * VEC);
+            for (int i = 0; i < PART; i++)
+                b[i] = load_panel(type, v, t * 64 + (part + i) * VEC);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 vf s = vset(p[r][t]);
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++)
+                for (int i = 0; i < PART; i++)
                     acc[r][i] += s * b[i];
             }
         }
         for (int r = 0; r < rows; r++) {
-            for (int i = 0; i < 4; i++)
-                vstore(out[r] + (half + i) * VEC, acc[r][i]);
+            for (int i = 0; i < PART; i++)
+                vstore(out[r] + (part + i) * VEC, acc[r][i]);
+        }
+    }
+}
+
+#define SUM_MOST (VEC == 16 ? 6 : 2) /* rows whose sums fit the registers */
+
+INLINE void weighted_sum_typed(enum panel_type type, const void *v, int n, const float *const *p, int n_rows,
+                               float *const *out)
+{
+    int n_blocks = (n_rows + SUM_MOST - 1) / SUM_MOST;
+    for (int block = 0; block < n_blocks; block++) {
+        int r = n_rows * block / n_blocks;
+        switch (n_rows * (block + 1) / n_blocks - r) {
+        case 1:
+            weighted_sum_rows(type, v, n, p + r, out + r, 1);
+            break;
+        case 2:
+            weighted_sum_rows(type, v, n, p + r, out + r, 2);
+            break;
+#if VEC == 16
+        case 3:
+            weighted_sum_rows(type, v, n, p + r, out + r, 3);
+            break;
+        case 4:
+            weighted_sum_rows(type, v, n, p + r, out + r, 4);
+            break;
+        case 5:
+            weighted_sum_rows(type, v, n, p + r, out + r, 5);
+            break;
+        case 6:
+            weighted_sum_rows(type, v, n, p + r, out + r, 6);
+            break;
+#endif
+        default:
+            __builtin_unreachable();
         }
     }
 }
@@ -211,43 +233,55 @@ INLINE void weighted_sum_typed(enum panel_type type, const void *v, int n, const
 static void weighted_sum(enum panel_type type, const void *v, int n, const float *const *p, int n_rows,
                          float *const *out)
 {
-    int r = 0;
-    for (; r + 4 <= n_rows; r += 4) {
-        if (type == PANEL_F16)
-            weighted_sum_typed(PANEL_F16, v, n, p + r, out + r, 4);
-        else
-            weighted_sum_typed(PANEL_F32, v, n, p + r, out + r, 4);
-    }
-    for (; r < n_rows; r++) {
-        if (type == PANEL_F16)
-            weighted_sum_typed(PANEL_F16, v, n, p + r, out + r, 1);
-        else
-            weighted_sum_typed(PANEL_F32, v, n, p + r, out + r, 1);
-    }
+    if (type == PANEL_F16)
+        weighted_sum_typed(PANEL_F16, v, n, p, n_rows, out);
+    else
+        weighted_sum_typed(PANEL_F32, v, n, p, n_rows, out);
 }
 
 static float maximum(const float *x, int n)
 {
     float m = -INFINITY;
     int i = 0;
-    if (n >= VEC) {
-        vf v = vload(x);
-        for (i = VEC; i + VEC <= n; i += VEC)
-            v = vmax(v, vload(x + i));
-        m = vmaximum(v);
+    if (n >= 4 * VEC) {
+        vf v[4];
+        for (int j = 0; j < 4; j++)
+            v[j] = vload(x + j * VEC);
+        for (i = 4 * VEC; i + 4 * VEC <= n; i += 4 * VEC) {
+            for (int j = 0; j < 4; j++)
+                v[j] = vmax(v[j], vload(x + i + j * VEC));
+        }
+        m = vmaximum(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])));
     }
     for (; i < n; i++)
         m = x[i] > m ? x[i] : m;
     return m;
 }
 
+static int find(const float *x, int n, float value)
+{
+    int i = 0;
+    for (; i + VEC <= n; i += VEC) {
+        uint32_t bits = vequal(vload(x + i), value);
+        if (bits)
+            return i + __builtin_ctz(bits);
+    }
+    for (; i < n; i++) {
+        if (x[i] == value)
+            return i;
+    }
+    return -1;
+}
+
 static float sum_exp(const float *x, int n, float greatest, float scale)
 {
-    vf sum = {0};
+    vf sum[2] = {{0}};
     int i = 0;
-    for (; i + VEC <= n; i += VEC)
-        sum += vexp((vload(x + i) - greatest) * scale);
-    float s = vsum(sum);
+    for (; i + 2 * VEC <= n; i += 2 * VEC) {
+        sum[0] += vexp((vload(x + i) - greatest) * scale);
+        sum[1] += vexp((vload(x + i + VEC) - greatest) * scale);
+    }
+    float s = vsum(sum[0] + sum[1]);
     for (; i < n; i++)
         s += expf((x[i] - greatest) * scale);
     return s;
@@ -269,23 +303,34 @@ static void softmax(float *p, int n)
         s += p[i];
     }
     float scale = 1.0f / s;
-    for (i = 0; i < n; i++)
+    for (i = 0; i + VEC <= n; i += VEC)
+        vstore(p + i, vload(p + i) * scale);
+    for (; i < n; i++)
         p[i] *= scale;
 }
 
 static void layer_norm(const float *x, const float *gamma, const float *beta, int n, float *y)
 {
-    vf sum = {0}, squares = {0};
-    for (int i = 0; i < n; i += VEC)
-        sum += vload(x + i);
-    float mean = vsum(sum) / (float)n;
-    for (int i = 0; i < n; i += VEC) {
+    vf sums = {0}, squares = {0};
+    int whole = n / VEC * VEC;
+    for (int i = 0; i < whole; i += VEC)
+        sums += vload(x + i);
+    float sum = vsum(sums);
+    for (int i = whole; i < n; i++)
+        sum += x[i];
+    float mean = sum / (float)n;
+    for (int i = 0; i < whole; i += VEC) {
         vf d = vload(x + i) - mean;
         squares += d * d;
     }
-    float scale = 1.0f / sqrtf(vsum(squares) / (float)n + 1e-5f);
-    for (int i = 0; i < n; i += VEC)
+    float square = vsum(squares);
+    for (int i = whole; i < n; i++)
+        square += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / sqrtf(square / (float)n + 1e-5f);
+    for (int i = 0; i < whole; i += VEC)
         vstore(y + i, (vload(x + i) - mean) * scale * vload(gamma + i) + vload(beta + i));
+    for (int i = whole; i < n; i++)
+        y[i] = (x[i] - mean) * scale * gamma[i] + beta[i];
 }
 
 static void to_f16(const float *x, int n, uint16_t *y)
@@ -316,6 +361,23 @@ static void from_f16(const uint16_t *x, int n, float *y)
     }
 }
 
+static void gather(enum panel_type type, const void *panels, int n_in, int output, float *out)
+{
+    const char *panel = (const char *)panels + (size_t)(output / PANEL) * panel_bytes(type, n_in);
+    if (type == PANEL_F32) {
+        for (int k = 0; k < n_in; k++)
+            out[k] = ((const float *)(const void *)panel)[k * PANEL + output % PANEL];
+        return;
+    }
+    for (int k = 0; k < n_in; k += VEC) {
+        uint16_t half[VEC] = {0};
+        int n = n_in - k < VEC ? n_in - k : VEC;
+        for (int i = 0; i < n; i++)
+            half[i] = ((const uint16_t *)(const void *)panel)[(k + i) * PANEL + output % PANEL];
+        from_f16(half, n, out + k);
+    }
+}
+
 const struct rows_kernels KERNEL_NAME(rows_kernels);
 const struct rows_kernels KERNEL_NAME(rows_kernels) = {
     .product = product,
@@ -323,7 +385,9 @@ const struct rows_kernels KERNEL_NAME(rows_kernels) = {
     .softmax = softmax,
     .layer_norm = layer_norm,
     .maximum = maximum,
+    .find = find,
     .sum_exp = sum_exp,
     .to_f16 = to_f16,
     .from_f16 = from_f16,
+    .gather = gather,
 };

@@ -18,6 +18,9 @@ static inline int panel_count(int n)
     return (n + PANEL - 1) / PANEL;
 }
 
+/* Most rows that share one read of a panel, or of a slot's keys and values. */
+#define ROWS_AT_ONCE 8
+
 struct panel_product {
     enum panel_type type;
     const void *panels; /* [panel_count(n_out)][n_in][PANEL], 64-byte aligned */
@@ -40,14 +43,14 @@ struct rows_kernels {
     void (*softmax)(float *p, int n);
     /* y = (x − mean) / √(variance + 1e-5) · gamma + beta */
     void (*layer_norm)(const float *x, const float *gamma, const float *beta, int n, float *y);
-    /* Greatest value, and Σ e^((x − greatest) · scale). */
+    /* Greatest value (−∞ of none), index of the first that equals `value` or −1, and Σ e^((x − greatest) · scale). */
     float (*maximum)(const float *x, int n);
+    int (*find)(const float *x, int n, float value);
     float (*sum_exp)(const float *x, int n, float greatest, float scale);
     void (*to_f16)(const float *x, int n, uint16_t *y);
     void (*from_f16)(const uint16_t *x, int n, float *y);
+    /* The weights of one output: out[k] for k < n_in. */
+    void (*gather)(enum panel_type type, const void *panels, int n_in, int output, float *out);
 };
-
-/* Rows of one slot that share one read of keys and values. */
-#define ROWS_AT_ONCE 8
 
 #endif

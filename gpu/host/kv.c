@@ -18,7 +18,7 @@ int host_kv_create(struct host_engine *h, int n_layer, int n_slots, int n_ctx, i
     size_t positions = (size_t)panel_count(n_ctx) * PANEL;
     kv->block_bytes = 2 * positions * HEAD * kv_value_bytes(kv);
     kv->data =
-        h->base.v->alloc(&h->base, kv->block_bytes * (size_t)n_layer * (size_t)n_slots * (size_t)n_head);
+        host_memory_alloc(&h->memory, kv->block_bytes * (size_t)n_layer * (size_t)n_slots * (size_t)n_head);
     if (!kv->data) {
         free(kv);
         return -ENOMEM;
@@ -30,7 +30,7 @@ int host_kv_create(struct host_engine *h, int n_layer, int n_slots, int n_ctx, i
 void host_kv_destroy(struct engine_kv *kv)
 {
     if (kv)
-        free(kv->data);
+        host_memory_free(kv->data);
     free(kv);
 }
 
@@ -94,20 +94,41 @@ int host_kv_store(struct host_engine *h, const struct kv_store_args *a)
     return 0;
 }
 
+/* --- copying a slot ------------------------------------------------------------------------------------------------- */
+
+struct copy_job {
+    struct engine_kv *kv;
+    int src_slot, dst_slot, n_ctx;
+};
+
+static void copy_worker(void *arg, int worker, int n_workers)
+{
+    const struct copy_job *job = arg;
+    const struct engine_kv *kv = job->kv;
+    size_t bytes = kv_value_bytes(kv), position = HEAD * bytes, panel = PANEL * position;
+    int first, last;
+    pool_share(kv->n_layer * kv->n_head, 1, worker, n_workers, &first, &last);
+    for (int block = first; block < last; block++) {
+        int layer = block / kv->n_head, head = block % kv->n_head;
+        size_t whole = (size_t)(job->n_ctx / PANEL) * panel, rest = (size_t)(job->n_ctx % PANEL) * bytes;
+        char *to = kv_keys(kv, layer, job->dst_slot, head);
+        const char *from = kv_keys(kv, layer, job->src_slot, head);
+        memcpy(to, from, whole);
+        for (size_t d = 0; d < HEAD && rest; d++) /* the last panel's other positions stay what they are */
+            memcpy(to + whole + d * PANEL * bytes, from + whole + d * PANEL * bytes, rest);
+        memcpy(kv_values(kv, layer, job->dst_slot, head), kv_values(kv, layer, job->src_slot, head),
+               (size_t)job->n_ctx * position);
+    }
+}
+
 int host_kv_copy(struct host_engine *h, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
-    if (src_slot < 0 || dst_slot < 0 || src_slot >= kv->n_slots || dst_slot >= kv->n_slots ||
+    if (src_slot < 0 || dst_slot < 0 || src_slot >= kv->n_slots || dst_slot >= kv->n_slots || n_ctx < 0 ||
         n_ctx > kv->n_ctx)
         return err_set(&h->err, -EINVAL, "kv_copy outside of the cache");
     if (src_slot == dst_slot)
         return 0;
-    size_t keys = (size_t)panel_count(n_ctx) * PANEL * HEAD * kv_value_bytes(kv);
-    size_t values = (size_t)n_ctx * HEAD * kv_value_bytes(kv);
-    for (int layer = 0; layer < kv->n_layer; layer++) {
-        for (int head = 0; head < kv->n_head; head++) {
-            memcpy(kv_keys(kv, layer, dst_slot, head), kv_keys(kv, layer, src_slot, head), keys);
-            memcpy(kv_values(kv, layer, dst_slot, head), kv_values(kv, layer, src_slot, head), values);
-        }
-    }
+    struct copy_job job = {kv, src_slot, dst_slot, n_ctx};
+    pool_run(h->pool, copy_worker, &job);
     return 0;
 }

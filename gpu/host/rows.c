@@ -1,5 +1,6 @@
 /* Linear layers of the text decoder on a few rows, embedding, and the rows of a step. */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,17 @@ struct rows_weight {
     void *panels; /* [panel_count(n_out)][n_in][PANEL] */
 };
 
-/* Published weights are half floats, so storing them as such loses nothing; anything else stays single. */
+/* --- weights ---------------------------------------------------------------------------------------------------- */
+
+struct pack_job {
+    const struct rows_kernels *kernels;
+    const struct rows_weight *weight;
+    const float *values;
+    float *wide;                      /* [workers][n_in][PANEL] */
+    bool exact[HOST_THREADS_MAX];     /* all values seen by a worker are half floats */
+    float greatest[HOST_THREADS_MAX]; /* magnitude */
+};
+
 static bool exact_in_f16(const struct rows_kernels *k, const float *x, int n)
 {
     enum { CHUNK = 256 };
@@ -22,22 +33,66 @@ static bool exact_in_f16(const struct rows_kernels *k, const float *x, int n)
         int m = n - i < CHUNK ? n - i : CHUNK;
         k->to_f16(x + i, m, half);
         k->from_f16(half, m, back);
-        if (memcmp(back, x + i, (size_t)m * sizeof(float)) != 0) {
-            for (int j = 0; j < m; j++) {
-                if (back[j] != x[i + j])
-                    return false;
-            }
-        }
+        if (memcmp(back, x + i, (size_t)m * sizeof(float)) != 0)
+            return false;
     }
     return true;
 }
 
-static void pack_panel(const struct rows_weight *w, const float *values, int panel, float *wide)
+static void inspect_worker(void *arg, int worker, int n_workers)
 {
-    memset(wide, 0, (size_t)w->n_in * PANEL * sizeof(float));
-    for (int o = panel * PANEL; o < w->n_out && o < (panel + 1) * PANEL; o++) {
-        for (int k = 0; k < w->n_in; k++)
-            wide[k * PANEL + o % PANEL] = values[(size_t)o * (size_t)w->n_in + (size_t)k];
+    struct pack_job *job = arg;
+    int first, last, n_in = job->weight->n_in;
+    pool_share(job->weight->n_out, 1, worker, n_workers, &first, &last);
+    bool exact = true;
+    float greatest = 0.0f;
+    for (int o = first; o < last; o++) {
+        const float *x = job->values + (size_t)o * (size_t)n_in;
+        exact = exact && exact_in_f16(job->kernels, x, n_in);
+        for (int k = 0; k < n_in && !exact; k++)
+            greatest = fabsf(x[k]) > greatest ? fabsf(x[k]) : greatest;
+    }
+    job->exact[worker] = exact;
+    job->greatest[worker] = greatest;
+}
+
+/* Published weights are half floats: storing them as such loses nothing. Others are rounded, unless f32 was asked for
+ * or they do not fit. */
+static enum panel_type choose_type(struct host_engine *h, struct pack_job *job)
+{
+    if (h->isa == ISA_GENERIC)
+        return PANEL_F32; /* nothing converts in hardware */
+    pool_run(h->pool, inspect_worker, job);
+    bool exact = true, fits = true;
+    for (int i = 0; i < pool_size(h->pool); i++) {
+        exact = exact && job->exact[i];
+        fits = fits && job->greatest[i] <= 65504.0f;
+    }
+    return exact || (fits && h->options.precision == PRECISION_AUTO) ? PANEL_F16 : PANEL_F32;
+}
+
+static void pack_worker(void *arg, int worker, int n_workers)
+{
+    struct pack_job *job = arg;
+    const struct rows_weight *w = job->weight;
+    size_t panel_bytes = (size_t)w->n_in * PANEL * (w->type == PANEL_F16 ? 2 : 4);
+    float *wide = job->wide + (size_t)worker * (size_t)w->n_in * PANEL;
+    int first, last;
+    pool_share(panel_count(w->n_out), 1, worker, n_workers, &first, &last);
+    for (int p = first; p < last; p++) {
+        int n = w->n_out - p * PANEL < PANEL ? w->n_out - p * PANEL : PANEL;
+        const float *values = job->values + (size_t)p * PANEL * (size_t)w->n_in;
+        char *panel = (char *)w->panels + (size_t)p * panel_bytes;
+        if (n < PANEL)
+            memset(wide, 0, (size_t)w->n_in * PANEL * sizeof(float));
+        for (int o = 0; o < n; o++) {
+            for (int k = 0; k < w->n_in; k++)
+                wide[k * PANEL + o] = values[(size_t)o * (size_t)w->n_in + (size_t)k];
+        }
+        if (w->type == PANEL_F16)
+            job->kernels->to_f16(wide, w->n_in * PANEL, (uint16_t *)(void *)panel);
+        else
+            memcpy(panel, wide, panel_bytes);
     }
 }
 
@@ -45,44 +100,32 @@ int host_rows_weight_create(struct host_engine *h, int n_out, int n_in, const fl
                             struct err *err)
 {
     struct rows_weight *w = calloc(1, sizeof(*w));
-    float *wide = w ? malloc((size_t)n_in * PANEL * sizeof(float)) : NULL;
-    if (!wide) {
-        free(w);
-        return err_set(err, -ENOMEM, "out of memory for a weight");
-    }
-    *w = (struct rows_weight){.type = PANEL_F32, .n_out = n_out, .n_in = n_in};
-    if (h->isa != ISA_GENERIC) {
-        w->type = PANEL_F16;
-        for (int o = 0; o < n_out && w->type == PANEL_F16; o++) {
-            if (!exact_in_f16(h->rows, values + (size_t)o * (size_t)n_in, n_in))
-                w->type = PANEL_F32;
-        }
-    }
+    float *wide = malloc((size_t)pool_size(h->pool) * (size_t)n_in * PANEL * sizeof(float));
+    if (!w || !wide)
+        goto no_memory;
+    struct pack_job job = {.kernels = h->rows, .weight = w, .values = values, .wide = wide};
+    *w = (struct rows_weight){.n_out = n_out, .n_in = n_in};
+    w->type = choose_type(h, &job);
     size_t panel_bytes = (size_t)n_in * PANEL * (w->type == PANEL_F16 ? 2 : 4);
-    w->panels = h->base.v->alloc(&h->base, panel_bytes * (size_t)panel_count(n_out));
-    if (!w->panels) {
-        free(wide);
-        free(w);
-        return err_set(err, -ENOMEM, "out of memory: a weight of %d × %d", n_out, n_in);
-    }
-    for (int p = 0; p < panel_count(n_out); p++) {
-        char *panel = (char *)w->panels + (size_t)p * panel_bytes;
-        pack_panel(w, values, p, wide);
-        if (w->type == PANEL_F16)
-            h->rows->to_f16(wide, n_in * PANEL, (uint16_t *)panel);
-        else
-            memcpy(panel, wide, panel_bytes);
-    }
+    w->panels = host_memory_alloc(&h->memory, panel_bytes * (size_t)panel_count(n_out));
+    if (!w->panels)
+        goto no_memory;
+    pool_run(h->pool, pack_worker, &job);
     free(wide);
     *packed = w;
     return 0;
+
+no_memory:
+    free(wide);
+    free(w);
+    return err_set(err, -ENOMEM, "out of memory: a weight of %d × %d", n_out, n_in);
 }
 
 void host_rows_weight_destroy(void *packed)
 {
     struct rows_weight *w = packed;
     if (w)
-        free(w->panels);
+        host_memory_free(w->panels);
     free(w);
 }
 
@@ -172,28 +215,18 @@ int host_linear_rows(struct host_engine *h, const struct linear_rows_args *a)
 
 /* --- rows ------------------------------------------------------------------------------------------------------- */
 
-static void embed_row(const struct rows_kernels *k, const struct rows_weight *w, int token,
-                      const float *position, float *out)
-{
-    size_t panel = (size_t)(token / PANEL) * (size_t)w->n_in * PANEL;
-    float values[PANEL];
-    for (int i = 0; i < w->n_in; i++) {
-        size_t at = panel + (size_t)i * PANEL;
-        if (w->type == PANEL_F16)
-            k->from_f16((const uint16_t *)w->panels + at, PANEL, values);
-        else
-            memcpy(values, (const float *)w->panels + at, sizeof(values));
-        out[i] = values[token % PANEL] + position[i];
-    }
-}
-
 int host_embed(struct host_engine *h, const struct embed_args *a)
 {
     const struct rows_weight *w = a->tokens->packed;
     for (int r = 0; r < a->rows.n; r++) {
         int token = a->rows.token[r], pos = a->rows.pos[r];
-        if (pos >= 0 && token >= 0 && token < w->n_out)
-            embed_row(h->rows, w, token, a->positions + (size_t)pos * (size_t)w->n_in, row_of(a->out, r));
+        if (pos < 0 || token < 0 || token >= w->n_out)
+            continue;
+        float *out = row_of(a->out, r);
+        const float *position = a->positions + (size_t)pos * (size_t)w->n_in;
+        h->rows->gather(w->type, w->panels, w->n_in, token, out);
+        for (int i = 0; i < w->n_in; i++)
+            out[i] += position[i];
     }
     return 0;
 }

@@ -17,22 +17,28 @@ static void scale_query(const float *q, float *out)
         out[d] = q[d] * 0.125f; /* 1 / √64 */
 }
 
-/* Rows of up to ROWS_AT_ONCE queries of one head against n_keys positions: scores[r] = softmax(q · Kᵀ), out = scores · V. */
+/* Up to ROWS_AT_ONCE queries of one head; row r sees the first n_keys[r] positions: scores[r] = softmax(q · Kᵀ) with zeros
+ * up to the longest, out = scores · V. */
 static void attend(const struct rows_kernels *k, const struct engine_kv *kv, const void *keys,
-                   const void *values, int n_keys, const float *const *q, int n_rows, float *const *scores,
-                   float *const *out)
+                   const void *values, const int *n_keys, const float *const *q, int n_rows,
+                   float *const *scores, float *const *out)
 {
+    int most = 0;
+    for (int r = 0; r < n_rows; r++)
+        most = n_keys[r] > most ? n_keys[r] : most;
     struct panel_product product = {.type = kv->type,
                                     .panels = keys,
-                                    .n_out = n_keys,
+                                    .n_out = most,
                                     .n_in = HEAD,
                                     .n_rows = n_rows,
                                     .x = q,
                                     .out = scores};
-    k->product(&product, 0, panel_count(n_keys));
-    for (int r = 0; r < n_rows; r++)
-        k->softmax(scores[r], n_keys);
-    k->weighted_sum(kv->type, values, n_keys, (const float *const *)scores, n_rows, out);
+    k->product(&product, 0, panel_count(most));
+    for (int r = 0; r < n_rows; r++) {
+        k->softmax(scores[r], n_keys[r]);
+        memset(scores[r] + n_keys[r], 0, (size_t)(most - n_keys[r]) * sizeof(float));
+    }
+    k->weighted_sum(kv->type, values, most, (const float *const *)scores, n_rows, out);
 }
 
 /* --- self-attention ----------------------------------------------------------------------------------------------- */
@@ -41,6 +47,28 @@ struct self_job {
     struct host_engine *h;
     const struct self_attention_args *args;
 };
+
+/* Rows first … last − 1 are of one slot, or idle. */
+static void attend_self(const struct self_job *job, int head, int first, int last)
+{
+    const struct self_attention_args *a = job->args;
+    float q[ROWS_AT_ONCE][HEAD], rows[ROWS_AT_ONCE][RUN_TOKENS_MAX + PANEL];
+    const float *x[ROWS_AT_ONCE];
+    float *scores[ROWS_AT_ONCE], *out[ROWS_AT_ONCE];
+    int n_keys[ROWS_AT_ONCE], n = 0, slot = a->rows.slot[first];
+    for (int r = first; r < last; r++) {
+        if (a->rows.pos[r] < 0)
+            continue;
+        scale_query(row_of(a->qkv, r) + head * HEAD, q[n]);
+        x[n] = q[n];
+        scores[n] = rows[n];
+        out[n] = row_of(a->out, r) + head * HEAD;
+        n_keys[n++] = a->rows.pos[r] + 1;
+    }
+    if (n > 0)
+        attend(job->h->rows, a->kv, kv_keys(a->kv, a->layer, slot, head),
+               kv_values(a->kv, a->layer, slot, head), n_keys, x, n, scores, out);
+}
 
 /* A head is one worker's alone: it stores the new keys and values of all rows, then every row looks back. */
 static void self_worker(void *arg, int worker, int n_workers)
@@ -57,15 +85,11 @@ static void self_worker(void *arg, int worker, int n_workers)
                 kv_put(job->h, kv, a->layer, a->rows.slot[r], head, a->rows.pos[r], row + n_state,
                        row + 2 * n_state);
         }
-        for (int r = 0; r < a->rows.n; r++) {
-            if (a->rows.pos[r] < 0)
-                continue;
-            float q[HEAD], scores[RUN_TOKENS_MAX + PANEL];
-            const float *x = q;
-            float *s = scores, *out = row_of(a->out, r) + head * HEAD;
-            scale_query(row_of(a->qkv, r) + head * HEAD, q);
-            attend(job->h->rows, kv, kv_keys(kv, a->layer, a->rows.slot[r], head),
-                   kv_values(kv, a->layer, a->rows.slot[r], head), a->rows.pos[r] + 1, &x, 1, &s, &out);
+        for (int r = 0, end; r < a->rows.n; r = end) {
+            end = r + 1;
+            while (end < a->rows.n && end - r < ROWS_AT_ONCE && a->rows.slot[end] == a->rows.slot[r])
+                end++;
+            attend_self(job, head, r, end);
         }
     }
 }
@@ -122,13 +146,15 @@ static void cross_worker(void *arg, int worker, int n_workers)
         int head = unit / job->n_groups;
         const float *x[ROWS_AT_ONCE];
         float *out[ROWS_AT_ONCE];
+        int n_keys[ROWS_AT_ONCE];
         for (int i = 0; i < g->n; i++) {
+            n_keys[i] = g->n_frames;
             scale_query(row_of(a->q, g->row[i]) + head * HEAD, q[i]);
             x[i] = q[i];
             out[i] = row_of(a->out, g->row[i]) + head * HEAD;
         }
         attend(job->h->rows, a->kv, kv_keys(a->kv, a->layer, g->audio, head),
-               kv_values(a->kv, a->layer, g->audio, head), g->n_frames, x, g->n, scores, out);
+               kv_values(a->kv, a->layer, g->audio, head), n_keys, x, g->n, scores, out);
         record_alignment(a, g, head, scores);
     }
 }

@@ -8,6 +8,13 @@
 #include "gpu/host/host.h"
 #include "gpu/host/kernels_rows.h"
 
+/* What the rules leave: two ranges of ids, outside of which nothing is looked at, and inside of them logits that are
+ * not −∞. */
+struct allowed {
+    int text_first, text_last;   /* below timestamp_begin */
+    int stamp_first, stamp_last; /* from it on */
+};
+
 static void suppress(float *logits, int n_vocab, const uint32_t *mask)
 {
     for (int word = 0; word * 32 < n_vocab; word++) {
@@ -19,51 +26,73 @@ static void suppress(float *logits, int n_vocab, const uint32_t *mask)
     }
 }
 
-static void suppress_range(float *logits, int first, int last)
+static int least(int a, int b)
 {
-    for (int i = first; i < last; i++)
-        logits[i] = -INFINITY;
+    return a < b ? a : b;
 }
 
-/* Timestamps come in pairs (an end, then the start of the next segment), except directly before the end of text; they never
- * decrease, and a segment is never empty. `tokens` is the history, sampled from `begin` on. */
+/* Timestamps come in pairs (an end, then the start of the next segment), except directly before the end of text; they
+ * never decrease, and a segment is never empty. `tokens` is the history, sampled from `begin` on. */
 static void apply_timestamp_pairs(const struct token_rules *rules, const int32_t *tokens, int begin, int n,
-                                  float *logits, int n_vocab)
+                                  struct allowed *allowed)
 {
-    int first_stamp = rules->timestamp_begin;
-    bool last_is_stamp = n > begin && tokens[n - 1] >= first_stamp;
-    bool before_is_stamp = n - begin < 2 || tokens[n - 2] >= first_stamp;
+    int stamps = rules->timestamp_begin;
+    bool last_is_stamp = n > begin && tokens[n - 1] >= stamps;
+    bool before_is_stamp = n - begin < 2 || tokens[n - 2] >= stamps;
     if (last_is_stamp && before_is_stamp)
-        suppress_range(logits, first_stamp, n_vocab); /* a pair is complete: text must follow */
+        allowed->stamp_last = allowed->stamp_first; /* a pair is complete: text must follow */
     else if (last_is_stamp)
-        suppress_range(logits, 0, rules->eot); /* half a pair: no text */
-    for (int i = n - 1; i >= begin; i--) {
-        if (tokens[i] < first_stamp)
-            continue;
-        /* The end of a segment must be later than its start; the start of the next may equal it. */
-        int least = last_is_stamp && !before_is_stamp ? tokens[i] : tokens[i] + 1;
-        suppress_range(logits, first_stamp, least < n_vocab ? least : n_vocab);
-        break;
-    }
+        allowed->text_first = least(rules->eot, allowed->text_last); /* half a pair: no text */
+    int i = n - 1;
+    while (i >= begin && tokens[i] < stamps)
+        i--;
+    if (i >= begin) /* the end of a segment is later than its start; the start of the next may equal it */
+        allowed->stamp_first =
+            least(last_is_stamp && !before_is_stamp ? tokens[i] : tokens[i] + 1, allowed->stamp_last);
     if (n == begin) {
-        suppress_range(logits, 0, first_stamp); /* the first token is a timestamp … */
-        if (rules->max_initial_timestamp >= 0 && first_stamp + rules->max_initial_timestamp + 1 < n_vocab)
-            suppress_range(logits, first_stamp + rules->max_initial_timestamp + 1, n_vocab);
+        allowed->text_first = allowed->text_last; /* the first token is a timestamp */
+        if (rules->max_initial_timestamp >= 0)
+            allowed->stamp_last = least(stamps + rules->max_initial_timestamp + 1, allowed->stamp_last);
     }
 }
 
-/* When all timestamps together are more probable than the best text token, a timestamp it is. */
-static void prefer_timestamps(const struct rows_kernels *k, const struct token_rules *rules, float *logits,
-                              int n_vocab)
+/* The greatest logit among those allowed. When all timestamps together are more probable than the best text token, text
+ * is no longer allowed. */
+static float weigh(const struct rows_kernels *k, const struct token_rules *rules, const float *logits,
+                   struct allowed *allowed)
 {
-    int first = rules->timestamp_begin;
-    float stamp = k->maximum(logits + first, n_vocab - first);
-    float text = k->maximum(logits, first);
-    if (stamp == -INFINITY)
-        return;
-    if (stamp + logf(k->sum_exp(logits + first, n_vocab - first, stamp, 1.0f)) > text)
-        suppress_range(logits, 0, first);
+    const float *stamps = logits + allowed->stamp_first;
+    int n_stamps = allowed->stamp_last - allowed->stamp_first;
+    float text = k->maximum(logits + allowed->text_first, allowed->text_last - allowed->text_first);
+    float stamp = k->maximum(stamps, n_stamps);
+    if (!rules->timestamps || stamp == -INFINITY)
+        return text > stamp ? text : stamp;
+    if (stamp + logf(k->sum_exp(stamps, n_stamps, stamp, 1.0f)) <= text)
+        return text > stamp ? text : stamp;
+    allowed->text_first = allowed->text_last;
+    return stamp;
 }
+
+static double allowed_sum(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+                          float greatest)
+{
+    return (double)k->sum_exp(logits + allowed->text_first, allowed->text_last - allowed->text_first,
+                              greatest, 1.0f) +
+           k->sum_exp(logits + allowed->stamp_first, allowed->stamp_last - allowed->stamp_first, greatest,
+                      1.0f);
+}
+
+static int find_allowed(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+                        float value)
+{
+    int i = k->find(logits + allowed->text_first, allowed->text_last - allowed->text_first, value);
+    if (i >= 0)
+        return allowed->text_first + i;
+    i = k->find(logits + allowed->stamp_first, allowed->stamp_last - allowed->stamp_first, value);
+    return i >= 0 ? allowed->stamp_first + i : -1;
+}
+
+/* --- sampling ----------------------------------------------------------------------------------------------------- */
 
 /* Counter-based generator (SplitMix64's finalizer): the same seed and position give the same number anywhere. */
 static double uniform(uint64_t seed, uint64_t position)
@@ -75,32 +104,54 @@ static double uniform(uint64_t seed, uint64_t position)
     return (double)(z >> 11) * 0x1p-53;
 }
 
-static int first_equal(const float *x, int n, float value)
+#define BLOCK 512 /* logits whose weights are added at once before a walk looks at them one by one */
+
+static double range_sum(const struct rows_kernels *k, const float *logits, int first, int last,
+                        float greatest, float scale)
 {
-    for (int i = 0; i < n; i++) {
-        if (x[i] == value)
-            return i;
-    }
-    return n - 1;
+    double sum = 0.0;
+    for (int i = first; i < last; i += BLOCK)
+        sum += k->sum_exp(logits + i, least(BLOCK, last - i), greatest, scale);
+    return sum;
 }
 
-static int sample(const float *logits, int n, float greatest, float temperature, double u)
+/* Walks on through a range until the weights e^((logit − greatest) · scale) have used up *left: the id where that
+ * happens, or −1. */
+static int walk(const struct rows_kernels *k, const float *logits, int first, int last, float greatest,
+                float scale, double *left)
 {
-    double total = 0.0, sum = 0.0;
-    for (int i = 0; i < n; i++)
-        total += exp(((double)logits[i] - greatest) / temperature);
-    int last = 0;
-    for (int i = 0; i < n; i++) {
-        double p = exp(((double)logits[i] - greatest) / temperature);
-        if (p <= 0.0)
+    for (int block = first; block < last; block += BLOCK) {
+        int end = least(block + BLOCK, last);
+        double sum = k->sum_exp(logits + block, end - block, greatest, scale);
+        if (*left >= sum) {
+            *left -= sum;
             continue;
-        last = i;
-        sum += p;
-        if (sum > u * total)
-            break;
+        }
+        for (int i = block; i < end; i++) {
+            if (logits[i] == -INFINITY)
+                continue;
+            *left -= exp(((double)logits[i] - greatest) * scale);
+            if (*left < 0.0)
+                return i;
+        }
+        *left = 0.0; /* by rounding only: the next id it is */
     }
-    return last;
+    return -1;
 }
+
+static int sample(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+                  float greatest, float temperature, double u)
+{
+    float scale = 1.0f / temperature;
+    double left = u * (range_sum(k, logits, allowed->text_first, allowed->text_last, greatest, scale) +
+                       range_sum(k, logits, allowed->stamp_first, allowed->stamp_last, greatest, scale));
+    int token = walk(k, logits, allowed->text_first, allowed->text_last, greatest, scale, &left);
+    if (token < 0)
+        token = walk(k, logits, allowed->stamp_first, allowed->stamp_last, greatest, scale, &left);
+    return token >= 0 ? token : find_allowed(k, logits, allowed, greatest);
+}
+
+/* --- a row ---------------------------------------------------------------------------------------------------------- */
 
 struct select_job {
     const struct rows_kernels *kernels;
@@ -115,16 +166,13 @@ static void probe(const struct rows_kernels *k, struct slot_state *s, const floa
     s->probe_prob = expf(logits[s->probe_token] - greatest) / k->sum_exp(logits, n_vocab, greatest, 1.0f);
 }
 
-static void choose(const struct select_args *a, const struct rows_kernels *k, int r)
+/* n: tokens of history. */
+static struct allowed apply_rules(const struct select_args *a, const struct slot_state *s, int n,
+                                  float *logits)
 {
-    struct slot_state *s = &a->slots[a->rows.slot[r]];
     const struct token_rules *rules = &s->rules;
-    int n_vocab = a->logits.cols, n = a->rows.pos[r] + 1; /* tokens of history */
-    float *logits = (float *)a->logits.data + (size_t)r * (size_t)a->logits.stride;
-    if (a->rows.pos[r] == s->probe_index)
-        probe(k, s, logits, n_vocab);
-    if (n < s->n_prompt)
-        return;
+    int n_vocab = a->logits.cols, stamps = least(rules->timestamp_begin, n_vocab);
+    struct allowed allowed = {0, stamps, stamps, n_vocab};
     if (rules->mask >= 0)
         suppress(logits, n_vocab, a->masks + (size_t)rules->mask * (size_t)a->mask_words);
     if (rules->first_mask >= 0 && n == s->sample_begin)
@@ -132,15 +180,33 @@ static void choose(const struct select_args *a, const struct rows_kernels *k, in
     if (rules->timestamps) {
         if (rules->no_timestamps >= 0 && rules->no_timestamps < n_vocab)
             logits[rules->no_timestamps] = -INFINITY;
-        apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, logits, n_vocab);
-        prefer_timestamps(k, rules, logits, n_vocab);
+        apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, &allowed);
     }
-    float greatest = k->maximum(logits, n_vocab);
-    int token = rules->temperature > 0.0f
-                    ? sample(logits, n_vocab, greatest, rules->temperature, uniform(rules->seed, (uint64_t)n))
-                    : first_equal(logits, n_vocab, greatest);
-    a->chosen[r] = token;
-    a->logprob[r] = logits[token] - greatest - logf(k->sum_exp(logits, n_vocab, greatest, 1.0f));
+    return allowed;
+}
+
+static void choose(const struct select_args *a, const struct rows_kernels *k, int r)
+{
+    struct slot_state *s = &a->slots[a->rows.slot[r]];
+    const struct token_rules *rules = &s->rules;
+    int n = a->rows.pos[r] + 1;
+    float *logits = (float *)a->logits.data + (size_t)r * (size_t)a->logits.stride;
+    if (a->rows.pos[r] == s->probe_index)
+        probe(k, s, logits, a->logits.cols);
+    if (n < s->n_prompt)
+        return;
+    struct allowed allowed = apply_rules(a, s, n, logits);
+    float greatest = weigh(k, rules, logits, &allowed);
+    int token = -1;
+    if (greatest > -INFINITY && rules->temperature > 0.0f)
+        token = sample(k, logits, &allowed, greatest, rules->temperature, uniform(rules->seed, (uint64_t)n));
+    else if (greatest > -INFINITY)
+        token = find_allowed(k, logits, &allowed, greatest);
+    /* Rules that leave nothing end the text. */
+    a->chosen[r] = token >= 0 ? token : rules->eot;
+    a->logprob[r] = token >= 0
+                        ? logits[token] - greatest - (float)log(allowed_sum(k, logits, &allowed, greatest))
+                        : -INFINITY;
 }
 
 static void select_worker(void *arg, int worker, int n_workers)
@@ -180,35 +246,38 @@ static void append(struct slot_state *s, int32_t token, float logprob)
         s->done = SLOT_DONE_CTX;
 }
 
-/* row: the slot's row at position n_tokens − 1; the draft's rows follow it. */
-static void advance_slot(struct slot_state *s, const struct advance_args *a, int row)
+/* first … last − 1: the slot's rows from position n_tokens − 1 on; the draft's follow the newest certain token's. */
+static void advance_slot(struct slot_state *s, const struct advance_args *a, int first, int last)
 {
     s->n_steps++;
-    while (s->done == SLOT_ACTIVE) {
-        int32_t chosen = a->chosen[row];
-        bool accepted = s->n_draft > 0 && s->tokens[s->n_tokens] == chosen;
-        append(s, chosen, a->logprob[row]);
+    for (int row = first; row < last && s->done == SLOT_ACTIVE; row++) {
+        bool accepted = s->n_draft > 0 && s->tokens[s->n_tokens] == a->chosen[row];
+        append(s, a->chosen[row], a->logprob[row]);
         if (!accepted)
             break;
         s->n_accepted++;
         s->n_draft--;
-        row++;
     }
     s->n_draft = 0;
 }
 
 int host_advance(struct host_engine *h, const struct advance_args *a)
 {
-    for (int r = 0; r < a->rows.n; r++) {
-        struct slot_state *s = &a->slots[a->rows.slot[r]];
-        if (a->rows.pos[r] < 0 || s->done != SLOT_ACTIVE || a->rows.pos[r] != s->n_tokens - 1)
+    for (int r = 0, end; r < a->rows.n; r = end) {
+        end = r + 1;
+        if (a->rows.pos[r] < 0)
             continue;
         int slot = a->rows.slot[r];
-        advance_slot(s, a, r);
+        struct slot_state *s = &a->slots[slot];
+        while (end < a->rows.n && a->rows.slot[end] == slot)
+            end++;
+        while (r < end && a->rows.pos[r] != s->n_tokens - 1)
+            r++;
+        if (r == end || s->done != SLOT_ACTIVE)
+            continue;
+        advance_slot(s, a, r, end);
         if (s->done != SLOT_ACTIVE)
             --*a->n_active;
-        while (r + 1 < a->rows.n && a->rows.slot[r + 1] == slot)
-            r++;
     }
     return 0;
 }

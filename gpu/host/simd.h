@@ -80,20 +80,27 @@ INLINE vf vmin(vf a, vf b)
     return vselect(a < b, a, b);
 }
 
+/* Reductions by halves: a tree of additions. */
 INLINE float vsum(vf v)
 {
-    float s = 0.0f;
-    for (int i = 0; i < VEC; i++)
-        s += v[i];
-    return s;
+    float s[VEC];
+    memcpy(s, &v, sizeof(s));
+    for (int n = VEC / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++)
+            s[i] += s[i + n];
+    }
+    return s[0];
 }
 
 INLINE float vmaximum(vf v)
 {
-    float m = v[0];
-    for (int i = 1; i < VEC; i++)
-        m = v[i] > m ? v[i] : m;
-    return m;
+    float m[VEC];
+    memcpy(m, &v, sizeof(m));
+    for (int n = VEC / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++)
+            m[i] = m[i] > m[i + n] ? m[i] : m[i + n];
+    }
+    return m[0];
 }
 
 /* VEC IEEE half floats. Only instruction sets that convert in hardware store them. */
@@ -194,6 +201,21 @@ INLINE vf vgelu(vf x)
     vf erf = 1.0f - p * t * vexp(-a * a);
     erf = (vf)((vi)erf | ((vi)z & (vi)vset(-0.0f)));
     return 0.5f * x * (1.0f + erf);
+}
+
+/* A bit for each lane that equals x. */
+INLINE uint32_t vequal(vf v, float x)
+{
+#if VEC == 16
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(x), _CMP_EQ_OQ);
+#elif VEC == 8
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_set1_ps(x), _CMP_EQ_OQ));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < VEC; i++)
+        bits |= (uint32_t)(v[i] == x) << i;
+    return bits;
+#endif
 }
 
 #endif
