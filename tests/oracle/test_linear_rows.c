@@ -1,0 +1,260 @@
+/* linear_rows and embed against sums in double precision, with the bound of the rounding errors as the tolerance. */
+#include "tests/oracle/rows.h"
+
+struct layer {
+    int n_out, n_in;
+    float *weight, *bias, *gamma, *beta;
+    struct engine_weight *packed;
+};
+
+/* exact: the weights are half floats, as published ones are. */
+static struct layer make_layer(struct engine *e, struct test_rng *rng, int n_out, int n_in, bool exact)
+{
+    struct layer l = {.n_out = n_out, .n_in = n_in};
+    size_t n = (size_t)n_out * (size_t)n_in;
+    l.weight = malloc(n * sizeof(float));
+    l.bias = take(e, (size_t)n_out * sizeof(float));
+    l.gamma = take(e, (size_t)n_in * sizeof(float));
+    l.beta = take(e, (size_t)n_in * sizeof(float));
+    fill(rng, l.weight, n, 0.1f);
+    for (size_t i = 0; exact && i < n; i++)
+        l.weight[i] = (float)to_half(l.weight[i]);
+    fill(rng, l.bias, (size_t)n_out, 1.0f);
+    fill(rng, l.gamma, (size_t)n_in, 1.0f);
+    fill(rng, l.beta, (size_t)n_in, 0.3f);
+    struct err err = {0};
+    if (e->v->weight_create(e, WEIGHT_ROWS, n_out, n_in, l.weight, &l.packed, &err) < 0)
+        fail_msg("%s", err.msg);
+    return l;
+}
+
+static void drop_layer(struct engine *e, struct layer *l)
+{
+    free(l->weight);
+    e->v->free(e, l->bias);
+    e->v->free(e, l->gamma);
+    e->v->free(e, l->beta);
+    e->v->weight_destroy(e, l->packed);
+}
+
+struct variant {
+    bool norm, bias, gelu, add;
+};
+
+/* One row in double precision, and how far single precision may be from it. */
+static void reference(const struct layer *l, struct variant v, double weight_eps, const float *x,
+                      const float *add, double *y, double *tolerance)
+{
+    double *in = malloc((size_t)l->n_in * sizeof(double)), *error = calloc((size_t)l->n_in, sizeof(double));
+    double mean = 0.0, variance = 0.0, n = l->n_in;
+    for (int k = 0; k < l->n_in; k++)
+        mean += x[k] / n;
+    for (int k = 0; k < l->n_in; k++)
+        variance += (x[k] - mean) * (x[k] - mean) / n;
+    for (int k = 0; k < l->n_in; k++) {
+        double normed = (x[k] - mean) / sqrt(variance + 1e-5) * l->gamma[k] + l->beta[k];
+        in[k] = v.norm ? normed : x[k];
+        /* Mean and variance are sums of n terms over at least 4 lanes; then a handful of roundings. */
+        if (v.norm)
+            error[k] =
+                (n / 4 + 8) * F32_EPS *
+                ((fabs(x[k]) + fabs(mean)) / sqrt(variance + 1e-5) * fabs(l->gamma[k]) + fabs(l->beta[k]));
+    }
+    for (int o = 0; o < l->n_out; o++) {
+        const float *w = l->weight + (size_t)o * (size_t)l->n_in;
+        double sum = 0.0, magnitude = 0.0, carried = 0.0;
+        for (int k = 0; k < l->n_in; k++) {
+            sum += in[k] * w[k];
+            magnitude += fabs(in[k] * w[k]);
+            carried += error[k] * fabs(w[k]);
+        }
+        if (v.bias) {
+            sum += l->bias[o];
+            magnitude += fabs((double)l->bias[o]);
+        }
+        double bound = (n + 4) * F32_EPS * magnitude + weight_eps * magnitude + carried;
+        if (v.gelu) {
+            bound = 1.13 * bound + 3e-7 * (1.0 + fabs(sum)); /* steepest slope; stated error of erf */
+            sum = 0.5 * sum * (1.0 + erf(sum / sqrt(2.0)));
+        }
+        y[o] = v.add ? sum + add[o] : sum;
+        tolerance[o] = bound + 2 * F32_EPS * fabs(y[o]) + 1e-30;
+    }
+    free(in);
+    free(error);
+}
+
+static void run(struct engine *e, const struct layer *l, struct variant v, struct rows rows, struct mat in,
+                struct mat add, struct mat out)
+{
+    e->v->linear_rows(e, &(struct linear_rows_args){.rows = rows,
+                                                    .in = in,
+                                                    .gamma = v.norm ? l->gamma : NULL,
+                                                    .beta = v.norm ? l->beta : NULL,
+                                                    .weight = l->packed,
+                                                    .bias = v.bias ? l->bias : NULL,
+                                                    .gelu = v.gelu,
+                                                    .add = v.add ? add : (struct mat){0},
+                                                    .out = out});
+    wait_for(e);
+}
+
+static void check_rows(struct engine *e, struct test_rng *rng, const struct layer *l, struct variant v,
+                       int n_rows, double weight_eps)
+{
+    enum { PAD = 5 };
+    struct rows rows = take_rows(e, n_rows);
+    struct mat in = take_mat(e, n_rows, l->n_in, l->n_in + 3);
+    struct mat out = take_mat(e, n_rows, l->n_out, l->n_out + PAD);
+    struct mat before = take_mat(e, n_rows, l->n_out, l->n_out + PAD);
+    fill_mat(rng, in, 2.0f);
+    fill_mat(rng, out, 1.0f);
+    memcpy(before.data, out.data, (size_t)n_rows * (size_t)out.stride * sizeof(float));
+    for (int r = 0; r < n_rows; r++)
+        rows.pos[r] = test_rng_int(rng, 0, 3) ? r : -1; /* every fourth is idle */
+    run(e, l, v, rows, in, out, out);                   /* adds to itself, as the residual stream does */
+    double *y = malloc((size_t)l->n_out * sizeof(double)),
+           *tolerance = malloc((size_t)l->n_out * sizeof(double));
+    for (int r = 0; r < n_rows; r++) {
+        assert_memory_equal(at(out, r) + l->n_out, at(before, r) + l->n_out, PAD * sizeof(float));
+        if (rows.pos[r] < 0)
+            continue;
+        reference(l, v, weight_eps, at(in, r), at(before, r), y, tolerance);
+        for (int o = 0; o < l->n_out; o++) {
+            if (!(fabs(at(out, r)[o] - y[o]) <= tolerance[o]))
+                fail_msg("%d rows, %d × %d, norm %d bias %d gelu %d add %d: row %d output %d is %.9g, not "
+                         "%.9g ± %.2g",
+                         n_rows, l->n_out, l->n_in, v.norm, v.bias, v.gelu, v.add, r, o, at(out, r)[o], y[o],
+                         tolerance[o]);
+        }
+    }
+    free(y);
+    free(tolerance);
+    give_rows(e, rows);
+    give_mat(e, in);
+    give_mat(e, out);
+    give_mat(e, before);
+}
+
+static void check_engine(struct engine *e, struct test_rng *rng, double inexact_eps)
+{
+    static const int outs[] = {1, 15, 16, 17, 100, 129, 384, 1000}, ins[] = {64, 384, 37, 512};
+    for (size_t i = 0; i < sizeof(outs) / sizeof(outs[0]); i++) {
+        for (size_t j = 0; j < sizeof(ins) / sizeof(ins[0]); j++) {
+            bool exact = (i + j) % 2;
+            struct layer l = make_layer(e, rng, outs[i], ins[j], exact);
+            for (int t = 0; t < 3; t++) {
+                int bits = test_rng_int(rng, 0, 15), n_rows = test_rng_int(rng, 1, t ? 9 : 40);
+                struct variant v = {bits & 1, bits & 2, bits & 4, bits & 8};
+                check_rows(e, rng, &l, v, n_rows, exact ? 0.0 : inexact_eps);
+            }
+            drop_layer(e, &l);
+        }
+    }
+}
+
+static void test_against_double(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 1);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        for (int threads = 1; threads <= 4; threads++) {
+            enum engine_precision precision = threads % 2 ? PRECISION_F32 : PRECISION_AUTO;
+            struct engine *e = open_engine(isa_names[isa], threads, precision);
+            if (!e)
+                continue;
+            /* Weights that are no half floats stay single when f32 was asked for, and are rounded otherwise. */
+            check_engine(e, &rng, precision == PRECISION_F32 || isa == 0 ? 0.0 : 1.01 * F16_EPS);
+            engine_close(e);
+        }
+    }
+}
+
+/* The same row gives the same bits whatever is computed beside it and by however many threads. */
+static void test_batch_invariance(void **state)
+{
+    enum { ROWS = 40, IN = 384, OUT = 403 };
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        float *first = NULL;
+        for (int threads = 1; threads <= 4; threads++) {
+            struct engine *e = open_engine(isa_names[isa], threads, PRECISION_AUTO);
+            if (!e)
+                continue;
+            struct test_rng rng;
+            test_rng_init(&rng, 2);
+            struct layer l = make_layer(e, &rng, OUT, IN, true);
+            struct variant v = {true, true, true, true};
+            struct mat in = take_mat(e, ROWS, IN, IN), add = take_mat(e, ROWS, OUT, OUT),
+                       out = take_mat(e, ROWS, OUT, OUT);
+            struct mat one = take_mat(e, ROWS, OUT, OUT);
+            struct rows rows = take_rows(e, ROWS);
+            fill_mat(&rng, in, 2.0f);
+            fill_mat(&rng, add, 2.0f);
+            run(e, &l, v, rows, in, add, out);
+            for (int n = 1; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
+                for (int r = 0; r < ROWS; r += n) {
+                    int m = ROWS - r < n ? ROWS - r : n;
+                    struct rows some = {m, rows.token, rows.pos, rows.slot};
+                    run(e, &l, v, some, mat_rows(in, r, m), mat_rows(add, r, m), mat_rows(one, r, m));
+                }
+                assert_memory_equal(one.data, out.data, sizeof(float) * ROWS * OUT);
+            }
+            if (!first) {
+                first = malloc(sizeof(float) * ROWS * OUT);
+                memcpy(first, out.data, sizeof(float) * ROWS * OUT);
+            }
+            assert_memory_equal(first, out.data, sizeof(float) * ROWS * OUT);
+            drop_layer(e, &l);
+            give_mat(e, in);
+            give_mat(e, add);
+            give_mat(e, out);
+            give_mat(e, one);
+            give_rows(e, rows);
+            engine_close(e);
+        }
+        free(first);
+    }
+}
+
+static void test_embed(void **state)
+{
+    enum { VOCAB = 1003, STATE = 384, CTX = 448, ROWS = 40 };
+    struct test_rng rng;
+    test_rng_init(&rng, 3);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        struct engine *e = open_engine(isa_names[isa], 2, PRECISION_AUTO);
+        if (!e)
+            continue;
+        struct layer l = make_layer(e, &rng, VOCAB, STATE, true);
+        struct rows rows = take_rows(e, ROWS);
+        struct mat positions = take_mat(e, CTX, STATE, STATE), out = take_mat(e, ROWS, STATE, STATE);
+        fill_mat(&rng, positions, 1.0f);
+        for (int r = 0; r < ROWS; r++) {
+            rows.token[r] = r == 0 ? 0 : r == 1 ? VOCAB - 1 : test_rng_int(&rng, 0, VOCAB - 1);
+            rows.pos[r] = r == 2 ? CTX - 1 : test_rng_int(&rng, -1, CTX - 1);
+        }
+        e->v->embed(e, &(struct embed_args){rows, l.packed, positions.data, out});
+        wait_for(e);
+        for (int r = 0; r < ROWS; r++) {
+            for (int k = 0; k < STATE && rows.pos[r] >= 0; k++) {
+                float sum = l.weight[rows.token[r] * STATE + k] + at(positions, rows.pos[r])[k];
+                assert_true(at(out, r)[k] == sum);
+            }
+        }
+        drop_layer(e, &l);
+        give_rows(e, rows);
+        give_mat(e, positions);
+        give_mat(e, out);
+        engine_close(e);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_batch_invariance),
+        cmocka_unit_test(test_embed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
