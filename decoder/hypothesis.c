@@ -19,6 +19,7 @@ struct hypothesizer {
     int first[ROWS_MAX];
     int32_t out_tokens[HYPOTHESIS_TOKENS + 1];
     float out_logprobs[HYPOTHESIS_TOKENS + 1];
+    int32_t spoken[2 * HYPOTHESIS_TOKENS]; /* committed and new */
     struct word_span spans[HYPOTHESIS_TOKENS];
     char arena[HYPOTHESIS_TEXT_BYTES];
 };
@@ -100,7 +101,8 @@ static void fill_words(struct hypothesizer *h, const struct hypothesis_request *
 }
 
 /* Takes over the tokens of the run, without its end of text and without what is said again and again. */
-static void take_tokens(const struct hypothesizer *h, const struct text_run *run, struct hypothesis *out)
+static void take_tokens(struct hypothesizer *h, const struct hypothesis_request *q,
+                        const struct text_run *run, struct hypothesis *out)
 {
     int n = run->n_out;
     float sum = 0.0f;
@@ -109,7 +111,11 @@ static void take_tokens(const struct hypothesizer *h, const struct text_run *run
     out->avg_logprob = n > 0 ? sum / (float)n : 0.0f;
     if (run->stop == RUN_STOP_EOT)
         n--;
-    int kept = guard_loop(run->out_tokens, n);
+    /* A loop may have begun in the committed words. */
+    memcpy(h->spoken, q->tokens + q->n_prompt - q->n_committed, (size_t)q->n_committed * sizeof(int32_t));
+    memcpy(h->spoken + q->n_committed, h->out_tokens, (size_t)n * sizeof(int32_t));
+    int kept = guard_loop(h->spoken, q->n_committed + n) - q->n_committed;
+    kept = kept > 0 ? kept : 0;
     out->looped = kept < n;
     out->n_tokens = kept;
     memcpy(out->tokens, h->out_tokens, (size_t)kept * sizeof(int32_t));
@@ -146,7 +152,7 @@ int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q,
     int waited = h->model->ops->wait(h->model, r < 0 ? NULL : err);
     if (r < 0 || waited < 0)
         return r < 0 ? r : waited;
-    take_tokens(h, &run, out);
+    take_tokens(h, q, &run, out);
     out->no_speech_prob = run.probe_prob;
     out->n_steps = run.n_steps;
     out->n_draft = q->n_draft;

@@ -34,6 +34,7 @@ struct kept {
     int n_tokens;
     int64_t end;
     bool closes; /* a sentence ends with it */
+    bool mark;   /* punctuation alone: belongs to the word before */
 };
 
 /* What a pass may change before the engine has answered, so that a failed pass changes nothing. */
@@ -231,7 +232,8 @@ static void commit(struct live *l, const struct hypothesis *h, int from, int n)
         memcpy(b->committed + b->n_committed, h->tokens + w->first_token,
                (size_t)w->n_tokens * sizeof(int32_t));
         b->n_committed += w->n_tokens;
-        b->kept[b->n_kept++] = (struct kept){w->n_tokens, l->b.last_end, closes_sentence(w->text)};
+        b->kept[b->n_kept++] =
+            (struct kept){w->n_tokens, l->b.last_end, closes_sentence(w->text), commit_is_mark(w->text)};
     }
 }
 
@@ -397,7 +399,7 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
     while (h->n_words > 0) {
         const struct word *w = &h->words[h->n_words - 1];
         int first = (int)((w->start - b->start) / 320), last = (int)((w->end - b->start) / 320);
-        bool past = w->start >= b->start + n_samples - 320;
+        bool past = w->start >= b->start + n_samples - MS(100);
         if (!past && !guard_inaudible(l->levels, n_levels, first, last))
             break;
         h->n_words--;
@@ -422,8 +424,12 @@ static void trim(struct live *l)
     int n = sentence > 0 && b->end - b->kept[sentence - 1].end <= limit * 3 / 4 ? sentence
             : half > 0                                                          ? half
                                                                                 : b->n_kept;
-    if (n > 0)
-        cut(b, b->kept[n - 1].end, n);
+    if (n == 0)
+        return;
+    int64_t at = b->kept[n - 1].end;
+    while (n < b->n_kept && b->kept[n].mark)
+        n++;
+    cut(b, at, n);
 }
 
 /* No committed word to cut at: what is left of the older half's words is committed, and the half is given up. */
