@@ -1,12 +1,16 @@
 # captiond: live captions from a microphone to a Unix socket.
 #
-#   make            build everything into build/
-#   make run        install what is missing, build, get a model, caption the microphone in this terminal
-#   make test       install what is missing, build, run every test (SAN=address|thread for a sanitizer build)
-#   make check      formatting, static analysis, include rules, warnings as errors
-#   make bench      speed and memory against the peers
-#   make install    DESTDIR= PREFIX=/usr/local
-#   make help       the rest
+#   make               build everything into build/
+#   make run           install what is missing, build, get a model, caption the microphone in this terminal
+#                      INPUT=monitor captions what the computer plays, MODEL=base takes another model
+#   make test          install what is missing, build, run every test; SAN=address or SAN=thread for a build with
+#                      sanitizers, T='unit/* system/test_client' for some of the tests
+#   make check         include rules, formatting, warnings as errors, static analysis
+#   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
+#   make install       PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
+#   make deps          install what is missing for all of these
+#   make format        clang-format all sources
+#   make clean         remove what was built
 
 VERSION  := 0.1.0
 PREFIX   ?= /usr/local
@@ -24,7 +28,7 @@ SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SAN_$(SAN)))
 
 PKGS     := libuv portaudio-2.0 samplerate sndfile jansson inih libcurl libcrypto libsystemd zlib
-ifneq ($(shell pkg-config --exists $(PKGS) cmocka 2>/dev/null && echo yes),yes)
+ifneq ($(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes),yes)
   PKGS_MISSING := yes
 endif
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
@@ -32,11 +36,11 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 CFLAGS   ?=
 CPPFLAGS += -I. $(DEFS) $(PKG_CFLAGS)
 ALL_CFLAGS = $(STD) $(OPT) $(WARN) $(SANFLAGS) -fPIC -pthread -MMD -MP $(CPPFLAGS) $(CFLAGS)
-ALL_LDFLAGS = $(SANFLAGS) -pthread $(LDFLAGS)
+ALL_LDFLAGS = $(SANFLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
 
 LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 samplerate sndfile 2>/dev/null)
 LIBS_DAEMON  := $(shell pkg-config --libs libuv jansson inih libsystemd 2>/dev/null)
-LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto 2>/dev/null)
+LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto zlib 2>/dev/null)
 LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null) -ldl -lm
 
 ARCH     := $(shell uname -m)
@@ -52,6 +56,8 @@ DECODER_SRC := $(call src,decoder)
 GPU_SRC     := $(call src,gpu) $(filter-out $(wildcard gpu/host/kernels_*.c),$(call src,gpu/host))
 KERNEL_SRC  := $(wildcard gpu/host/kernels_*.c)
 DAEMON_SRC  := $(filter-out daemon/main.c,$(call src,daemon))
+TOOL_MAINS  := $(addprefix tools/,captionctl.c captiond_model.c captiond_transcribe.c)
+TOOLS_SRC   := $(filter-out $(TOOL_MAINS),$(call src,tools))
 TEST_SUPPORT_SRC := $(call src,tests/support)
 
 # --- kernels: one source, several instruction sets, chosen at run time --------------------------------------
@@ -70,10 +76,11 @@ STREAM_OBJ  := $(call obj,$(STREAM_SRC)) $(BUILD)/stream/silero/weights.o
 DECODER_OBJ := $(call obj,$(DECODER_SRC))
 GPU_OBJ     := $(call obj,$(GPU_SRC)) $(KERNEL_OBJ)
 DAEMON_OBJ  := $(call obj,$(DAEMON_SRC))
+TOOLS_OBJ   := $(call obj,$(TOOLS_SRC))
 TEST_SUPPORT_OBJ := $(call obj,$(TEST_SUPPORT_SRC))
 # One archive, so that each program takes only what it uses.
 LIB         := $(BUILD)/libcaptiond.a
-LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ) $(DAEMON_OBJ)
+LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ) $(DAEMON_OBJ) $(TOOLS_OBJ)
 
 PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
@@ -109,7 +116,7 @@ $(LIB): $(LIB_OBJ)
 
 $(BUILD)/captiond: $(BUILD)/daemon/main.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
-$(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(BUILD)/tools/captions.o $(LIB)
+$(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
 $(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
@@ -120,6 +127,67 @@ $(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(BUILD)/tool
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+
+# --- what people type -----------------------------------------------------------------------------------------
+# A make of its own after the libraries are there: this one may have looked for them in vain.
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
+
+.PHONY: run test check bench deps test-models format tidy install uninstall
+deps:
+	@tools/setup/deps build model test check
+
+run:
+	@tools/setup/deps build model
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@INPUT='$(INPUT)' MODEL='$(MODEL)' tools/setup/run $(BUILD)
+
+test:
+	@tools/setup/deps build model test
+	@$(MAKE) --no-print-directory $(JOBS) programs tests
+	@tools/setup/test-models $(BUILD)
+	@CAPTIOND_TEST_PATIENCE=$(if $(SAN),10,1) tests/run $(BUILD) $(foreach t,$(T),'$(t)')
+
+bench:
+	@tools/setup/deps build model
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@FILE='$(FILE)' tools/bench/run $(BUILD)
+
+check:
+	@tools/setup/deps build test check
+	@tests/check
+
+SOURCES  := $(sort $(wildcard *.c $(addsuffix /*.c,daemon daemon/base stream gpu gpu/host decoder tools tools/bench \
+	tests/support tests/unit tests/oracle tests/golden tests/property tests/system)))
+HEADERS  := $(sort $(wildcard $(addsuffix /*.h,daemon daemon/base stream gpu gpu/host decoder tools tests/support)))
+format:
+	clang-format -i $(SOURCES) $(HEADERS)
+
+# Static analysis, again only for what has changed: an object file knows its headers, and is older than the stamp
+# of its analysis. Of the kernels, the variants that this machine can read.
+TIDY := $(patsubst %.c,$(BUILD)/%.tidy,$(filter-out $(KERNEL_SRC),$(SOURCES))) \
+	$(foreach i,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(i).tidy,$(KERNEL_SRC)))
+tidy: $(TIDY)
+
+define tidy_recipe
+@mkdir -p $(@D)
+@clang-tidy --quiet $< -- $(STD) $(CPPFLAGS) $(1) >$@.log 2>&1 || { cat $@.log; exit 1; }
+@mv $@.log $@
+endef
+define isa_tidy_rule
+$(BUILD)/%.$(1).tidy: %.c $(BUILD)/%.$(1).o .clang-tidy
+	$$(call tidy_recipe,$(ISA_$(1)) -DKERNEL_ISA=$(1))
+endef
+$(BUILD)/%.tidy: %.c $(BUILD)/%.o .clang-tidy
+	$(call tidy_recipe)
+$(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
+
+# --- installation ------------------------------------------------------------------------------------------------
+install: programs
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
+
+uninstall:
+	rm -f $(patsubst $(BUILD)/%,'$(DESTDIR)$(PREFIX)/bin/%',$(PROGRAMS))
 
 clean:
 	rm -rf build build-*
