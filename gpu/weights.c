@@ -309,9 +309,11 @@ static int check_tensors(const struct weights *w, struct err *err)
         [TEXT_4] = 4 * (uint32_t)d->n_text_state,
         [TAPS] = 3,
     };
+    int n_needed = 0;
     for (size_t i = 0; i < sizeof(requirements) / sizeof(requirements[0]); i++) {
         const struct requirement *q = &requirements[i];
         int n = q->repeat == ONCE ? 1 : q->repeat == ENCODER_LAYER ? d->n_audio_layer : d->n_text_layer;
+        n_needed += n;
         for (int layer = 0; layer < n; layer++) {
             char name[96];
             if (q->repeat == ONCE)
@@ -324,6 +326,9 @@ static int check_tensors(const struct weights *w, struct err *err)
                 return r;
         }
     }
+    if (w->format->exact && w->n_tensors != n_needed)
+        return err_set(err, -EINVAL, "%s: %d tensors instead of the %d that its header asks for", w->path,
+                       w->n_tensors, n_needed);
     return 0;
 }
 

@@ -185,14 +185,21 @@ static int require_scalar(const struct weights *w, const char *name, int wanted,
     return r;
 }
 
+/* One more than the greatest index of a layer that any variable names, so that a missing layer is found missing. */
 static int count_layers(const struct weights *w, const char *side)
 {
-    for (int n = 0;; n++) {
-        char name[96];
-        snprintf(name, sizeof(name), "%s/layer_%d/self_attention/linear_0/weight", side, n);
-        if (n > WHISPER_LAYERS_MAX || !weights_lookup(w, name))
-            return n;
+    int n = 0;
+    for (int i = 0; i < w->n_tensors; i++) {
+        const char *name = w->tensors[i].name; /* NUL-terminated in this format */
+        size_t length = strlen(side);
+        if (strncmp(name, side, length) != 0 || strncmp(name + length, "/layer_", 7) != 0)
+            continue;
+        long index = strtol(name + length + 7, NULL, 10);
+        if (index >= n)
+            n = index < WHISPER_LAYERS_MAX ? (int)index + 1
+                                           : WHISPER_LAYERS_MAX + 1; /* refused with the dims */
     }
+    return n;
 }
 
 static int read_dims(struct weights *w, struct err *err)
@@ -476,4 +483,4 @@ static int parse(struct weights *w, struct err *err)
     return r < 0 ? r : read_tokenizer(w, err);
 }
 
-const struct weights_format weights_ct2 = {parse, find};
+const struct weights_format weights_ct2 = {.parse = parse, .find = find, .exact = false};

@@ -39,6 +39,7 @@ struct weights_format {
     int (*parse)(struct weights *, struct err *);
     /* Finds a tensor, or the part of one, by OpenAI's name. */
     bool (*find)(const struct weights *, const char *name, struct tensor *);
+    bool exact; /* the file has no tensors but those of the graph, one for each of OpenAI's */
 };
 
 extern const struct weights_format weights_ct2, weights_ggml;

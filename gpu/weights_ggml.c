@@ -144,4 +144,4 @@ static bool find(const struct weights *w, const char *name, struct tensor *t)
     return found;
 }
 
-const struct weights_format weights_ggml = {parse, find};
+const struct weights_format weights_ggml = {.parse = parse, .find = find, .exact = true};
