@@ -205,15 +205,13 @@ INLINE void attend(const void *q, size_t stride, int n_queries, const float *key
     assert(n > 0 && n_queries > 0 && n_queries <= ATTENTION_QUERIES);
     const int depth = bf16 ? HEAD_SIZE / 2 : HEAD_SIZE;
     _Alignas(64) float query[ATTENTION_QUERIES][HEAD_SIZE];
-    _Alignas(64) struct state s;
+    _Alignas(64) struct state s = {0};
     int n_rows =
         (n_queries + GROUP - 1) / GROUP * GROUP; /* the last group is filled up with its last query */
     for (int r = 0; r < n_rows; r++) {
         size_t row = (size_t)(r < n_queries ? r : n_queries - 1) * stride * (bf16 ? 2 : 4);
         memcpy(query[r], (const char *)q + row, (size_t)depth * sizeof(float));
-        memset(s.sums[r], 0, sizeof(s.sums[r]));
         s.max[r] = MASKED;
-        s.total[r] = 0.0f;
     }
     for (int k = 0; k < n; k += BLOCK) {
         int n_keys = n - k < BLOCK ? n - k : BLOCK;

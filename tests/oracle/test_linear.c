@@ -1,0 +1,259 @@
+/* Linear layers against double precision. */
+#include "tests/support/support.h"
+#include "tests/support/engines.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct shape {
+    int rows, n_in, n_out;
+    int in_stride;  /* 0: dense; less than n_in: rows overlap */
+    int out_stride; /* 0: dense */
+    bool bias, gelu;
+    enum { ADD_NOTHING, ADD_OUT, ADD_OTHER } add;
+    bool narrow; /* output in the engine's wide type */
+};
+
+struct layer {
+    struct shape s;
+    float *in;     /* the memory the rows lie in */
+    float *weight; /* [n_out, n_in] */
+    float *bias;   /* [n_out] */
+    float *add;    /* [rows, n_out] */
+    int in_floats, in_stride;
+};
+
+static double gelu(double x)
+{
+    return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+}
+
+/* A sum of n products in any order errs by at most n roundings of Σ |a w|. GELU's slope is below 1.13; its own error is that
+ * of erf after Abramowitz and Stegun 7.1.26, 1.5e-7 and a few roundings: below 1e-6, times x/2. */
+static void oracle_row(const struct layer *l, int row, enum dtype out, double *want, double *tolerance)
+{
+    const float *x = l->in + (size_t)row * (size_t)l->in_stride;
+    for (int o = 0; o < l->s.n_out; o++) {
+        const float *w = l->weight + (size_t)o * (size_t)l->s.n_in;
+        double sum = l->s.bias ? l->bias[o] : 0.0, total = fabs(sum);
+        for (int i = 0; i < l->s.n_in; i++) {
+            sum += (double)x[i] * w[i];
+            total += fabs((double)x[i] * w[i]);
+        }
+        double t = (l->s.n_in + 2) * EPS_F32 * total;
+        if (l->s.gelu) {
+            t = 1.13 * t + 0.5e-6 * fabs(sum) + 2.0 * EPS_F32 * fabs(gelu(sum));
+            sum = gelu(sum);
+        }
+        if (l->s.add != ADD_NOTHING) {
+            sum += l->add[(size_t)row * (size_t)l->s.n_out + (size_t)o];
+            t += EPS_F32 * fabs(sum);
+        }
+        if (out == DTYPE_BF16)
+            t += EPS_BF16 * (fabs(sum) + t);
+        want[o] = sum;
+        tolerance[o] = t + 1e-30;
+    }
+}
+
+static void fill(struct test_rng *rng, float *x, size_t n, double scale, enum dtype type)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = test_round(type, (float)(scale * test_rng_normal(rng)));
+}
+
+static void layer_init(struct layer *l, const struct shape *s, double scale, enum dtype type)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, (uint64_t)(s->rows * 8191 + s->n_in * 64 + s->n_out));
+    *l = (struct layer){.s = *s, .in_stride = s->in_stride ? s->in_stride : s->n_in};
+    l->in_floats = (s->rows - 1) * l->in_stride + s->n_in;
+    size_t n_weight = (size_t)s->n_in * (size_t)s->n_out, n_out = (size_t)s->rows * (size_t)s->n_out;
+    l->in = malloc((size_t)l->in_floats * sizeof(float));
+    l->weight = malloc(n_weight * sizeof(float));
+    l->bias = malloc((size_t)s->n_out * sizeof(float));
+    l->add = malloc(n_out * sizeof(float));
+    fill(&rng, l->in, (size_t)l->in_floats, scale, type);
+    fill(&rng, l->weight, n_weight, 1.0 / sqrt(s->n_in), type);
+    fill(&rng, l->bias, (size_t)s->n_out, scale, DTYPE_F32);
+    fill(&rng, l->add, n_out, scale, DTYPE_F32);
+}
+
+static void layer_finish(struct layer *l)
+{
+    free(l->in);
+    free(l->weight);
+    free(l->bias);
+    free(l->add);
+}
+
+/* Runs the layer twice, the second time with what the first has prepared. */
+static void run(struct engine *e, const struct layer *l, enum dtype out_type, float *y)
+{
+    const struct shape *s = &l->s;
+    struct err err = {0};
+    struct engine_weight *weight = NULL;
+    float *flat = malloc((size_t)l->in_floats * sizeof(float));
+    memcpy(flat, l->in, (size_t)l->in_floats * sizeof(float));
+    struct mat memory = test_mat(e, e->wide_type, 1, l->in_floats, l->in_floats);
+    test_mat_write(e, memory, flat);
+    if (e->v->weight_create(e, WEIGHT_WIDE, s->n_out, s->n_in, l->weight, &weight, &err) < 0)
+        fail_msg("%s", err.msg);
+    struct linear_args a = {
+        .in = mat_view(memory.data, e->wide_type, s->rows, s->n_in, l->in_stride),
+        .weight = weight,
+        .bias = s->bias ? test_vector(e, l->bias, s->n_out) : NULL,
+        .gelu = s->gelu,
+        .out = test_mat(e, out_type, s->rows, s->n_out, s->out_stride ? s->out_stride : s->n_out),
+    };
+    if (s->add != ADD_NOTHING)
+        a.add = s->add == ADD_OUT ? a.out : test_mat(e, DTYPE_F32, s->rows, s->n_out, s->n_out + 4);
+    for (int i = 0; i < 2; i++) {
+        if (a.add.data)
+            test_mat_write(e, a.add, l->add);
+        e->v->linear(e, &a);
+        test_mat_read(e, a.out, y);
+    }
+    if (s->add == ADD_OTHER)
+        e->v->free(e, a.add.data);
+    e->v->free(e, a.out.data);
+    e->v->free(e, (void *)a.bias);
+    e->v->free(e, memory.data);
+    e->v->weight_destroy(e, weight);
+    free(flat);
+}
+
+/* All rows of a small layer; of a large one the borders of slices and some between. */
+static int choose_rows(int n, int *rows)
+{
+    int count = 0;
+    for (int r = 0; r < n; r++) {
+        bool border = false;
+        for (int workers = 1; workers <= 4; workers++)
+            border |= (int64_t)r * workers / n != (int64_t)(r + 1) * workers / n ||
+                      (r > 0 && (int64_t)(r - 1) * workers / n != (int64_t)r * workers / n);
+        if (n <= 48 || r == 0 || border || r % 397 == 5)
+            rows[count++] = r;
+    }
+    return count;
+}
+
+static void check(struct engine *e, const struct shape *s, double scale)
+{
+    struct layer l;
+    layer_init(&l, s, scale, e->wide_type);
+    enum dtype out = s->narrow && s->add == ADD_NOTHING ? e->wide_type : DTYPE_F32;
+    size_t n_out = (size_t)s->n_out;
+    float *y = malloc((size_t)s->rows * n_out * sizeof(float)), *got = malloc(200 * n_out * sizeof(float));
+    double *want = malloc(200 * n_out * sizeof(double)), *tolerance = malloc(200 * n_out * sizeof(double));
+    int rows[200];
+    run(e, &l, out, y);
+    int n = choose_rows(s->rows, rows);
+    for (int i = 0; i < n; i++) {
+        memcpy(got + (size_t)i * n_out, y + (size_t)rows[i] * n_out, n_out * sizeof(float));
+        oracle_row(&l, rows[i], out, want + (size_t)i * n_out, tolerance + (size_t)i * n_out);
+    }
+    test_close("linear", got, want, tolerance, n, s->n_out);
+    free(y);
+    free(got);
+    free(want);
+    free(tolerance);
+    layer_finish(&l);
+}
+
+static const struct shape shapes[] = {
+    {.rows = 1, .n_in = 1, .n_out = 1},
+    {.rows = 1, .n_in = 384, .n_out = 7, .bias = true},
+    {.rows = 2, .n_in = 7, .n_out = 3, .bias = true, .gelu = true, .narrow = true},
+    {.rows = 7, .n_in = 65, .n_out = 33, .add = ADD_OUT},
+    {.rows = 7, .n_in = 64, .n_out = 64, .bias = true, .gelu = true, .add = ADD_OTHER},
+    {.rows = 3, .n_in = 17, .n_out = 40, .out_stride = 47, .bias = true, .narrow = true},
+    {.rows = 5, .n_in = 17, .n_out = 40, .out_stride = 47, .bias = true, .add = ADD_OUT},
+    {.rows = 33, .n_in = 240, .n_out = 48, .in_stride = 80, .bias = true, .gelu = true, .narrow = true},
+    {.rows = 20, .n_in = 30, .n_out = 48, .in_stride = 37, .bias = true},
+    {.rows = 13, .n_in = 1152, .n_out = 384, .in_stride = 768, .bias = true, .gelu = true, .add = ADD_OTHER},
+};
+
+/* The encoder's own, for one instruction set only: they are long. */
+static const struct shape long_shapes[] = {
+    {.rows = 1500, .n_in = 384, .n_out = 1152, .bias = true, .narrow = true},
+    {.rows = 3000, .n_in = 240, .n_out = 384, .in_stride = 80, .bias = true, .gelu = true, .narrow = true},
+    {.rows = 1500, .n_in = 2048, .n_out = 512, .bias = true, .add = ADD_OUT},
+};
+
+static void all_shapes(struct engine *e)
+{
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        check(e, &shapes[i], 1.0);
+        check(e, &shapes[i], 1e4);  /* GELU's straight and flat parts */
+        check(e, &shapes[i], 1e-4); /* and its middle */
+    }
+}
+
+static void test_against_double(void **state)
+{
+    test_engines(all_shapes);
+}
+
+static void test_encoder_shapes(void **state)
+{
+    const struct engine_case cases[] = {{.isa = "best", .n_threads = 2},
+                                        {.isa = "best", .n_threads = 3, .precision = PRECISION_F32}};
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        struct engine *e = test_engine_open(&cases[c], 80);
+        for (size_t i = 0; i < sizeof(long_shapes) / sizeof(long_shapes[0]); i++)
+            check(e, &long_shapes[i], 1.0);
+        engine_close(e);
+    }
+}
+
+static void refuse(struct engine *e, const struct linear_args *a)
+{
+    struct err err = {0};
+    e->v->linear(e, a);
+    assert_true(e->v->wait(e, &err) < 0);
+    assert_true(err.msg[0]);
+}
+
+static void refuses(struct engine *e)
+{
+    struct err err = {0};
+    struct engine_weight *w = NULL;
+    const float values[12] = {0};
+    assert_int_equal(e->v->weight_create(e, WEIGHT_WIDE, 3, 4, values, &w, &err), 0);
+    struct mat in = test_mat(e, e->wide_type, 2, 4, 4), out = test_mat(e, DTYPE_F32, 2, 3, 3);
+    const struct linear_args good = {.in = in, .weight = w, .out = out};
+    struct linear_args a = good;
+    a.in.cols = 3;
+    refuse(e, &a);
+    a = good;
+    a.out.rows = 1;
+    refuse(e, &a);
+    a = good;
+    a.in.type = DTYPE_F16;
+    refuse(e, &a);
+    a = good;
+    a.add = in;
+    refuse(e, &a);
+    e->v->linear(e, &good);
+    test_engine_wait(e);
+    e->v->weight_destroy(e, w);
+    e->v->free(e, in.data);
+    e->v->free(e, out.data);
+}
+
+static void test_refuses_shapes(void **state)
+{
+    test_engines(refuses);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_encoder_shapes),
+        cmocka_unit_test(test_refuses_shapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

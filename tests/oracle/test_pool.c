@@ -1,0 +1,129 @@
+/* The host engine's threads. */
+#include "tests/support/support.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gpu/host/host.h"
+
+static void test_shares_cover_all_once(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 1);
+    for (int i = 0; i < 20000; i++) {
+        int n = test_rng_int(&rng, 0, 4000), grain = test_rng_int(&rng, 1, 64),
+            workers = test_rng_int(&rng, 1, 64);
+        int next = 0;
+        for (int w = 0; w < workers; w++) {
+            int first, last;
+            pool_share(n, grain, w, workers, &first, &last);
+            assert_int_equal(first, next);
+            assert_true(last >= first);
+            assert_true(first % grain == 0 || first == n);
+            assert_true(last - first <= (n / grain / workers + 2) * grain);
+            next = last;
+        }
+        assert_int_equal(next, n);
+    }
+}
+
+struct job {
+    _Atomic int calls[HOST_THREADS_MAX];
+    int64_t plain
+        [HOST_THREADS_MAX]; /* written by its worker, read by the caller afterwards: ThreadSanitizer looks */
+    int n_workers;
+};
+
+static void count(void *arg, int worker, int n_workers)
+{
+    struct job *job = arg;
+    atomic_fetch_add(&job->calls[worker], 1);
+    job->plain[worker]++;
+    job->n_workers = worker == 0 ? n_workers : job->n_workers;
+}
+
+static void test_every_worker_runs_once_a_call(void **state)
+{
+    for (int n = 1; n <= 9; n++) { /* more workers than processors, too */
+        struct pool *pool = NULL;
+        struct job job;
+        int calls = n <= 2 ? 5000 : 200;
+        memset(&job, 0, sizeof(job));
+        assert_int_equal(pool_create(n, &pool), 0);
+        assert_int_equal(pool_size(pool), n);
+        for (int i = 0; i < calls; i++) {
+            pool_run(pool, count, &job);
+            for (int w = 0; w < n; w++)
+                assert_int_equal(job.plain[w], i + 1);
+        }
+        for (int w = 0; w < HOST_THREADS_MAX; w++)
+            assert_int_equal(atomic_load(&job.calls[w]), w < n ? calls : 0);
+        assert_int_equal(job.n_workers, n);
+        pool_destroy(pool);
+    }
+}
+
+static int64_t clock_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void sleep_ns(int64_t ns)
+{
+    nanosleep(&(struct timespec){ns / 1000000000, ns % 1000000000}, NULL);
+}
+
+/* Between calls the workers sleep after a tenth of a millisecond, and wake again: over 50 pauses of 10 ms three spinning
+ * workers would take 1.5 s of processor time. */
+static void test_idle_workers_sleep_and_wake(void **state)
+{
+    struct pool *pool = NULL;
+    struct job job;
+    memset(&job, 0, sizeof(job));
+    assert_int_equal(pool_create(4, &pool), 0);
+    int64_t before = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    for (int i = 0; i < 50; i++) {
+        sleep_ns(10000000);
+        pool_run(pool, count, &job);
+    }
+    int64_t used = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - before;
+    for (int w = 0; w < 4; w++)
+        assert_int_equal(job.plain[w], 50);
+    pool_destroy(pool);
+    printf("%.1f ms of processor time\n", (double)used / 1e6);
+    assert_true(used < 200000000);
+}
+
+static void test_create_and_destroy(void **state)
+{
+    pool_destroy(NULL);
+    for (int i = 0; i < 50; i++) {
+        struct pool *pool = NULL;
+        assert_int_equal(pool_create(1 + i % 5, &pool), 0);
+        if (i % 2)
+            sleep_ns(500000); /* asleep or still spinning */
+        pool_destroy(pool);
+    }
+}
+
+static void test_processor_count(void **state)
+{
+    int n = processor_count();
+    assert_true(n >= 1 && n <= 4096);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shares_cover_all_once),
+        cmocka_unit_test(test_every_worker_runs_once_a_call),
+        cmocka_unit_test(test_idle_workers_sleep_and_wake),
+        cmocka_unit_test(test_create_and_destroy),
+        cmocka_unit_test(test_processor_count),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,40 @@
+/* What the oracle tests share: every engine that this machine can run, and matrices in its memory.
+ *
+ * The tests see engine memory through upload and download only, so that any engine can face them. */
+#ifndef CAPTIOND_TESTS_ENGINES_H
+#define CAPTIOND_TESTS_ENGINES_H
+
+#include "gpu/engine.h"
+
+/* Unit roundoff: half the distance from 1 to the next number. */
+#define EPS_F32  0x1p-24
+#define EPS_BF16 0x1p-8
+
+struct engine_case {
+    const char *isa; /* CAPTIOND_ISA */
+    enum engine_precision precision;
+    int n_threads;
+    bool deferred;
+};
+
+/* Calls fn with an engine for each instruction set of this processor, in f32 and where there is one in bf16, with 1 to
+ * 4 threads and once deferred. Prints the case, so that a failure says where it happened. */
+void test_engines(void (*fn)(struct engine *));
+struct engine *test_engine_open(const struct engine_case *, int n_mels);
+void test_engine_wait(struct engine *); /* fails the test on an error */
+
+/* A matrix in engine memory whose gaps between rows, and a row behind its end, hold NaN. */
+struct mat test_mat(struct engine *, enum dtype, int rows, int cols, int stride);
+/* Writes [rows, cols] values, rounded to the matrix's type; `values` becomes what was written. */
+void test_mat_write(struct engine *, struct mat, float *values);
+/* Reads [rows, cols] values and fails the test if a gap of a matrix of test_mat has been written to. Waits. */
+void test_mat_read(struct engine *, struct mat, float *values);
+float *test_vector(struct engine *, const float *values, int n);
+
+/* Fails with the place of the worst element unless |got − want| ≤ tolerance everywhere. */
+void test_close(const char *what, const float *got, const double *want, const double *tolerance, int rows,
+                int cols);
+
+float test_round(enum dtype, float); /* to the nearest value of the type */
+
+#endif
