@@ -273,15 +273,22 @@ static int find(const float *x, int n, float value)
     return -1;
 }
 
+/* In parts, since rounding errors grow with the length of a chain of additions. */
 static float sum_exp(const float *x, int n, float greatest, float scale)
 {
-    vf sum[2] = {{0}};
+    enum { PART = 64 * VEC };
+    vf total = {0};
     int i = 0;
-    for (; i + 2 * VEC <= n; i += 2 * VEC) {
-        sum[0] += vexp((vload(x + i) - greatest) * scale);
-        sum[1] += vexp((vload(x + i + VEC) - greatest) * scale);
+    while (i + 2 * VEC <= n) {
+        int end = n - i < PART ? n : i + PART;
+        vf sum[2] = {{0}};
+        for (; i + 2 * VEC <= end; i += 2 * VEC) {
+            sum[0] += vexp((vload(x + i) - greatest) * scale);
+            sum[1] += vexp((vload(x + i + VEC) - greatest) * scale);
+        }
+        total += sum[0] + sum[1];
     }
-    float s = vsum(sum[0] + sum[1]);
+    float s = vsum(total);
     for (; i < n; i++)
         s += expf((x[i] - greatest) * scale);
     return s;

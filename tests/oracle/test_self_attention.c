@@ -1,0 +1,168 @@
+/* Self-attention of rows against double precision over a cache that the test keeps itself. */
+#include "tests/oracle/rows.h"
+
+#include "tests/oracle/attention_reference.h"
+
+enum { LAYERS = 2, SLOTS = 5, CTX = 448, HEADS = 3, STATE = HEADS * HEAD_SIZE, ROWS = 40 };
+
+/* Keys and values as stored: [layer][slot][position][K, V of all heads]. */
+struct mirror {
+    double *data;
+    bool half;
+};
+
+static double *stored(const struct mirror *m, int layer, int slot, int pos)
+{
+    return m->data + (((size_t)layer * SLOTS + (size_t)slot) * CTX + (size_t)pos) * 2 * STATE;
+}
+
+static void store(const struct mirror *m, int layer, struct rows rows, struct mat qkv)
+{
+    for (int r = 0; r < rows.n; r++) {
+        for (int i = 0; i < 2 * STATE && rows.pos[r] >= 0; i++) {
+            float x = at(qkv, r)[STATE + i];
+            stored(m, layer, rows.slot[r], rows.pos[r])[i] = m->half ? to_half(x) : x;
+        }
+    }
+}
+
+static void check_row(const struct mirror *m, int layer, struct rows rows, int r, const float *qkv,
+                      const float *out)
+{
+    double p[CTX], y[HEAD_SIZE], magnitude[HEAD_SIZE];
+    const double *cache = stored(m, layer, rows.slot[r], 0);
+    for (int h = 0; h < HEADS; h++) {
+        double error =
+            attention_reference(qkv + h * HEAD_SIZE, cache + h * HEAD_SIZE, cache + STATE + h * HEAD_SIZE,
+                                rows.pos[r] + 1, 2 * STATE, p, y, magnitude);
+        for (int d = 0; d < HEAD_SIZE; d++) {
+            if (!(fabs(out[h * HEAD_SIZE + d] - y[d]) <= error * magnitude[d] + 1e-30))
+                fail_msg("layer %d slot %d pos %d head %d: output %d is %.9g, not %.9g ± %.2g", layer,
+                         rows.slot[r], rows.pos[r], h, d, out[h * HEAD_SIZE + d], y[d], error * magnitude[d]);
+        }
+    }
+}
+
+/* Up to ROWS rows of ascending slots: ascending positions from where a slot is, some slots with idle rows. */
+static int draw_rows(struct test_rng *rng, struct rows *rows, int *length)
+{
+    int n = 0;
+    for (int slot = 0; slot < SLOTS; slot++) {
+        int want = test_rng_int(rng, 0, 3) ? test_rng_int(rng, 0, 3) : test_rng_int(rng, 0, 20);
+        for (int i = 0; i < want && n < ROWS; i++, n++) {
+            bool idle = length[slot] == CTX || test_rng_int(rng, 0, 9) == 0;
+            rows->slot[n] = slot;
+            rows->pos[n] = idle ? -1 : length[slot]++;
+        }
+    }
+    return n;
+}
+
+/* Values that a softmax finds hard: all equal, all very negative, one far above the others. */
+static void draw_qkv(struct test_rng *rng, struct mat qkv, int n)
+{
+    for (int r = 0; r < n; r++) {
+        int kind = test_rng_int(rng, 0, 5);
+        fill(rng, at(qkv, r), 3 * STATE, kind == 0 ? 8.0f : 1.0f);
+        for (int i = 0; i < STATE; i++) {
+            if (kind == 1)
+                at(qkv, r)[i] = 0.0f;
+            if (kind == 2) /* scores near −1000 with keys of 10 */
+                at(qkv, r)[i] = -12.5f, at(qkv, r)[STATE + i] = 10.0f;
+        }
+    }
+}
+
+static void check_engine(struct engine *e, struct test_rng *rng, bool half)
+{
+    struct engine_kv *kv;
+    struct err err;
+    assert_int_equal(e->v->kv_create(e, LAYERS, SLOTS, CTX, HEADS, &kv, &err), 0);
+    struct mirror m = {calloc((size_t)LAYERS * SLOTS * CTX * 2 * STATE, sizeof(double)), half};
+    struct rows rows = take_rows(e, ROWS);
+    struct mat qkv = take_mat(e, ROWS, 3 * STATE, 3 * STATE), out = take_mat(e, ROWS, STATE, STATE);
+    int length[SLOTS] = {0, 0, 0, 440, 431};
+    for (int step = 0; step < 14; step++) {
+        int layer = step % LAYERS, start[SLOTS];
+        memcpy(start, length, sizeof(start));
+        struct rows now = rows;
+        now.n = draw_rows(rng, &rows, length);
+        if (layer + 1 < LAYERS) /* every layer gets the same positions in turn */
+            memcpy(length, start, sizeof(start));
+        draw_qkv(rng, qkv, now.n);
+        e->v->self_attention(e, &(struct self_attention_args){now, kv, layer, qkv, out});
+        wait_for(e);
+        store(&m, layer, now, qkv);
+        for (int r = 0; r < now.n; r++) {
+            if (now.pos[r] >= 0)
+                check_row(&m, layer, now, r, at(qkv, r), at(out, r));
+        }
+    }
+    free(m.data);
+    give_rows(e, rows);
+    give_mat(e, qkv);
+    give_mat(e, out);
+    e->v->kv_destroy(e, kv);
+}
+
+static void test_against_double(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 4);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        for (int threads = 1; threads <= 4; threads++) {
+            enum engine_precision precision = threads % 2 ? PRECISION_AUTO : PRECISION_F32;
+            struct engine *e = open_engine(isa_names[isa], threads, precision);
+            if (!e)
+                continue;
+            check_engine(e, &rng, precision == PRECISION_AUTO && isa > 0);
+            engine_close(e);
+        }
+    }
+}
+
+/* A draft fed at once gives the bits that its tokens give one by one. */
+static void test_batch_invariance(void **state)
+{
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        struct engine *e = open_engine(isa_names[isa], 3, PRECISION_AUTO);
+        if (!e)
+            continue;
+        struct test_rng rng;
+        test_rng_init(&rng, 5);
+        struct engine_kv *kv;
+        struct err err;
+        assert_int_equal(e->v->kv_create(e, 1, 2, CTX, HEADS, &kv, &err), 0);
+        struct rows rows = take_rows(e, ROWS);
+        struct mat qkv = take_mat(e, ROWS, 3 * STATE, 3 * STATE);
+        struct mat batch = take_mat(e, ROWS, STATE, STATE), single = take_mat(e, ROWS, STATE, STATE);
+        fill_mat(&rng, qkv, 1.0f);
+        for (int r = 0; r < ROWS; r++)
+            rows.pos[r] = r;
+        e->v->self_attention(e, &(struct self_attention_args){rows, kv, 0, qkv, batch});
+        wait_for(e);
+        for (int r = 0; r < ROWS; r++) {
+            rows.slot[r] = 1;
+            struct rows one = {1, rows.token + r, rows.pos + r, rows.slot + r};
+            e->v->self_attention(
+                e, &(struct self_attention_args){one, kv, 0, mat_rows(qkv, r, 1), mat_rows(single, r, 1)});
+        }
+        wait_for(e);
+        assert_memory_equal(batch.data, single.data, sizeof(float) * ROWS * STATE);
+        give_rows(e, rows);
+        give_mat(e, qkv);
+        give_mat(e, batch);
+        give_mat(e, single);
+        e->v->kv_destroy(e, kv);
+        engine_close(e);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_batch_invariance),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
