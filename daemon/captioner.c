@@ -340,9 +340,20 @@ static void act_on_mark(struct captioner *c, struct stream *s)
 
 /* --- the thread --------------------------------------------------------------------------------------------- */
 
+static void take_mark(struct stream *s)
+{
+    if (!s->has_mark)
+        s->has_mark = spsc_pop(&s->in->marks, &s->mark, 1) == 1;
+}
+
+/* Lets go of what nobody needs any more. Marks may lag far behind `judged` where sound comes faster than it is
+ * transcribed, so the next one holds its own samples. */
 static void release(struct stream *s, int64_t judged)
 {
     int64_t keep = s->open ? live_buffer_start(s->live) - BEFORE : judged - IDLE_KEEP;
+    take_mark(s);
+    if (!s->open && s->has_mark && s->mark.at - BEFORE < keep)
+        keep = s->mark.at - BEFORE;
     if (keep > ring_tail(&s->in->ring)) {
         ring_release(&s->in->ring, keep);
         sem_post(&s->in->room);
@@ -355,8 +366,7 @@ static bool advance(struct captioner *c, struct stream *s)
     if (s->ended)
         return false;
     int64_t judged = atomic_load_explicit(&s->in->judged, memory_order_acquire);
-    if (!s->has_mark)
-        s->has_mark = spsc_pop(&s->in->marks, &s->mark, 1) == 1;
+    take_mark(s);
     int64_t step = (int64_t)c->options.step_ms * SAMPLE_RATE / 1000;
     int64_t next_tick = INT64_MAX;
     if (s->open && judged - s->seen >= step)
