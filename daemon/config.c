@@ -7,283 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/base/socket_path.h"
-#include "decoder/tokenizer.h"
 #include "stream/source.h"
 
 #define FILE_LINE_MAX 4096
-
-static int check_socket(const char *value, struct err *err);
-static int check_language(const char *value, struct err *err);
-
-#define FIELD(name) offsetof(struct config, name)
-
-static const struct config_key keys[] = {
-    {.group = "Input",
-     .name = "input",
-     .type = CONFIG_INPUTS,
-     .offset = FIELD(inputs),
-     .fallback = "portaudio",
-     .argument = "[NAME=]SOURCE",
-     .help = "What to caption: portaudio (the default microphone), portaudio:DEVICE, monitor (what the\n"
-             "computer plays), file:PATH, or pipe:RATE,CHANNELS,FORMAT (raw sound on standard input;\n"
-             "s16le, s24le, s32le, f32le, u8). May be given several times, with names: mic=portaudio"},
-    {.name = "pace",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(pace),
-     .fallback = "realtime",
-     .choices = "realtime|fast",
-     .help = "How fast files are read: as they would be heard, or as fast as they are transcribed"},
-    {.name = "once",
-     .type = CONFIG_SWITCH,
-     .offset = FIELD(once),
-     .fallback = "off",
-     .help = "End when every input has ended. Sockets are then only made where their paths are given"},
-    {.name = "wait-for-device",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(wait_for_device),
-     .fallback = "auto",
-     .choices = "auto|yes|no",
-     .help = "Whether a device that is missing at the start is waited for; auto: only as a service"},
-
-    {.group = "Voice gate",
-     .name = "gate",
-     .type = CONFIG_SWITCH,
-     .offset = FIELD(gate),
-     .fallback = "on",
-     .help = "Let only speech through to the model; off: everything, music and noise too"},
-    {.name = "gate-threshold",
-     .type = CONFIG_REAL,
-     .offset = FIELD(gate_threshold),
-     .fallback = "0.5",
-     .min = 0.2,
-     .max = 0.95,
-     .argument = "P",
-     .help = "Probability of speech at which an utterance begins"},
-    {.name = "gate-min-speech",
-     .type = CONFIG_INT,
-     .offset = FIELD(gate_min_speech_ms),
-     .fallback = "100",
-     .min = 0,
-     .max = 1000,
-     .argument = "MS",
-     .help = "Shorter bursts begin nothing"},
-    {.name = "gate-silence",
-     .type = CONFIG_INT,
-     .offset = FIELD(gate_silence_ms),
-     .fallback = "600",
-     .min = 100,
-     .max = 5000,
-     .argument = "MS",
-     .help = "Silence that ends an utterance"},
-    {.name = "gate-pre-roll",
-     .type = CONFIG_INT,
-     .offset = FIELD(gate_pre_roll_ms),
-     .fallback = "400",
-     .min = 0,
-     .max = 2000,
-     .argument = "MS",
-     .help = "Sound before the first speech that is transcribed with it"},
-    {.name = "gate-pad",
-     .type = CONFIG_INT,
-     .offset = FIELD(gate_pad_ms),
-     .fallback = "200",
-     .min = 0,
-     .max = 1000,
-     .argument = "MS",
-     .help = "Sound after the last speech that is transcribed with it"},
-
-    {.group = "Model",
-     .name = "model",
-     .type = CONFIG_STRING,
-     .offset = FIELD(model),
-     .fallback = "auto",
-     .argument = "NAME|PATH",
-     .help = "A model's name (captiond-model list), a path, or auto: tiny.en where the locale is English,\n"
-             "else base"},
-    {.name = "engine",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(engine),
-     .fallback = "auto",
-     .choices = "auto|cuda|host",
-     .help = "What computes"},
-    {.name = "precision",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(precision),
-     .fallback = "auto",
-     .choices = "auto|f32",
-     .help = "Number format of the products; auto: the fastest that the processor has"},
-    {.name = "threads",
-     .type = CONFIG_INT,
-     .offset = FIELD(threads),
-     .fallback = "0",
-     .min = 0,
-     .max = 256,
-     .argument = "N",
-     .help = "Threads that compute; 0: one for each processor"},
-    {.name = "language",
-     .type = CONFIG_STRING,
-     .offset = FIELD(language),
-     .fallback = "auto",
-     .argument = "CODE",
-     .check = check_language,
-     .help = "Language that is spoken (en, de, …); auto: heard from the first words"},
-    {.name = "task",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(task),
-     .fallback = "transcribe",
-     .choices = "transcribe|translate",
-     .help = "Write what is said, or translate it into English"},
-
-    {.group = "Captions",
-     .name = "step",
-     .type = CONFIG_INT,
-     .offset = FIELD(step_ms),
-     .fallback = "500",
-     .min = 100,
-     .max = 5000,
-     .argument = "MS",
-     .help = "New sound between two passes of the model, at least"},
-    {.name = "max-buffer",
-     .type = CONFIG_INT,
-     .offset = FIELD(max_buffer_ms),
-     .fallback = "15000",
-     .min = 5000,
-     .max = 28000,
-     .argument = "MS",
-     .help = "Sound that a pass looks at, at most; what is committed is cut off beyond it"},
-    {.name = "max-lag",
-     .type = CONFIG_INT,
-     .offset = FIELD(max_lag_ms),
-     .fallback = "10000",
-     .min = 1000,
-     .max = 30000,
-     .argument = "MS",
-     .help = "A machine that falls behind by more gives up the sound in between, and says so by a gap"},
-    {.name = "max-utterance",
-     .type = CONFIG_INT,
-     .offset = FIELD(max_utterance_ms),
-     .fallback = "30000",
-     .min = 5000,
-     .max = 600000,
-     .argument = "MS",
-     .help = "A longer utterance is ended between two words"},
-    {.name = "draft",
-     .type = CONFIG_SWITCH,
-     .offset = FIELD(draft),
-     .fallback = "on",
-     .help = "Verify the words of the previous pass instead of decoding them again"},
-
-    {.group = "Output",
-     .name = "stdout",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(stdout_format),
-     .fallback = "none",
-     .choices = "none|text|jsonl",
-     .help = "Print captions: a sentence or utterance a line, or every event as JSON"},
-    {.name = "socket",
-     .type = CONFIG_STRING,
-     .offset = FIELD(socket),
-     .fallback = "auto",
-     .argument = "PATH",
-     .check = check_socket,
-     .help = "Unix socket for captions; auto: $XDG_RUNTIME_DIR/captiond/captions.sock\n"
-             "(/run/captiond/captions.sock for the system service); none: no socket"},
-    {.name = "control",
-     .type = CONFIG_STRING,
-     .offset = FIELD(control),
-     .fallback = "auto",
-     .argument = "PATH",
-     .check = check_socket,
-     .help = "Unix socket for captionctl's commands; auto: control.sock beside the other; none: no socket"},
-    {.name = "socket-mode",
-     .type = CONFIG_MODE,
-     .offset = FIELD(socket_mode),
-     .fallback = "0660",
-     .argument = "MODE",
-     .help = "Permissions of the captions socket: whoever may write to it may read along"},
-    {.name = "control-mode",
-     .type = CONFIG_MODE,
-     .offset = FIELD(control_mode),
-     .fallback = "0600",
-     .argument = "MODE",
-     .help = "Permissions of the control socket"},
-    {.name = "clients-max",
-     .type = CONFIG_INT,
-     .offset = FIELD(clients_max),
-     .fallback = "4096",
-     .min = 1,
-     .max = 65536,
-     .argument = "N",
-     .live = true,
-     .help = "Clients at a time; further ones are told and turned away"},
-    {.name = "client-timeout",
-     .type = CONFIG_INT,
-     .offset = FIELD(client_timeout_ms),
-     .fallback = "5000",
-     .min = 100,
-     .max = 600000,
-     .argument = "MS",
-     .live = true,
-     .help = "A client that takes nothing for so long is disconnected"},
-    {.name = "history-events",
-     .type = CONFIG_INT,
-     .offset = FIELD(history_events),
-     .fallback = "10000",
-     .min = 16,
-     .max = 10000000,
-     .argument = "N",
-     .live = true,
-     .help = "Events that are kept for clients that come late or return"},
-    {.name = "history-size",
-     .type = CONFIG_INT,
-     .offset = FIELD(history_kib),
-     .fallback = "4096",
-     .min = 256,
-     .max = 1048576,
-     .argument = "KIB",
-     .live = true,
-     .help = "Memory for these events, in KiB"},
-
-    {.group = "Process",
-     .name = "log-level",
-     .type = CONFIG_CHOICE,
-     .offset = FIELD(log_level),
-     .fallback = "info",
-     .choices = "error|warning|info|debug",
-     .live = true,
-     .help = "What is logged to standard error; never speech"},
-    {.name = "allow-core-dumps",
-     .type = CONFIG_SWITCH,
-     .offset = FIELD(allow_core_dumps),
-     .fallback = "off",
-     .help = "Core dumps hold speech, so they are off; on for debugging"},
-};
-#define N_KEYS ((int)(sizeof(keys) / sizeof(keys[0])))
-_Static_assert(sizeof(keys) / sizeof(keys[0]) <= CONFIG_KEYS_MAX, "struct config has room for every origin");
-
-const struct config_key *config_keys(int *n)
-{
-    *n = N_KEYS;
-    return keys;
-}
-
-/* --- checks of single values --------------------------------------------------------------------------------- */
-
-static int check_socket(const char *value, struct err *err)
-{
-    if (!value[0])
-        return err_set(err, -EINVAL, "must be a path, auto or none");
-    return socket_path_check(value, err);
-}
-
-static int check_language(const char *value, struct err *err)
-{
-    if (strcmp(value, "auto") == 0 || tokenizer_language_code(value))
-        return 0;
-    return err_set(err, -EINVAL, "no language that Whisper knows: \"%s\"; a code like en or de, or auto",
-                   value);
-}
 
 /* --- setting a value ----------------------------------------------------------------------------------------- */
 
@@ -444,10 +170,11 @@ static int set_value(struct config *config, const struct config_key *key, const 
 static int set_key(struct config *config, const char *name, const char *value, enum config_origin origin,
                    struct err *err)
 {
-    int i = 0;
-    while (i < N_KEYS && strcmp(keys[i].name, name) != 0)
+    int n, i = 0;
+    const struct config_key *keys = config_keys(&n);
+    while (i < n && strcmp(keys[i].name, name) != 0)
         i++;
-    if (i == N_KEYS) {
+    if (i == n) {
         const char *near = config_nearest(name);
         return near ? err_set(err, -EINVAL, "unknown setting; did you mean %s?", near)
                     : err_set(err, -EINVAL, "unknown setting");
@@ -463,7 +190,9 @@ static int set_key(struct config *config, const char *name, const char *value, e
 
 static int set_defaults(struct config *config, struct err *err)
 {
-    for (int i = 0; i < N_KEYS; i++) {
+    int n;
+    const struct config_key *keys = config_keys(&n);
+    for (int i = 0; i < n; i++) {
         int r = set_value(config, &keys[i], keys[i].fallback, err);
         if (r < 0)
             return err_prefix(err, "%s: its default", keys[i].name);
@@ -577,7 +306,9 @@ static bool find_action(const char *name, enum config_action *action)
 
 static bool is_switch(const char *name)
 {
-    for (int i = 0; i < N_KEYS; i++) {
+    int n;
+    const struct config_key *keys = config_keys(&n);
+    for (int i = 0; i < n; i++) {
         if (strcmp(name, keys[i].name) == 0)
             return keys[i].type == CONFIG_SWITCH;
     }
@@ -677,8 +408,10 @@ void config_finish(struct config *config)
 {
     if (!config)
         return;
+    int n;
+    const struct config_key *keys = config_keys(&n);
     clear_inputs(config);
-    for (int i = 0; i < N_KEYS; i++) {
+    for (int i = 0; i < n; i++) {
         if (keys[i].type == CONFIG_STRING) {
             char **s = field(config, &keys[i]);
             free(*s);

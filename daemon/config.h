@@ -1,6 +1,6 @@
 /* What can be set, from where, and within which bounds.
  *
- * One table (config.c) describes every setting: its name, which is both the flag's and the key's in the file, type,
+ * One table (config_table.c) describes every setting: its name, which is both the flag's and the key's in the file, type,
  * default, bounds, help, and whether SIGHUP can change it. Flags, file, --help and the example configuration all
  * come from it; a new setting is a field here and a row there. Flags win over the file, the file over the defaults.
  * Belongs to the main thread. */

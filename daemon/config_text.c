@@ -1,4 +1,4 @@
-/* The table of config.c in words: help, the example file, and what an error says is allowed. */
+/* The table of settings in words: help, the example file, and what an error says is allowed. */
 #include "daemon/config.h"
 
 #include <string.h>

@@ -43,6 +43,11 @@ const char *protocol_state_name(enum stream_state state)
     return state_names[state];
 }
 
+const char *protocol_cause_name(enum gap_cause cause)
+{
+    return cause_names[cause];
+}
+
 const char *protocol_cmd_name(enum request_cmd cmd)
 {
     return cmd_names[cmd];

@@ -63,6 +63,7 @@ size_t protocol_write_error(char *buf, size_t size, const char *cmd,
 size_t protocol_write_bye(char *buf, size_t size, const char *reason, const char *message);
 
 const char *protocol_state_name(enum stream_state);
+const char *protocol_cause_name(enum gap_cause);
 
 enum request_cmd {
     REQUEST_SUBSCRIBE,
