@@ -1,0 +1,66 @@
+#include "daemon/notify.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#include "daemon/base/clock.h"
+
+bool notify_supervised(void)
+{
+    const char *socket = getenv("NOTIFY_SOCKET");
+    return socket && socket[0];
+}
+
+void notify_ready(void)
+{
+    sd_notify(0, "READY=1");
+}
+
+void notify_status(const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    text[strcspn(text, "\n")] = '\0'; /* a line of its own would be another message */
+    sd_notifyf(0, "STATUS=%s", text);
+}
+
+/* With the time, as systemd 253 and later want it for Type=notify-reload. */
+void notify_reloading(void)
+{
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(clock_now_ns() / 1000));
+}
+
+void notify_stopping(void)
+{
+    sd_notify(0, "STOPPING=1");
+}
+
+void notify_watchdog(void)
+{
+    sd_notify(0, "WATCHDOG=1");
+}
+
+uint64_t notify_watchdog_ms(void)
+{
+    uint64_t usec;
+    return sd_watchdog_enabled(0, &usec) > 0 ? usec / 1000 : 0;
+}
+
+int notify_socket(const char *name)
+{
+    char **names = NULL;
+    int found = -1, n = sd_listen_fds_with_names(0, &names);
+    for (int i = 0; i < n; i++) {
+        if (found < 0 && strcmp(names[i], name) == 0)
+            found = SD_LISTEN_FDS_START + i;
+        free(names[i]);
+    }
+    free(names);
+    return found;
+}

@@ -1,0 +1,163 @@
+#include "daemon/pipeline.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "daemon/model_path.h"
+#include "daemon/notify.h"
+
+static int n_processors(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static const char *language_of(const struct config *config)
+{
+    return strcmp(config->language, "auto") == 0 ? NULL : tokenizer_language_code(config->language);
+}
+
+static int check_language(const struct pipeline *p, const struct config *config, const char *path,
+                          struct err *err)
+{
+    const char *language = language_of(config);
+    if (tokenizer_special(p->model.tokenizer)->multilingual) {
+        if (language && tokenizer_language_token(p->model.tokenizer, language) < 0)
+            return err_set(err, -EINVAL, "language: %s does not know %s", path, language);
+    } else if (language && strcmp(language, "en") != 0) {
+        return err_set(err, -EINVAL, "language: %s knows only English, not %s", path, language);
+    } else if (config->task == TASK_TRANSLATE) {
+        return err_set(err, -EINVAL, "task: %s knows only English and cannot translate", path);
+    }
+    return 0;
+}
+
+static int open_model(struct pipeline *p, const struct config *config, struct err *err)
+{
+    char path[MODEL_PATH_MAX], engine[16];
+    int n;
+    const struct config_key *key = config_keys(&n);
+    while (strcmp(key->name, "engine") != 0)
+        key++;
+    config_value(config, key, 0, engine, sizeof(engine));
+    const struct whisper_options options = {
+        .engine = engine,
+        .n_threads = config->threads ? config->threads : n_processors(),
+        .precision = (enum engine_precision)config->precision,
+        .n_audio_slots = config->n_inputs,
+        .n_text_slots = config->n_inputs,
+    };
+    int r = model_path_find(config->model, path, sizeof(path), err);
+    if (r < 0)
+        return r;
+    r = whisper_model_open(&p->model, path, &options, err);
+    return r < 0 ? r : check_language(p, config, path, err);
+}
+
+static int open_inputs(struct pipeline *p, const struct config *config, struct err *err)
+{
+    bool wait =
+        config->wait_for_device == WAIT_YES || (config->wait_for_device == WAIT_AUTO && notify_supervised());
+    for (int i = 0; i < config->n_inputs; i++) {
+        const struct intake_options options = {
+            .name = config->inputs[i].name,
+            .spec = config->inputs[i].spec,
+            .paced = config->pace == PACE_REALTIME,
+            .wait_for_device = wait,
+            .gate = {.enabled = config->gate,
+                     .threshold = (float)config->gate_threshold,
+                     .min_speech_ms = config->gate_min_speech_ms,
+                     .min_silence_ms = config->gate_silence_ms,
+                     .pre_roll_ms = config->gate_pre_roll_ms,
+                     .pad_ms = config->gate_pad_ms},
+            .wake = &p->wake,
+        };
+        int r = intake_create(&options, &p->inputs[i], err);
+        if (r < 0) {
+            err_prefix(err, "input %s", options.name);
+            return r;
+        }
+        p->n_inputs++;
+        struct err warning;
+        if (whisper_register_audio(p->model.whisper, p->inputs[i]->storage, p->inputs[i]->storage_bytes,
+                                   &warning) < 0)
+            log_warning("input %s: %s", options.name, warning.msg);
+    }
+    return 0;
+}
+
+static int open_captioner(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
+                          struct err *err)
+{
+    const struct captioner_options options = {
+        .realtime = config->pace == PACE_REALTIME,
+        .step_ms = config->step_ms,
+        .max_buffer_ms = config->max_buffer_ms,
+        .max_lag_ms = config->max_lag_ms,
+        .max_utterance_ms = config->max_utterance_ms,
+        .language = language_of(config),
+        .translate = config->task == TASK_TRANSLATE,
+        .draft = config->draft,
+        .wake = wake,
+        .wake_ctx = ctx,
+    };
+    return captioner_create(&options, &p->model, p->inputs, p->n_inputs, &p->wake, &p->captioner, err);
+}
+
+int pipeline_open(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
+                  struct err *err)
+{
+    memset(p, 0, sizeof(*p));
+    sem_init(&p->wake, 0, 0);
+    int r = open_model(p, config, err);
+    if (r == 0)
+        r = open_inputs(p, config, err);
+    if (r == 0)
+        r = open_captioner(p, config, wake, ctx, err);
+    if (r < 0)
+        pipeline_close(p);
+    return r;
+}
+
+int pipeline_start(struct pipeline *p, struct err *err)
+{
+    int r = captioner_start(p->captioner, err);
+    for (int i = 0; r == 0 && i < p->n_inputs; i++)
+        r = intake_start(p->inputs[i], err);
+    return r;
+}
+
+void pipeline_pause(struct pipeline *p, unsigned streams, bool pause)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        if (streams >> i & 1)
+            intake_pause(p->inputs[i], pause);
+    }
+}
+
+void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)
+{
+    for (int i = 0; i < p->n_inputs; i++)
+        ms[i] = ring_head(&p->inputs[i]->ring) * 1000 / SAMPLE_RATE;
+}
+
+void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        if (intake_stop(p->inputs[i], timeout_ms) < 0)
+            p->inputs_stuck = true;
+    }
+}
+
+void pipeline_close(struct pipeline *p)
+{
+    captioner_destroy(p->captioner);
+    whisper_model_close(&p->model);
+    for (int i = 0; i < p->n_inputs; i++)
+        intake_destroy(p->inputs[i]);
+    if (p->n_inputs || p->captioner)
+        sem_destroy(&p->wake);
+    memset(p, 0, sizeof(*p));
+}

@@ -1,0 +1,42 @@
+/* From sound to events: the model, the inputs and the captioner, put together as the configuration says.
+ *
+ * open may take seconds and belongs on a worker thread; everything else but pipeline_stop_inputs returns at once. The
+ * threads inside are the intakes' and the captioner's own. */
+#ifndef CAPTIOND_DAEMON_PIPELINE_H
+#define CAPTIOND_DAEMON_PIPELINE_H
+
+#include <semaphore.h>
+#include <stdbool.h>
+
+#include "daemon/captioner.h"
+#include "daemon/config.h"
+
+struct pipeline {
+    struct whisper_model model;
+    struct intake *inputs[STREAMS_MAX];
+    int n_inputs;
+    struct captioner *captioner;
+    sem_t wake;        /* of the captioner's thread */
+    bool inputs_stuck; /* a sound server holds one: the process must end instead of closing */
+};
+
+/* Loads the model, opens the inputs and takes all memory. `wake` is called from the captioner's thread after events were
+ * queued. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */
+int pipeline_open(struct pipeline *, const struct config *, void (*wake)(void *ctx), void *ctx, struct err *);
+
+/* Starts the threads. On failure pipeline_stop and pipeline_close still follow. */
+int pipeline_start(struct pipeline *, struct err *);
+
+void pipeline_pause(struct pipeline *, unsigned streams, bool pause);
+
+/* Milliseconds of audio that have reached the ring of each input. */
+void pipeline_heard_ms(const struct pipeline *, int64_t *ms);
+
+/* Ends the inputs; waits for them, timeout_ms at most, so it belongs on a worker thread. */
+void pipeline_stop_inputs(struct pipeline *, int timeout_ms);
+
+/* Joins what runs and frees. After captioner_stop and pipeline_stop_inputs, and not where inputs_stuck. Zeroed objects are
+ * accepted. */
+void pipeline_close(struct pipeline *);
+
+#endif

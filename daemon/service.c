@@ -1,0 +1,503 @@
+#include "daemon/service.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/control.h"
+#include "daemon/listener.h"
+#include "daemon/log.h"
+#include "daemon/model_path.h"
+#include "daemon/notify.h"
+#include "daemon/pipeline.h"
+#include "daemon/printer.h"
+#include "daemon/service_status.h"
+#include "daemon/subscriber.h"
+
+/* A stop on a signal, in milliseconds from it: the captioner is given until FINISH_MS for the last words, what it has
+ * not decoded is written off at GIVE_UP_MS, and the process is gone at EXIT_MS whatever else still waits. */
+#define FINISH_MS  1300
+#define GIVE_UP_MS 1600
+#define EXIT_MS    1900
+
+enum phase {
+    PHASE_LOADING,
+    PHASE_RUNNING,
+    PHASE_STOPPING, /* the captioner finishes the open words */
+    PHASE_ENDING,   /* everything is said; clients and output take what is left */
+};
+
+struct service {
+    struct config *config;
+    int argc;
+    char *const *argv;
+    uv_loop_t loop;
+    enum phase phase;
+    int status;      /* of the process: 0 or a negative errno */
+    bool signaled;   /* the stop has a deadline */
+    bool unfinished; /* the captioner was given up: its thread cannot be joined */
+
+    uv_signal_t on_term, on_int, on_hup;
+    uv_async_t wake;
+    uv_timer_t deadline, watchdog;
+    uv_work_t load, stop_inputs;
+    bool loading, stopping_inputs;
+    struct err load_error;
+    int load_result;
+    uint64_t progress_seen;
+
+    struct pipeline pipeline;
+    bool opened; /* the pipeline is there */
+    struct stats stats;
+    struct hub hub;
+    const char *names[STREAMS_MAX];
+    enum stream_state state_logged[STREAMS_MAX];
+    struct subscribers subscribers;
+    struct control control;
+    struct listener captions_socket, control_socket;
+    struct printer printer;
+    char model_name[MODEL_NAME_MAX];
+};
+
+/* --- the end ------------------------------------------------------------------------------------------------- */
+
+static void exit_now(struct service *s, int status)
+{
+    listener_close(&s->captions_socket);
+    listener_close(&s->control_socket);
+    _exit(status);
+}
+
+/* Only what still has to be written keeps the loop alive from here on. */
+static void end_phase(struct service *s, const char *message)
+{
+    s->phase = PHASE_ENDING;
+    subscribers_end(&s->subscribers, s->signaled ? "shutdown" : "end", message);
+    control_close(&s->control);
+    uv_unref((uv_handle_t *)&s->on_term);
+    uv_unref((uv_handle_t *)&s->on_int);
+    uv_unref((uv_handle_t *)&s->on_hup);
+    uv_unref((uv_handle_t *)&s->wake);
+    uv_unref((uv_handle_t *)&s->deadline);
+    uv_timer_stop(&s->watchdog);
+    uv_timer_stop(&s->subscribers.greeting);
+}
+
+/* The captioner did not make it in time: what it has not decoded is said to be lost. */
+static void give_up(struct service *s)
+{
+    int64_t ms[STREAMS_MAX];
+    s->unfinished = true;
+    pipeline_heard_ms(&s->pipeline, ms);
+    for (int i = 0; i < s->hub.n_streams; i++)
+        ms[i] += s->hub.streams[i].skipped_ms;
+    hub_close_utterances(&s->hub, ms);
+    end_phase(s, "captiond is stopping");
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct service *s = timer->data;
+    if (s->phase == PHASE_STOPPING) {
+        uv_timer_start(timer, on_deadline, EXIT_MS - GIVE_UP_MS, 0);
+        give_up(s);
+    } else {
+        exit_now(s, s->status < 0);
+    }
+}
+
+static void work_stop_inputs(uv_work_t *work)
+{
+    struct service *s = work->data;
+    pipeline_stop_inputs(&s->pipeline, FINISH_MS);
+}
+
+static void on_inputs_stopped(uv_work_t *work, int status)
+{
+    struct service *s = work->data;
+    s->stopping_inputs = false;
+}
+
+/* Begins the end. Without a signal there is no deadline: the words are all there and only have to be read. */
+static void begin_stop(struct service *s, bool signaled)
+{
+    if (s->phase >= PHASE_STOPPING)
+        return;
+    bool loading = s->phase == PHASE_LOADING;
+    s->phase = PHASE_STOPPING;
+    s->signaled = signaled;
+    notify_stopping();
+    listener_close(&s->captions_socket);
+    listener_close(&s->control_socket);
+    if (signaled)
+        uv_timer_start(&s->deadline, on_deadline, loading ? EXIT_MS : GIVE_UP_MS, 0);
+    if (loading || !s->opened) {
+        end_phase(s, "captiond is stopping");
+        return;
+    }
+    captioner_stop(s->pipeline.captioner, clock_now_ns() + FINISH_MS * 1000000LL);
+    s->stopping_inputs = uv_queue_work(&s->loop, &s->stop_inputs, work_stop_inputs, on_inputs_stopped) == 0;
+}
+
+/* --- events -------------------------------------------------------------------------------------------------- */
+
+/* What the log and the service manager hear about a stream: changes of its device, never words. */
+static void report_state(struct service *s, int stream)
+{
+    const struct event *e = &s->hub.streams[stream].status;
+    enum stream_state state = e->state == STREAM_SPEECH ? STREAM_LISTENING : e->state;
+    if (state == s->state_logged[stream])
+        return;
+    s->state_logged[stream] = state;
+    const char *name = s->names[stream], *state_name = protocol_state_name(state);
+    if (state == STREAM_NO_DEVICE || state == STREAM_SILENT)
+        log_warning("%s: %s: %s", name, state_name, e->message);
+    else
+        log_info("%s: %s%s%s", name, state_name, e->device[0] ? ", " : "", e->device);
+    char text[400];
+    service_status_line(&s->hub, text, sizeof(text));
+    notify_status("%s", text);
+}
+
+/* Takes what the captioner has queued, as long as standard output can follow. */
+static void take_events(struct service *s)
+{
+    struct event event;
+    bool ended = captioner_ended(s->pipeline.captioner), finished = captioner_finished(s->pipeline.captioner);
+    while (!printer_full(&s->printer)) {
+        if (!captioner_next_event(s->pipeline.captioner, &event)) {
+            /* The flags were read before the queue was found empty: nothing can follow. */
+            if (s->phase == PHASE_RUNNING && ended && s->config->once)
+                begin_stop(s, false);
+            else if (s->phase == PHASE_STOPPING && finished)
+                end_phase(s, s->signaled ? "captiond is stopping" : "the input has ended");
+            return;
+        }
+        if (event.type == EVENT_GAP)
+            log_warning("%s: %lld ms of sound are lost (%s)", s->names[event.stream],
+                        (long long)event.lost_ms, protocol_cause_name(event.cause));
+        hub_publish(&s->hub, &event);
+        if (event.type == EVENT_STATUS)
+            report_state(s, event.stream);
+    }
+}
+
+static void on_wake(uv_async_t *async)
+{
+    struct service *s = async->data;
+    if (s->opened && (s->phase == PHASE_RUNNING || s->phase == PHASE_STOPPING))
+        take_events(s);
+}
+
+/* Any thread. */
+static void wake_loop(void *ctx)
+{
+    uv_async_send(&((struct service *)ctx)->wake);
+}
+
+static void on_printed(void *ctx)
+{
+    struct service *s = ctx;
+    bool sockets = s->captions_socket.open || s->control_socket.open;
+    if (s->printer.failed)
+        s->status = s->printer.failed;
+    if (s->printer.gone && !sockets && s->phase == PHASE_RUNNING)
+        begin_stop(s, true);
+    on_wake(&s->wake);
+}
+
+/* --- signals ------------------------------------------------------------------------------------------------- */
+
+static void on_stop_signal(uv_signal_t *handle, int signum)
+{
+    struct service *s = handle->data;
+    if (s->phase >= PHASE_STOPPING) {
+        log_warning("second signal: ending at once");
+        exit_now(s, 1);
+    }
+    log_info("stopping on signal %d", signum);
+    begin_stop(s, true);
+}
+
+static void apply_live_settings(struct service *s)
+{
+    const struct config *c = s->config;
+    log_set_level((enum log_level)c->log_level);
+    s->subscribers.n_max = c->clients_max;
+    s->subscribers.timeout_ms = s->control.timeout_ms = c->client_timeout_ms;
+    if (journal_resize(&s->hub.journal, c->history_events, (size_t)c->history_kib * 1024) < 0)
+        log_error("out of memory for a longer history: it stays as it was");
+}
+
+static void on_reload_signal(uv_signal_t *handle, int signum)
+{
+    struct service *s = handle->data;
+    struct config fresh;
+    struct err err;
+    enum config_action action;
+    char value[4200];
+    int n_keys;
+    const struct config_key *keys = config_keys(&n_keys);
+    if (s->phase != PHASE_RUNNING)
+        return;
+    notify_reloading();
+    if (config_load(&fresh, s->argc, s->argv, &action, &err) < 0) {
+        log_error("the configuration stays as it was: %s", err.msg);
+        notify_ready();
+        return;
+    }
+    for (int i = 0; i < n_keys; i++) {
+        if (!config_differs(s->config, &fresh, &keys[i]))
+            continue;
+        if (!keys[i].live) {
+            log_warning("%s has changed: it takes effect after a restart", keys[i].name);
+            continue;
+        }
+        config_swap(s->config, &fresh, &keys[i]);
+        config_value(s->config, &keys[i], 0, value, sizeof(value));
+        log_info("%s is now %s", keys[i].name, value);
+    }
+    config_finish(&fresh);
+    apply_live_settings(s);
+    log_info("configuration reread%s%s", s->config->file ? " from " : "",
+             s->config->file ? s->config->file : "");
+    notify_ready();
+}
+
+/* The loop lives, or this would not run; the captioner does if its counter moves, in a pause or without a device too. */
+static void on_watchdog(uv_timer_t *timer)
+{
+    struct service *s = timer->data;
+    uint64_t progress = captioner_progress(s->pipeline.captioner);
+    if (progress != s->progress_seen)
+        notify_watchdog();
+    s->progress_seen = progress;
+}
+
+/* --- control ------------------------------------------------------------------------------------------------- */
+
+static void control_flush(void *ctx)
+{
+    captioner_flush(((struct service *)ctx)->pipeline.captioner);
+}
+
+static void control_pause(void *ctx, unsigned streams, bool pause)
+{
+    pipeline_pause(&((struct service *)ctx)->pipeline, streams, pause);
+}
+
+static void control_write_status(void *ctx, struct jsonl *j)
+{
+    struct service *s = ctx;
+    service_status_write(&s->hub, &s->stats, s->subscribers.n, j);
+}
+
+static const struct control_ops control_ops = {
+    .flush = control_flush, .pause = control_pause, .write_status = control_write_status};
+
+/* --- the beginning ------------------------------------------------------------------------------------------- */
+
+static void name_model(struct service *s)
+{
+    const char *name = s->config->model;
+    if (strcmp(name, "auto") == 0)
+        name = model_path_auto();
+    const char *slash = strrchr(name, '/');
+    snprintf(s->model_name, sizeof(s->model_name), "%s", slash && slash[1] ? slash + 1 : name);
+    s->hub.model = s->model_name;
+    s->hub.engine = whisper_engine_name(s->pipeline.model.whisper);
+}
+
+static int start(struct service *s, struct err *err)
+{
+    s->hub.t0_unix_ms = clock_unix_ms();
+    name_model(s);
+    if (s->config->stdout_format != STDOUT_NONE)
+        printer_init(&s->printer, &s->loop, &s->hub, s->config->stdout_format == STDOUT_TEXT, on_printed, s);
+    int r = listener_start(&s->captions_socket, &s->loop, subscribers_accept, &s->subscribers, err);
+    if (r == 0)
+        r = listener_start(&s->control_socket, &s->loop, control_accept, &s->control, err);
+    if (r == 0)
+        r = pipeline_start(&s->pipeline, err);
+    return r;
+}
+
+static void work_load(uv_work_t *work)
+{
+    struct service *s = work->data;
+    s->load_result = pipeline_open(&s->pipeline, s->config, wake_loop, s, &s->load_error);
+}
+
+static void on_loaded(uv_work_t *work, int status)
+{
+    struct service *s = work->data;
+    s->loading = false;
+    s->opened = s->load_result == 0;
+    if (s->phase != PHASE_LOADING)
+        return;
+    int r = s->load_result;
+    if (r == 0) {
+        s->phase = PHASE_RUNNING;
+        r = start(s, &s->load_error);
+    }
+    if (r < 0) {
+        log_error("%s", s->load_error.msg);
+        s->status = r;
+        begin_stop(s, true);
+        return;
+    }
+    log_info("ready: model %s on %s, %d input%s%s%s", s->hub.model, s->hub.engine, s->pipeline.n_inputs,
+             s->pipeline.n_inputs == 1 ? "" : "s", s->captions_socket.path[0] ? ", captions on " : "",
+             s->captions_socket.path);
+    uint64_t watchdog_ms = notify_watchdog_ms();
+    if (watchdog_ms)
+        uv_timer_start(&s->watchdog, on_watchdog, 0, watchdog_ms / 4 + 1);
+    notify_ready();
+}
+
+/* The socket from the service manager, else the configured one, if any. */
+static int bind_socket(struct listener *l, const char *name, const char *path, int mode, struct err *err)
+{
+    int fd = notify_socket(name);
+    if (fd >= 0)
+        return listener_adopt(l, fd, err);
+    return path[0] ? listener_bind(l, path, mode, err) : 0;
+}
+
+/* The paths that "auto" and "none" stand for; "" for none. A socket at a place of its own has its control beside it. */
+static int choose_paths(const struct config *c, char *captions, char *control, struct err *err)
+{
+    bool automatic = strcmp(c->socket, "auto") == 0;
+    char beside[SOCKET_PATH_MAX + 16];
+    captions[0] = control[0] = '\0';
+    int r = 0;
+    if (automatic && !c->once)
+        r = socket_path_default(SOCKET_NAME_CAPTIONS, captions, err);
+    else if (!automatic && strcmp(c->socket, "none") != 0)
+        strcpy(captions, c->socket);
+    if (r < 0 || strcmp(c->control, "none") == 0)
+        return r;
+    if (strcmp(c->control, "auto") != 0) {
+        strcpy(control, c->control);
+    } else if (automatic && captions[0]) {
+        r = socket_path_default(SOCKET_NAME_CONTROL, control, err);
+    } else if (captions[0]) {
+        snprintf(beside, sizeof(beside), "%s.control", captions);
+        r = socket_path_check(beside, err);
+        if (r == 0)
+            strcpy(control, beside);
+    }
+    return r;
+}
+
+static int bind_sockets(struct service *s, struct err *err)
+{
+    char captions[SOCKET_PATH_MAX], control[SOCKET_PATH_MAX];
+    listener_init(&s->captions_socket);
+    listener_init(&s->control_socket);
+    int r = choose_paths(s->config, captions, control, err);
+    if (r == 0)
+        r = bind_socket(&s->captions_socket, "captions", captions, s->config->socket_mode, err);
+    if (r == 0)
+        r = bind_socket(&s->control_socket, "control", control, s->config->control_mode, err);
+    return r;
+}
+
+static void init_handles(struct service *s)
+{
+    uv_loop_t *loop = &s->loop;
+    uv_signal_init(loop, &s->on_term);
+    uv_signal_init(loop, &s->on_int);
+    uv_signal_init(loop, &s->on_hup);
+    uv_async_init(loop, &s->wake, on_wake);
+    uv_timer_init(loop, &s->deadline);
+    uv_timer_init(loop, &s->watchdog);
+    s->on_term.data = s->on_int.data = s->on_hup.data = s->wake.data = s;
+    s->deadline.data = s->watchdog.data = s->load.data = s->stop_inputs.data = s;
+    subscribers_init(&s->subscribers, loop, &s->hub, s->config->clients_max, s->config->client_timeout_ms);
+    control_init(&s->control, &s->hub, &control_ops, s, s->config->client_timeout_ms);
+}
+
+static int init_hub(struct service *s, struct err *err)
+{
+    for (int i = 0; i < s->config->n_inputs; i++)
+        s->names[i] = s->config->inputs[i].name;
+    const struct hub_options options = {.stream_names = s->names,
+                                        .n_streams = s->config->n_inputs,
+                                        .history_events = s->config->history_events,
+                                        .history_bytes = (size_t)s->config->history_kib * 1024,
+                                        .stats = &s->stats};
+    s->stats.started_ns = clock_now_ns();
+    return hub_init(&s->hub, &options, err);
+}
+
+int service_create(struct config *config, int argc, char *const *argv, struct service **out, struct err *err)
+{
+    struct service *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(err, -ENOMEM, "out of memory");
+    s->config = config;
+    s->argc = argc;
+    s->argv = argv;
+    int r = uv_loop_init(&s->loop);
+    if (r < 0) {
+        free(s);
+        return err_set(err, r, "no event loop: %s", uv_strerror(r));
+    }
+    init_handles(s);
+    r = bind_sockets(s, err);
+    if (r == 0)
+        r = init_hub(s, err);
+    if (r < 0) {
+        service_destroy(s);
+        return r;
+    }
+    *out = s;
+    return 0;
+}
+
+int service_run(struct service *s)
+{
+    uv_signal_start(&s->on_term, on_stop_signal, SIGTERM);
+    uv_signal_start(&s->on_int, on_stop_signal, SIGINT);
+    uv_signal_start(&s->on_hup, on_reload_signal, SIGHUP);
+    notify_status("loading the model");
+    int r = uv_queue_work(&s->loop, &s->load, work_load, on_loaded);
+    if (r < 0) {
+        log_error("no worker thread: %s", uv_strerror(r));
+        return r;
+    }
+    s->loading = true;
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    /* A thread that was given up cannot be joined, nor what it uses be freed. */
+    if (s->unfinished || s->pipeline.inputs_stuck)
+        exit_now(s, s->status < 0);
+    return s->status;
+}
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void service_destroy(struct service *s)
+{
+    if (!s)
+        return;
+    if (s->opened)
+        pipeline_close(&s->pipeline);
+    listener_close(&s->captions_socket);
+    listener_close(&s->control_socket);
+    subscribers_close(&s->subscribers);
+    control_close(&s->control);
+    uv_run(&s->loop, UV_RUN_NOWAIT);
+    uv_walk(&s->loop, close_handle, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&s->loop);
+    printer_finish(&s->printer);
+    hub_finish(&s->hub);
+    free(s);
+}
