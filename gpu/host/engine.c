@@ -172,8 +172,8 @@ static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot,
 static int run_launch(struct host_engine *h, const void *args)
 {
     const struct launch_args *a = args;
-    for (int i = 0; i < a->max_times && (!a->n_active || *a->n_active > 0); i++) {
-        for (int k = 0; k < a->graph->list.n && !h->err.code; k++)
+    for (int i = 0; i < a->max_times && !h->err.code && (!a->n_active || *a->n_active > 0); i++) {
+        for (int k = 0; k < a->graph->list.n; k++)
             execute(h, &a->graph->list.commands[k]);
     }
     return h->err.code;

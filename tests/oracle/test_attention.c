@@ -112,7 +112,7 @@ static void check(struct engine *e, int n, int n_head, int gap, enum data kind)
     p.want = malloc(n_out * sizeof(double));
     p.tolerance = malloc(n_out * sizeof(double));
     struct test_rng rng;
-    test_rng_init(&rng, (uint64_t)(n * 64 + n_head * 8 + (int)kind));
+    test_rng_init(&rng, (uint64_t)n * 64 + (uint64_t)n_head * 8 + (uint64_t)kind);
     for (int row = 0; row < n; row++) {
         for (int head = 0; head < n_head; head++)
             fill_row(&p, &rng, kind, row, head);
@@ -145,7 +145,7 @@ static void check(struct engine *e, int n, int n_head, int gap, enum data kind)
 
 static void all_shapes(struct engine *e)
 {
-    static const int n[] = {1, 2, 5, 6, 7, 8, 9, 31, 47, 48, 49, 63, 64, 65, 255, 256, 257, 300};
+    static const int n[] = {1, 2, 5, 6, 7, 8, 9, 31, 47, 48, 49, 63, 64, 65, 96, 255, 256, 257, 300};
     for (size_t i = 0; i < sizeof(n) / sizeof(n[0]); i++) {
         for (int kind = 0; kind < DATA_KINDS; kind++)
             check(e, n[i], 1 + (int)(i % 3), i % 2 ? 8 : 0, (enum data)kind);

@@ -57,7 +57,7 @@ static void check(struct engine *e, int rows, int cols, int in_gap, int out_gap,
     float *gamma = malloc((size_t)cols * sizeof(*gamma)), *beta = malloc((size_t)cols * sizeof(*beta));
     double *want = malloc(n * sizeof(*want)), *tolerance = malloc(n * sizeof(*tolerance));
     struct test_rng rng;
-    test_rng_init(&rng, (uint64_t)(rows * 4096 + cols));
+    test_rng_init(&rng, (uint64_t)rows * 4096 + (uint64_t)cols);
     for (size_t i = 0; i < n; i++)
         x[i] = value(&rng, kind);
     for (int i = 0; i < cols; i++) {

@@ -10,8 +10,8 @@ struct shape {
     int rows, n_in, n_out;
     int in_stride;  /* 0: dense; less than n_in: rows overlap */
     int out_stride; /* 0: dense */
-    bool bias, gelu;
     enum { ADD_NOTHING, ADD_OUT, ADD_OTHER } add;
+    bool bias, gelu;
     bool narrow; /* output in the engine's wide type */
 };
 
@@ -66,7 +66,7 @@ static void fill(struct test_rng *rng, float *x, size_t n, double scale, enum dt
 static void layer_init(struct layer *l, const struct shape *s, double scale, enum dtype type)
 {
     struct test_rng rng;
-    test_rng_init(&rng, (uint64_t)(s->rows * 8191 + s->n_in * 64 + s->n_out));
+    test_rng_init(&rng, (uint64_t)s->rows * 8191 + (uint64_t)s->n_in * 64 + (uint64_t)s->n_out);
     *l = (struct layer){.s = *s, .in_stride = s->in_stride ? s->in_stride : s->n_in};
     l->in_floats = (s->rows - 1) * l->in_stride + s->n_in;
     size_t n_weight = (size_t)s->n_in * (size_t)s->n_out, n_out = (size_t)s->rows * (size_t)s->n_out;
@@ -88,7 +88,7 @@ static void layer_finish(struct layer *l)
     free(l->add);
 }
 
-/* Runs the layer twice, the second time with what the first has prepared. */
+/* Runs the layer three times: otherwise, as it is, and again with what has been prepared for it. */
 static void run(struct engine *e, const struct layer *l, enum dtype out_type, float *y)
 {
     const struct shape *s = &l->s;
@@ -109,7 +109,8 @@ static void run(struct engine *e, const struct layer *l, enum dtype out_type, fl
     };
     if (s->add != ADD_NOTHING)
         a.add = s->add == ADD_OUT ? a.out : test_mat(e, DTYPE_F32, s->rows, s->n_out, s->n_out + 4);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
+        a.gelu = s->gelu ^ (i == 0);
         if (a.add.data)
             test_mat_write(e, a.add, l->add);
         e->v->linear(e, &a);
