@@ -15,9 +15,10 @@
 struct text_model;
 
 enum audio_scale {
-    AUDIO_SCALE_OWN,   /* normalise the window by its own maximum: live */
-    AUDIO_SCALE_SCAN,  /* first pass over a recording: only raise the recording's maximum */
-    AUDIO_SCALE_GIVEN, /* normalise by the recording's maximum: offline, as OpenAI's implementation does */
+    AUDIO_SCALE_OWN,  /* normalise the window by its own maximum: live */
+    AUDIO_SCALE_SCAN, /* first pass over a recording: only raise the recording's maximum */
+    AUDIO_SCALE_GIVEN, /* normalise by the recording's maximum: offline, as OpenAI's implementation does. Frames
+                          from n_samples / 160 on are 0, not the silence that the other scales see there */
 };
 
 struct text_model_ops {

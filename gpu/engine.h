@@ -83,7 +83,8 @@ struct rows {
 enum mel_scale {
     MEL_SCALE_OWN,   /* normalise by this window's own maximum */
     MEL_SCALE_SCAN,  /* only raise *log_max to this window's maximum; `out` is not written */
-    MEL_SCALE_GIVEN, /* normalise by *log_max */
+    MEL_SCALE_GIVEN, /* normalise by *log_max; frames from n_samples / 160 on are 0, as pad_or_trim of OpenAI's
+                        whisper/audio.py leaves them */
 };
 
 /* out = normalised log-mel spectrogram of a window, as in whisper/audio.py: periodic Hann of 400 samples, hop

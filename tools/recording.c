@@ -113,7 +113,7 @@ static int take_event(struct region_list *list, const struct gate_event *event, 
 {
     if (event->type == GATE_START)
         return add_region(list, event->at, n_samples);
-    if (event->type == GATE_END)
+    if (event->type == GATE_END && list->n > 0)
         list->regions[list->n - 1].end = event->at;
     return 0;
 }

@@ -110,9 +110,14 @@ static void scale_frames(void *arg, int worker, int n_workers)
     const struct mat out = job->args->out;
     int n_mels = job->h->mel->n_mels, first, last;
     pool_share(out.rows, MEL_FRAMES, worker, n_workers, &first, &last);
-    for (int f = first; f < last; f++)
-        job->h->wide->mel_scale(job->logs + (size_t)f * (size_t)n_mels, job->floor, n_mels,
-                                mat_rows(out, f, 1).data, out.type == DTYPE_BF16);
+    int heard = job->args->scale == MEL_SCALE_GIVEN ? job->args->n_samples / MEL_HOP : out.rows;
+    for (int f = first; f < last; f++) {
+        if (f >= heard)
+            memset(mat_rows(out, f, 1).data, 0, (size_t)n_mels * dtype_bytes(out.type));
+        else
+            job->h->wide->mel_scale(job->logs + (size_t)f * (size_t)n_mels, job->floor, n_mels,
+                                    mat_rows(out, f, 1).data, out.type == DTYPE_BF16);
+    }
 }
 
 int host_mel(struct host_engine *h, const struct mel_args *a)

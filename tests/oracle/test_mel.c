@@ -278,11 +278,34 @@ static void test_cutting_changes_nothing(void **state)
     test_engines(cutting);
 }
 
+/* With a given maximum, what lies past the recording's last whole frame is 0 and not the floor that silence gives. */
+static void past_the_end(struct engine *e)
+{
+    float *x = make_signal(SIGNAL_SPEECH, 1700), frames[20 * 80];
+    const float max = 1.0f;
+    struct mat out = test_mat(e, DTYPE_F32, 20, 80, 80);
+    float *log_max = test_vector(e, &max, 1);
+    const struct window w = {x, 1700, 0, 80, 20}; /* 10 frames and 100 samples */
+    submit(e, &w, MEL_SCALE_GIVEN, log_max, out);
+    test_mat_read(e, out, frames);
+    for (int i = 0; i < 20 * 80; i++)
+        assert_true((frames[i] != 0.0f) == (i < 10 * 80));
+    e->v->free(e, log_max);
+    e->v->free(e, out.data);
+    free(x);
+}
+
+static void test_past_the_end_of_a_recording(void **state)
+{
+    test_engines(past_the_end);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_short_recordings),
+        cmocka_unit_test(test_past_the_end_of_a_recording),
         cmocka_unit_test(test_whole_windows),
         cmocka_unit_test(test_cutting_changes_nothing),
     };
