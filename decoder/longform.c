@@ -143,10 +143,12 @@ static int emit(struct longform *l, const struct segment *s, int window)
     if (s->start == s->end || blank)
         return 0;
     window_remember(&l->window, tokens, s->n_tokens);
-    int64_t end = (int64_t)(window + s->end) * FRAME;
+    /* A model may time the end of a recording's last words after the recording's. */
+    int64_t start = (int64_t)(window + s->start) * FRAME, end = (int64_t)(window + s->end) * FRAME;
+    end = end < l->n_samples ? end : l->n_samples;
     struct longform_segment segment = {
-        .start = (int64_t)(window + s->start) * FRAME,
-        .end = end < l->n_samples ? end : l->n_samples,
+        .start = start < end ? start : end,
+        .end = end,
         .text = text,
         .tokens = tokens,
         .n_tokens = s->n_tokens,
@@ -227,9 +229,9 @@ static int transcribe_span(struct longform *l, struct span s, struct err *err)
         int r = transcribe_window(l, window_frames((struct span){l->seek, s.end}), err);
         if (r)
             return r;
-        int64_t done = (int64_t)l->seek * FRAME;
+        int64_t done = l->seek < l->n_frames ? (int64_t)l->seek * FRAME : l->n_samples;
         if (l->options->on_progress)
-            l->options->on_progress(l->options->ctx, done < l->n_samples ? done : l->n_samples, l->n_samples);
+            l->options->on_progress(l->options->ctx, done, l->n_samples);
     }
     return 0;
 }

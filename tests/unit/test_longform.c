@@ -1,0 +1,658 @@
+/* Offline transcription over a scripted text model: what windows are heard, what is asked, what is made of the answers. */
+#include "tests/support/support.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "decoder/longform.h"
+#include "decoder/quality.h"
+#include "decoder/segment.h"
+
+enum { SECOND = 16000, N_VOCAB = 51865, N_TEXT_CTX = 448 };
+enum { EOT = 50257, SOT = 50258, ENGLISH = 50259, GERMAN = 50261, TRANSLATE = 50358, TRANSCRIBE = 50359 };
+enum { PREV = 50361, NO_SPEECH = 50362, NO_TIMESTAMPS = 50363, STAMP = 50364 };
+
+#define AT(seconds) (STAMP + (int)((seconds)*50 + 0.5))
+
+/* --- the scripted model: the text of a token is its byte -------------------------------------------------------- */
+
+/* What the model says to a window, at a temperature. */
+struct answer {
+    double start;      /* seconds; the window must begin there */
+    float temperature; /* −1: any */
+    float logprob;     /* of every token */
+    float no_speech_prob;
+    int32_t tokens[64];
+    int n_tokens; /* without eot, which is added unless they are 64 */
+};
+
+struct heard {
+    double start, seconds;
+    int n_before;
+    enum audio_scale scale;
+};
+
+struct script {
+    struct text_model base;
+    struct tokenizer *tokenizer;
+    const float *pcm;
+    const struct answer *answers;
+    int n_answers;
+    struct test_rng *babble; /* not NULL: any tokens whatever */
+    int32_t language;
+    int fail_in;
+    struct heard heard[400];
+    int n_heard, n_runs, n_copies, n_detections;
+    double window; /* what the audio slot holds */
+    int32_t prompts[400][N_TEXT_CTX];
+    int n_prompt[400];
+    float temperatures[400];
+    bool cached[8]; /* slot: it holds the prompt of this window */
+    int n_masks;
+};
+
+static char byte_tokens[256];
+
+static const char *vocabulary(const void *ctx, int32_t id, size_t *n_bytes)
+{
+    (void)ctx;
+    if (id > 255)
+        return NULL;
+    byte_tokens[id] = (char)id;
+    *n_bytes = 1;
+    return &byte_tokens[id];
+}
+
+static void encode(struct text_model *m, int audio_slot, const float *pcm, int n_samples, int n_before,
+                   enum audio_scale scale)
+{
+    struct script *s = (struct script *)m;
+    assert_int_equal(audio_slot, 0);
+    assert_true(s->n_heard < 400);
+    double start = (double)(pcm - s->pcm) / SECOND;
+    s->heard[s->n_heard++] = (struct heard){start, (double)n_samples / SECOND, n_before, scale};
+    if (scale != AUDIO_SCALE_SCAN)
+        s->window = start;
+    memset(s->cached, 0, sizeof(s->cached));
+}
+
+static void reset_scale(struct text_model *m, int audio_slot)
+{
+    assert_int_equal(audio_slot, 0);
+    assert_int_equal(((struct script *)m)->n_heard, 0);
+}
+
+static void babble(struct script *s, struct text_run *r)
+{
+    int n = test_rng_int(s->babble, 1, r->max_tokens);
+    for (int i = 0; i < n; i++) {
+        int kind = test_rng_int(s->babble, 0, 5);
+        r->out_tokens[i] = kind < 3   ? test_rng_int(s->babble, 0, 255)
+                           : kind < 5 ? STAMP + test_rng_int(s->babble, 0, kind == 3 ? 5 : 1500)
+                                      : test_rng_int(s->babble, 256, STAMP - 1);
+        if (r->out_tokens[i] == EOT)
+            r->out_tokens[i] = 'x';
+        r->out_logprobs[i] = -0.5f;
+    }
+    r->n_out = n;
+    r->stop = RUN_STOP_LIMIT;
+    if (n < r->max_tokens && test_rng_int(s->babble, 0, 3)) {
+        r->out_tokens[n - 1] = EOT;
+        r->stop = RUN_STOP_EOT;
+    }
+    r->probe_prob = test_rng_uniform(s->babble);
+}
+
+static const struct answer *answer_to(const struct script *s, const struct text_run *r)
+{
+    for (int i = 0; i < s->n_answers; i++) {
+        const struct answer *a = &s->answers[i];
+        if (fabs(a->start - s->window) < 1e-6 &&
+            (a->temperature < 0.0f || fabsf(a->temperature - r->rules.temperature) < 1e-3f))
+            return a;
+    }
+    fail_msg("nothing is scripted for %.3f s at temperature %.1f", s->window, (double)r->rules.temperature);
+    return NULL;
+}
+
+/* Sample i of several is less probable than the first but for slot 3, which is the best and says "best". */
+static void say(const struct answer *a, struct text_run *r)
+{
+    float shift = r->slot == 0 ? 0.0f : r->slot == 3 ? 0.05f : -0.05f;
+    memcpy(r->out_tokens, a->tokens, (size_t)a->n_tokens * sizeof(int32_t));
+    r->n_out = a->n_tokens;
+    r->stop = RUN_STOP_LIMIT;
+    if (r->slot == 3)
+        for (int i = 0; i < 4; i++)
+            r->out_tokens[1 + i] = "best"[i];
+    if (a->n_tokens < 64) {
+        r->out_tokens[r->n_out++] = EOT;
+        r->stop = RUN_STOP_EOT;
+    }
+    for (int i = 0; i < r->n_out; i++)
+        r->out_logprobs[i] = a->logprob + shift;
+    r->probe_prob = a->no_speech_prob;
+}
+
+static int run(struct text_model *m, struct text_run *runs, int n, struct err *err)
+{
+    struct script *s = (struct script *)m;
+    if (s->fail_in > 0 && --s->fail_in == 0)
+        return err_set(err, -EIO, "the engine is gone");
+    for (int i = 0; i < n; i++) {
+        struct text_run *r = &runs[i];
+        assert_true(s->n_runs < 400);
+        assert_true(r->n_cached == 0 || (s->cached[r->slot] && r->n_cached == r->n_prompt - 1));
+        assert_int_equal(r->sample_begin, r->n_prompt);
+        assert_int_equal(r->max_tokens, 224);
+        assert_true(r->out_capacity >= r->max_tokens);
+        assert_int_equal(r->rules.eot, EOT);
+        assert_int_equal(r->rules.timestamp_begin, STAMP);
+        assert_int_equal(r->rules.no_timestamps, NO_TIMESTAMPS);
+        assert_int_equal(r->rules.timestamps, 1);
+        assert_int_equal(r->rules.max_initial_timestamp, 50);
+        if (r->probe_token >= 0) {
+            assert_int_equal(r->probe_token, NO_SPEECH);
+            assert_int_equal(r->tokens[r->probe_index], SOT);
+        }
+        memcpy(s->prompts[s->n_runs], r->tokens, (size_t)r->n_prompt * sizeof(int32_t));
+        s->n_prompt[s->n_runs] = r->n_prompt;
+        s->temperatures[s->n_runs++] = r->rules.temperature;
+        s->cached[r->slot] = true;
+        r->n_steps = 1;
+        if (s->babble)
+            babble(s, r);
+        else
+            say(answer_to(s, r), r);
+        if (r->probe_token < 0)
+            r->probe_prob = 0.0f;
+    }
+    return 0;
+}
+
+static int logits(struct text_model *m, int slot, int audio_slot, const int32_t *tokens, int n, int pos,
+                  float *out, struct err *err)
+{
+    struct script *s = (struct script *)m;
+    assert_true(n == 1 && pos == 0 && tokens[0] == SOT);
+    for (int i = 0; i < N_VOCAB; i++)
+        out[i] = i < ENGLISH || i >= TRANSLATE ? 9.0f : 0.0f; /* what is no language does not count */
+    out[s->language] = 5.0f;
+    s->n_detections++;
+    return 0;
+}
+
+static void copy_slot(struct text_model *m, int src, int dst, int n)
+{
+    struct script *s = (struct script *)m;
+    assert_int_equal(n, s->n_prompt[s->n_runs - 1] - 1);
+    s->cached[dst] = s->cached[src];
+    s->n_copies++;
+}
+
+static int set_mask(struct text_model *m, int index, const int32_t *tokens, int n, struct err *err)
+{
+    assert_in_range(index, 0, 1);
+    ((struct script *)m)->n_masks++;
+    return 0;
+}
+
+static int wait(struct text_model *m, struct err *err)
+{
+    return 0;
+}
+
+static const struct text_model_ops ops = {encode, reset_scale, run, logits, copy_slot, set_mask, wait};
+
+/* --- a transcription and what came of it ------------------------------------------------------------------------- */
+
+struct outcome {
+    struct script script;
+    struct longform_options options;
+    struct longform_result result;
+    struct err err;
+    float *pcm;
+    int64_t n_samples;
+    char text[20000];
+    struct longform_segment segments[400];
+    int n_segments, stop_after;
+    int64_t done;
+};
+
+static int on_segment(void *ctx, const struct longform_segment *segment)
+{
+    struct outcome *o = ctx;
+    assert_true(o->n_segments < 400);
+    assert_true(segment->start >= 0 && segment->start <= segment->end && segment->end <= o->n_samples);
+    o->segments[o->n_segments++] = *segment;
+    size_t used = strlen(o->text);
+    snprintf(o->text + used, sizeof(o->text) - used, "[%s]", segment->text);
+    return o->n_segments == o->stop_after ? 77 : 0;
+}
+
+static void on_progress(void *ctx, int64_t done, int64_t total)
+{
+    struct outcome *o = ctx;
+    assert_true(done > o->done || done == total);
+    assert_true(done <= total && total == o->n_samples);
+    o->done = done;
+}
+
+static struct outcome *prepare(double seconds, const struct answer *answers, int n_answers)
+{
+    struct outcome *o = calloc(1, sizeof(*o));
+    assert_non_null(o);
+    o->n_samples = (int64_t)(seconds * SECOND + 0.5);
+    o->pcm = calloc((size_t)o->n_samples + 1, sizeof(float));
+    assert_non_null(o->pcm);
+    longform_defaults(&o->options);
+    o->options.language = "en";
+    o->options.on_segment = on_segment;
+    o->options.on_progress = on_progress;
+    o->options.ctx = o;
+    o->script = (struct script){
+        .base = {.ops = &ops,
+                 .n_vocab = N_VOCAB,
+                 .n_text_ctx = N_TEXT_CTX,
+                 .n_audio_slots = 1,
+                 .n_text_slots = 5},
+        .pcm = o->pcm,
+        .answers = answers,
+        .n_answers = n_answers,
+        .language = GERMAN,
+    };
+    assert_int_equal(tokenizer_create(N_VOCAB, vocabulary, NULL, &o->script.tokenizer, &o->err), 0);
+    return o;
+}
+
+static int transcribe(struct outcome *o)
+{
+    return longform_transcribe(&o->script.base, o->script.tokenizer, &o->options, o->pcm, o->n_samples,
+                               &o->result, &o->err);
+}
+
+static void finish(struct outcome *o)
+{
+    tokenizer_destroy(o->script.tokenizer);
+    free(o->pcm);
+    free(o);
+}
+
+#define ANSWER(at, ...)                                                                                      \
+    {                                                                                                        \
+        .start = (at), .temperature = -1.0f, .logprob = -0.3f, .tokens = {__VA_ARGS__},                      \
+        .n_tokens = sizeof((int32_t[]){__VA_ARGS__}) / sizeof(int32_t)                                       \
+    }
+#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* --- windows ----------------------------------------------------------------------------------------------------- */
+
+static void check_heard(const struct heard *h, double start, double seconds, int n_before,
+                        enum audio_scale scale)
+{
+    assert_float_equal(h->start, start, 1e-6);
+    assert_float_equal(h->seconds, seconds, 1e-6);
+    assert_int_equal(h->n_before, n_before);
+    assert_int_equal(h->scale, scale);
+}
+
+/* A window's unfinished segment is heard again in the next one; a single timestamp at the end finishes the window. */
+static void test_seeks_by_timestamps(void **state)
+{
+    const struct answer answers[] = {
+        ANSWER(0, AT(0), ' ', 'a', AT(4.5), AT(5), ' ', 'b', AT(27.3), AT(27.3), ' ', 'x'),
+        ANSWER(27.3, AT(0.5), ' ', 'c', AT(2), AT(2), ' ', 'd', AT(29)),
+        ANSWER(57.3, AT(0), ' ', 'e', AT(3.36)),
+    };
+    struct outcome *o = prepare(62.005, answers, 3);
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ a][ b][ c][ d][ e]");
+    static const double times[][2] = {{0, 4.5}, {5, 27.3}, {27.8, 29.3}, {29.3, 56.3}, {57.3, 60.66}};
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(o->segments[i].start, (int64_t)(times[i][0] * SECOND + 0.5));
+        assert_int_equal(o->segments[i].end, (int64_t)(times[i][1] * SECOND + 0.5));
+    }
+    assert_int_equal(o->result.n_windows, 3);
+    assert_int_equal(o->result.n_fallbacks, 0);
+    assert_string_equal(o->result.language, "en");
+    assert_int_equal(o->script.n_masks, 2);
+    /* The maximum is sought in the whole recording first. A window sees 200 samples beyond itself where they are. */
+    const double edge = 200.0 / SECOND;
+    const struct heard *h = o->script.heard;
+    assert_int_equal(o->script.n_heard, 6);
+    check_heard(&h[0], 0, 30 + edge, 0, AUDIO_SCALE_SCAN);
+    check_heard(&h[1], 30, 30 + edge, 200, AUDIO_SCALE_SCAN);
+    check_heard(&h[2], 60, 2.005, 200, AUDIO_SCALE_SCAN);
+    check_heard(&h[3], 0, 30 + edge, 0, AUDIO_SCALE_GIVEN);
+    check_heard(&h[4], 27.3, 30 + edge, 200, AUDIO_SCALE_GIVEN);
+    check_heard(&h[5], 57.3, 4.705, 200, AUDIO_SCALE_GIVEN);
+    assert_int_equal(o->done, o->n_samples);
+    finish(o);
+}
+
+/* Without a pair of timestamps the window is one segment up to its last timestamp, and is not heard again. */
+static void test_windows_without_pairs(void **state)
+{
+    const struct answer answers[] = {
+        ANSWER(0, ' ', 'a'),
+        ANSWER(30, AT(0), ' ', 'b', AT(7)),
+        ANSWER(60, AT(0), ' ', ' '), /* nothing said */
+        ANSWER(90, AT(0), ' ', 'd'),
+    };
+    struct outcome *o = prepare(93, answers, 4);
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ a][ b][ d]");
+    assert_int_equal(o->segments[0].end, 30 * SECOND);
+    assert_int_equal(o->segments[1].end, 37 * SECOND);
+    assert_int_equal(o->segments[2].end, 93 * SECOND);
+    finish(o);
+}
+
+static void test_only_regions_are_heard(void **state)
+{
+    const struct answer answers[] = {
+        ANSWER(2, AT(0), ' ', 'a', AT(3)),
+        ANSWER(40, AT(0), ' ', 'b', AT(20), AT(20), ' ', 'x'),
+        ANSWER(60, AT(0), ' ', 'c', AT(12)),
+        ANSWER(80, AT(0), ' ', 'd', AT(4)),
+    };
+    struct outcome *o = prepare(100, answers, 4);
+    const struct longform_region regions[] = {
+        {2 * SECOND, 5 * SECOND + 40}, {40 * SECOND, 75 * SECOND}, {80 * SECOND, 90 * SECOND}};
+    o->options.regions = regions;
+    o->options.n_regions = 3;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ a][ b][ c][ d]");
+    const struct heard *h = o->script.heard + 4; /* after the scan */
+    assert_int_equal(o->script.n_heard, 8);
+    /* Less than a frame more than the region: its last frame sees it. */
+    check_heard(&h[0], 2, 3.01 + 159.0 / SECOND, 200, AUDIO_SCALE_GIVEN);
+    check_heard(&h[1], 40, 30 + 200.0 / SECOND, 200, AUDIO_SCALE_GIVEN);
+    check_heard(&h[2], 60, 15 + 159.0 / SECOND, 200, AUDIO_SCALE_GIVEN);
+    check_heard(&h[3], 80, 10 + 159.0 / SECOND, 200, AUDIO_SCALE_GIVEN);
+    finish(o);
+}
+
+static void test_nothing_to_hear(void **state)
+{
+    static const struct longform_region none[1];
+    struct outcome *o = prepare(100, NULL, 0);
+    o->options.regions = none;
+    o->options.n_regions = 0;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->script.n_heard + o->n_segments, 0);
+    finish(o);
+    o = prepare(0, NULL, 0);
+    o->options.language = NULL;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->script.n_heard + o->script.n_detections + o->n_segments, 0);
+    finish(o);
+}
+
+/* A model that stammers would be asked 1500 times for each window. */
+static void test_does_not_get_stuck(void **state)
+{
+    struct answer answers[64];
+    for (int i = 0; i < 64;
+         i++) /* wherever a window begins, the first 20 ms are a segment and the rest is cut off */
+        answers[i] =
+            (struct answer)ANSWER(i / 4 * 30 + i % 4 * 0.02, AT(0), ' ', 'a', AT(0.02), AT(0.02), ' ', 'x');
+    struct outcome *o = prepare(60, answers, 64);
+    /* Two windows of 20 ms, then the third is passed over: it begins 40 ms late, and so does what follows. */
+    for (int i = 4; i < 64; i++)
+        answers[i].start = 30.04 * (i / 4) + i % 4 * 0.02;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->result.n_windows, 6);
+    finish(o);
+}
+
+/* --- prompts ----------------------------------------------------------------------------------------------------- */
+
+static void test_previous_text_is_the_prompt(void **state)
+{
+    const struct answer answers[] = {
+        ANSWER(0, AT(0), ' ', 'a', AT(10), AT(10), ' ', AT(12), AT(12), ' ', 'b', AT(20), AT(20), ' ', 'x'),
+        ANSWER(20, AT(0), ' ', 'c', AT(8)),
+    };
+    struct outcome *o = prepare(40, answers, 2);
+    o->options.translate = true;
+    assert_int_equal(transcribe(o), 0);
+    static const int32_t first[] = {SOT, ENGLISH, TRANSLATE};
+    assert_int_equal(o->script.n_prompt[0], 3);
+    assert_memory_equal(o->script.prompts[0], first, sizeof(first));
+    /* Timestamps go along; the blank segment and the unfinished one do not. */
+    const int32_t second[] = {PREV, AT(0), ' ',    'a', AT(10),  AT(12),
+                              ' ',  'b',   AT(20), SOT, ENGLISH, TRANSLATE};
+    assert_int_equal(o->script.n_prompt[1], COUNT(second));
+    assert_memory_equal(o->script.prompts[1], second, sizeof(second));
+    finish(o);
+
+    o = prepare(40, answers, 2);
+    o->options.condition_on_previous_text = false;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->script.n_prompt[1], 3);
+    finish(o);
+}
+
+static void test_a_prompt_keeps_the_newest_223_tokens(void **state)
+{
+    enum { WINDOWS = 6 };
+    struct answer answers[WINDOWS];
+    for (int w = 0; w < WINDOWS; w++) {
+        answers[w] = (struct answer)ANSWER(30.0 * w, AT(0));
+        for (int i = 1; i < 60; i++)
+            answers[w].tokens[i] = 'a' + (w * 60 + i * i) % 26;
+        answers[w].n_tokens = 60;
+    }
+    struct outcome *o = prepare(30 * WINDOWS, answers, WINDOWS);
+    o->options.compression_ratio_threshold = 0.0f;
+    assert_int_equal(transcribe(o), 0);
+    int32_t all[60 * WINDOWS];
+    for (int w = 0; w < WINDOWS; w++) {
+        int n = 60 * w, kept = n < 223 ? n : 223;
+        assert_int_equal(o->script.n_prompt[w], (kept > 0) + kept + 3);
+        assert_memory_equal(o->script.prompts[w] + (kept > 0), all + n - kept,
+                            (size_t)kept * sizeof(int32_t));
+        memcpy(all + n, answers[w].tokens, sizeof(int32_t) * 60);
+    }
+    finish(o);
+}
+
+/* --- fallback ---------------------------------------------------------------------------------------------------- */
+
+static struct answer at_temperature(struct answer a, float temperature, float logprob)
+{
+    a.temperature = temperature;
+    a.logprob = logprob;
+    return a;
+}
+
+static void test_improbable_text_is_decoded_again(void **state)
+{
+    const struct answer bad = ANSWER(0, AT(0), ' ', 'b', 'a', 'd', ' ', AT(29));
+    const struct answer good = ANSWER(0, AT(0), ' ', 'g', 'o', 'o', 'd', AT(29));
+    const struct answer answers[] = {at_temperature(bad, 0.0f, -1.2f), at_temperature(bad, 0.2f, -1.1f),
+                                     at_temperature(good, 0.4f, -1.02f)};
+    struct outcome *o = prepare(30, answers, 3);
+    assert_int_equal(transcribe(o), 0);
+    /* Of five samples the most probable counts: slot 3's, which alone is above −1. */
+    assert_string_equal(o->text, "[bestd]");
+    assert_float_equal(o->segments[0].avg_logprob, -0.97f, 1e-5);
+    assert_float_equal(o->segments[0].temperature, 0.4f, 1e-6);
+    assert_int_equal(o->script.n_runs, 1 + 5 + 5);
+    assert_int_equal(o->script.n_copies, 8);
+    assert_int_equal(o->result.n_fallbacks, 1);
+    assert_int_equal(o->result.n_steps, 11);
+    finish(o);
+
+    o = prepare(30, answers, 3);
+    o->script.base.n_text_slots = 2; /* no room for five */
+    o->options.n_temperatures = 2;   /* the last one is taken, good or not */
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ bad ]");
+    assert_int_equal(o->script.n_runs, 1 + 2);
+    finish(o);
+}
+
+static void test_repetition_is_decoded_again(void **state)
+{
+    struct answer loop = ANSWER(0, AT(0)), fine = ANSWER(0, AT(0), ' ', 'f', 'i', 'n', 'e', '.', AT(29));
+    for (int i = 1; i < 60; i++)
+        loop.tokens[i] = "ab "[i % 3];
+    loop.n_tokens = 60;
+    const struct answer next = ANSWER(30, AT(0), ' ', 'n', AT(2));
+    const struct answer answers[] = {at_temperature(loop, 0.0f, -0.1f), at_temperature(loop, 0.2f, -0.1f),
+                                     at_temperature(loop, 0.4f, -0.1f), at_temperature(fine, 0.6f, -0.5f),
+                                     next};
+    struct outcome *o = prepare(33, answers, 5);
+    o->options.best_of = 1;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ fine.][ n]");
+    /* What needed a temperature above 0.5 is no prompt. */
+    assert_int_equal(o->script.n_prompt[o->script.n_runs - 1], 3);
+    finish(o);
+}
+
+static void test_silence_is_skipped(void **state)
+{
+    struct answer silent = ANSWER(0, AT(0), ' ', 'y', 'o', 'u', AT(29)), sure = silent, next = silent;
+    silent.no_speech_prob = sure.no_speech_prob = 0.9f;
+    silent.logprob = -1.5f;
+    next.start = 30;
+    const struct answer skipped[] = {silent, next};
+    struct outcome *o = prepare(60, skipped, 2);
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ you]"); /* and not decoded again */
+    assert_int_equal(o->segments[0].start, 30 * SECOND);
+    assert_int_equal(o->script.n_runs, 2);
+    finish(o);
+    const struct answer kept[] = {sure, next}; /* probable text overrules */
+    o = prepare(60, kept, 2);
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ you][ you]");
+    finish(o);
+}
+
+static void test_quality(void **state)
+{
+    const struct quality_limits limits = {2.4f, -1.0f, 0.6f};
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.1f, 0.0f}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.5f}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.5f, -1.1f, 0.7f}, &limits));
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.5f, 0.7f}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.4f, -1.0f, 0.0f}, &limits));
+    /* Python: len(s) / len(zlib.compress(s)) */
+    const char *text = "And so my fellow Americans ask not what your country can do for you";
+    assert_float_equal(quality_compression_ratio(text, strlen(text)), 67.0 / 66.0, 1e-6);
+    char loop[400];
+    for (int i = 0; i < 400; i++)
+        loop[i] = "round and "[i % 10];
+    assert_float_equal(quality_compression_ratio(loop, 400), 400.0 / 22.0, 1e-5);
+    assert_float_equal(quality_compression_ratio("", 0), 0.0, 0.0);
+}
+
+/* --- language ---------------------------------------------------------------------------------------------------- */
+
+static void test_language_is_detected(void **state)
+{
+    const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29)), ANSWER(30, AT(0), ' ', 'b', AT(2))};
+    struct outcome *o = prepare(40, answers, 2);
+    o->options.language = NULL;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->result.language, "de");
+    assert_float_equal(o->result.language_probability, exp(5) / (exp(5) + 98), 1e-6);
+    assert_int_equal(o->script.prompts[0][1], GERMAN);
+    assert_int_equal(o->script.prompts[0][2], TRANSCRIBE);
+    assert_int_equal(o->script.n_detections, 1);
+    assert_int_equal(o->script.n_heard, 2 + 2); /* the first window is encoded once */
+    finish(o);
+}
+
+static void test_languages_and_tasks_are_checked(void **state)
+{
+    const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(2))};
+    struct outcome *o = prepare(3, answers, 1);
+    o->options.language = "klingon";
+    assert_int_equal(transcribe(o), -EINVAL);
+    assert_non_null(strstr(o->err.msg, "klingon"));
+    o->options.language = "German";
+    o->script.n_heard = 0;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->result.language, "de");
+    o->options.language = "yue"; /* larger models have it */
+    o->script.n_heard = 0;
+    assert_int_equal(transcribe(o), -EINVAL);
+    finish(o);
+}
+
+/* --- failures ---------------------------------------------------------------------------------------------------- */
+
+static void test_errors_come_through(void **state)
+{
+    const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29)), ANSWER(30, AT(0), ' ', 'b', AT(29))};
+    struct outcome *o = prepare(60, answers, 2);
+    o->script.fail_in = 2;
+    o->result.n_windows = -5;
+    assert_int_equal(transcribe(o), -EIO);
+    assert_string_equal(o->err.msg, "the engine is gone");
+    assert_string_equal(o->text, "[ a]");
+    assert_int_equal(o->result.n_windows, -5);
+    finish(o);
+    o = prepare(60, answers, 2);
+    o->stop_after = 1;
+    assert_int_equal(transcribe(o), 77);
+    assert_int_equal(o->n_segments, 1);
+    finish(o);
+}
+
+/* Whatever a model says, the recording is got through and times lie within it. */
+static void test_any_answer_ends(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 1);
+    for (int round = 0; round < 40; round++) {
+        struct outcome *o = prepare(0.013 + 70 * test_rng_uniform(&rng), NULL, 0);
+        o->script.babble = &rng;
+        o->options.n_temperatures = 1;
+        assert_int_equal(transcribe(o), 0);
+        finish(o);
+    }
+}
+
+static void test_segments_fit_their_array(void **state)
+{
+    struct segment segments[SEGMENTS_MAX(20)];
+    int32_t tokens[20];
+    int advance;
+    for (int i = 0; i < 20; i++)
+        tokens[i] = AT(i);
+    assert_true(segment_tokens(tokens, 20, STAMP, 3000, segments, &advance) <= SEGMENTS_MAX(20));
+    assert_int_equal(segment_tokens(tokens, 0, STAMP, 3000, segments, &advance), 1);
+    assert_int_equal(advance, 3000);
+    assert_int_equal(segments[0].n_tokens, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_seeks_by_timestamps),
+        cmocka_unit_test(test_windows_without_pairs),
+        cmocka_unit_test(test_only_regions_are_heard),
+        cmocka_unit_test(test_nothing_to_hear),
+        cmocka_unit_test(test_does_not_get_stuck),
+        cmocka_unit_test(test_previous_text_is_the_prompt),
+        cmocka_unit_test(test_a_prompt_keeps_the_newest_223_tokens),
+        cmocka_unit_test(test_improbable_text_is_decoded_again),
+        cmocka_unit_test(test_repetition_is_decoded_again),
+        cmocka_unit_test(test_silence_is_skipped),
+        cmocka_unit_test(test_quality),
+        cmocka_unit_test(test_language_is_detected),
+        cmocka_unit_test(test_languages_and_tasks_are_checked),
+        cmocka_unit_test(test_errors_come_through),
+        cmocka_unit_test(test_any_answer_ends),
+        cmocka_unit_test(test_segments_fit_their_array),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
