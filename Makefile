@@ -122,6 +122,8 @@ $(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
 $(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(BUILD)/tools/recording.o $(LIB)
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+$(BUILD)/live-eval: $(BUILD)/tools/live_eval.o $(BUILD)/tools/recording.o $(LIB)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 
 # A test is one source file with its own main; it links everything but the programs' mains.
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
