@@ -108,9 +108,11 @@ int commit_count(const struct commit_rules *r, const struct word *before, int n_
     int n = 0;
     for (int i = 0; i < n_now; i++) {
         int64_t age = audio_end - now[i].end;
-        if (age < r->hold || (i >= n_agreed && age < r->certain))
+        bool mark = commit_is_mark(now[i].text);
+        int64_t hold = mark || now[i].probability >= r->sure ? r->hold : r->hold_unsure;
+        if (age < hold || (i >= n_agreed && age < r->certain))
             break;
-        if (!commit_is_mark(now[i].text))
+        if (!mark)
             n = i + 1;
     }
     return n;

@@ -12,7 +12,9 @@
 #include "decoder/word.h"
 
 struct commit_rules {
-    int64_t hold;    /* samples: an agreed word that ends later than this before the newest audio waits */
+    int64_t hold;        /* samples: an agreed word that ends later than this before the newest audio waits; */
+    int64_t hold_unsure; /* so long if its probability is less than `sure` */
+    float sure;
     int64_t certain; /* samples: a word that ends this long before the newest audio needs no agreement */
 };
 

@@ -27,7 +27,8 @@
 #define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
 #define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
 
-static const struct commit_rules rules = {.hold = MS(200), .certain = MS(5000)};
+static const struct commit_rules rules = {
+    .hold = MS(200), .hold_unsure = MS(2000), .sure = 0.5f, .certain = MS(5000)};
 
 /* A committed word whose audio is still in the buffer. */
 struct kept {
