@@ -127,7 +127,7 @@ static int64_t lag_ms(const struct captioner *c, const struct stream *s, int64_t
 {
     if (!c->options.realtime)
         return -1;
-    int64_t spoken_ns = atomic_load(&s->in->origin_ns) + sample * NS_A_SAMPLE;
+    int64_t spoken_ns = atomic_load(&s->in->origin_ns) + (sample + s->skipped) * NS_A_SAMPLE;
     int64_t lag = (clock_now_ns() - spoken_ns) / 1000000;
     return lag > 0 ? lag : 0;
 }
@@ -372,8 +372,9 @@ static bool advance(struct captioner *c, struct stream *s)
     if (s->open && judged - s->seen >= step)
         next_tick = c->options.realtime ? judged : s->seen + step;
     bool acted = true;
-    /* In real time a mark that is there has happened already: a tick before it would only add delay. */
-    if (s->has_mark && (c->options.realtime || s->mark.known <= next_tick || next_tick == INT64_MAX))
+    bool due = s->has_mark && s->mark.known <= judged;
+    /* In real time a mark that is due has happened already: a tick before it would only add delay. */
+    if (due && (c->options.realtime || s->mark.known <= next_tick))
         act_on_mark(c, s);
     else if (next_tick != INT64_MAX)
         tick(c, s, next_tick);

@@ -22,7 +22,7 @@ enum event_type {
 };
 
 enum final_reason { FINAL_SILENCE, FINAL_MAX_LEN, FINAL_FLUSH, FINAL_DEVICE, FINAL_EOF };
-enum gap_cause { GAP_OVERLOAD, GAP_OVERRUN, GAP_DEVICE, GAP_SHUTDOWN, GAP_ENGINE };
+enum gap_cause { GAP_OVERLOAD, GAP_OVERRUN, GAP_DEVICE, GAP_SHUTDOWN, GAP_ENGINE, GAP_PAUSE };
 enum stream_state {
     STREAM_STARTING,
     STREAM_LISTENING, /* the device delivers; nobody speaks */

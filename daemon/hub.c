@@ -98,7 +98,7 @@ static void follow(struct hub *hub, struct hub_stream *s, const struct event *e,
         break;
     case EVENT_GAP:
         s->heard_ms = e->start_ms + e->lost_ms;
-        if (e->cause == GAP_DEVICE || e->cause == GAP_OVERRUN)
+        if (e->cause == GAP_DEVICE || e->cause == GAP_OVERRUN || e->cause == GAP_PAUSE)
             s->skipped_ms += e->lost_ms;
         stats->gaps++;
         stats->lost_ms += e->lost_ms;

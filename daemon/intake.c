@@ -11,21 +11,31 @@
 #include "daemon/base/clock.h"
 #include "stream/resample.h"
 
-#define READ_FRAMES      1024
-#define READ_TIMEOUT_MS  100
-#define MARKS_MAX        256
-#define ZEROS_SUSPICIOUS (5 * SAMPLE_RATE) /* a working microphone has a noise floor */
-#define BACKOFF_MS_MIN   250
-#define BACKOFF_MS_MAX   5000
-#define CLOSE_TIMEOUT_MS 3000
-
-static const struct gate_options ungated = {.enabled = false};
+#define READ_FRAMES           1024
+#define READ_TIMEOUT_MS       100
+#define CHANNELS_MAX          64 /* what the resampler takes */
+#define MARKS_MAX             256
+#define ZEROS_SUSPICIOUS      (5 * SAMPLE_RATE) /* a working microphone has a noise floor */
+#define BACKOFF_MS_MIN        250
+#define BACKOFF_MS_MAX        5000
+#define CLOSE_TIMEOUT_MS      3000
+#define PACED_BLOCKS_A_SECOND 20
+#define NS_A_SECOND           1000000000LL
+#define NS_A_SAMPLE           (NS_A_SECOND / SAMPLE_RATE)
+#define NS_A_MS               1000000LL
 
 static void sleep_until_ns(int64_t when)
 {
-    struct timespec ts = {.tv_sec = when / 1000000000, .tv_nsec = when % 1000000000};
+    struct timespec ts = {.tv_sec = when / NS_A_SECOND, .tv_nsec = when % NS_A_SECOND};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
         continue;
+}
+
+/* On CLOCK_MONOTONIC. */
+static struct timespec deadline(int ms)
+{
+    int64_t when = clock_now_ns() + ms * NS_A_MS;
+    return (struct timespec){.tv_sec = when / NS_A_SECOND, .tv_nsec = when % NS_A_SECOND};
 }
 
 static void describe(struct intake *in, enum stream_state state, const char *device, const char *message)
@@ -48,42 +58,58 @@ static int64_t position(const struct intake *in)
 
 /* The queue holds far more marks than a ring full of audio can cause; should it ever be full, the captioner is
  * waited for. */
-static void put_mark(struct intake *in, enum mark_type type, int64_t at, int64_t skip, enum gap_cause cause)
+static void put_mark(struct intake *in, const struct mark *mark)
 {
-    struct mark mark = {.type = type, .at = at, .known = position(in), .skip = skip, .cause = cause};
-    while (!spsc_push(&in->marks, &mark, 1) && !atomic_load(&in->stop)) {
+    while (!spsc_push(&in->marks, mark, 1) && !atomic_load(&in->stop)) {
         sem_post(in->options.wake);
-        sleep_until_ns(clock_now_ns() + 5000000);
+        sleep_until_ns(clock_now_ns() + 5 * NS_A_MS);
     }
 }
 
 static void put_gate_event(struct intake *in, const struct gate_event *event)
 {
-    if (event->type == GATE_START)
-        put_mark(in, MARK_START, event->at, 0, 0);
-    else if (event->type == GATE_END)
-        put_mark(in, MARK_END, event->at, 0, 0);
+    const struct mark mark = {.type = event->type == GATE_START ? MARK_START : MARK_END,
+                              .at = event->at,
+                              .known = in->gate.position};
+    if (event->type != GATE_NONE)
+        put_mark(in, &mark);
 }
 
-/* Ends an open utterance where the sound stops, and starts the gate afresh behind it. */
-static void break_gate(struct intake *in)
+/* Ends an open utterance where the sound stops. */
+static void finish_gate(struct intake *in)
 {
     struct gate_event event;
-    gate_finish(&in->gate, &event);
-    if (event.type == GATE_END && event.at > position(in))
-        event.at = position(in);
-    put_gate_event(in, &event);
+    do {
+        gate_finish(&in->gate, &event);
+        put_gate_event(in, &event);
+    } while (event.type != GATE_NONE);
+}
+
+/* The sound has a seam here: what comes is judged afresh. */
+static void break_gate(struct intake *in)
+{
+    finish_gate(in);
     gate_init(&in->gate, &in->options.gate, position(in));
 }
 
-/* Tells what was lost before the next sample. */
-static void flush_lost(struct intake *in, enum gap_cause cause)
+/* Tells what is missing before the next sample. */
+static void put_skip(struct intake *in, int64_t n, enum gap_cause cause)
 {
-    if (in->lost <= 0)
-        return;
+    const struct mark mark = {
+        .type = MARK_SKIP, .at = position(in), .known = position(in), .skip = n, .cause = cause};
     break_gate(in);
-    put_mark(in, MARK_SKIP, position(in), in->lost, cause);
-    atomic_fetch_add(&in->overruns, in->lost);
+    if (n <= 0)
+        return;
+    put_mark(in, &mark);
+    in->skipped += n;
+    if (cause == GAP_OVERRUN)
+        atomic_fetch_add(&in->overruns, n);
+}
+
+static void put_lost(struct intake *in)
+{
+    if (in->lost > 0)
+        put_skip(in, in->lost, GAP_OVERRUN);
     in->lost = 0;
 }
 
@@ -105,10 +131,10 @@ static void judge(struct intake *in, const float *pcm, int n)
 static void put_live(struct intake *in, const float *pcm, int n)
 {
     if (in->lost > 0 && ring_room(&in->ring) < SAMPLE_RATE) {
-        in->lost += n;
+        in->lost += n; /* one long gap rather than many short ones */
         return;
     }
-    flush_lost(in, GAP_OVERRUN);
+    put_lost(in);
     int written = (int)ring_write(&in->ring, pcm, (size_t)n);
     judge(in, pcm, written);
     in->lost += n - written;
@@ -124,12 +150,8 @@ static void put_waiting(struct intake *in, const float *pcm, int n)
         pcm += written;
         n -= written;
         if (n > 0) {
-            struct timespec until;
-            clock_gettime(CLOCK_REALTIME, &until);
-            until.tv_nsec += 50000000;
-            until.tv_sec += until.tv_nsec / 1000000000;
-            until.tv_nsec %= 1000000000;
-            sem_timedwait(&in->room, &until);
+            const struct timespec until = deadline(50);
+            sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
         }
     }
 }
@@ -155,19 +177,37 @@ static void measure_level(struct intake *in, const float *pcm, int n)
         describe(in, STREAM_LISTENING, NULL, "");
 }
 
+static void set_origin(struct intake *in, int64_t heard_ns)
+{
+    atomic_store(&in->origin_ns, heard_ns - (position(in) + in->skipped + in->lost) * NS_A_SAMPLE);
+}
+
 static void put_samples(struct intake *in, const float *pcm, int n)
 {
-    measure_level(in, pcm, n);
     if (in->live) {
+        measure_level(in, pcm, n);
         put_live(in, pcm, n);
-        atomic_store(&in->origin_ns, clock_now_ns() - position(in) * (1000000000 / SAMPLE_RATE));
+        set_origin(in, in->heard_ns);
         return;
     }
+    if (in->options.paced)
+        sleep_until_ns(in->start_ns + (position(in) + n) * NS_A_SAMPLE);
+    measure_level(in, pcm, n);
     put_waiting(in, pcm, n);
-    if (in->options.paced) {
-        atomic_store(&in->origin_ns, in->start_ns);
-        sleep_until_ns(in->start_ns + position(in) * (1000000000 / SAMPLE_RATE));
-    }
+    set_origin(in, in->options.paced ? in->start_ns + position(in) * NS_A_SAMPLE : clock_now_ns());
+}
+
+/* n ≤ READ_FRAMES frames through the resampler into the ring; `last` drains it. 0 or a negative errno. */
+static int convert(struct intake *in, const float *frames, int n, bool last, struct err *err)
+{
+    float pcm[READ_FRAMES * 17]; /* at the lowest rate, 1 kHz, with what the filter holds back */
+    _Static_assert(sizeof(pcm) < 128 * 1024, "must fit a thread's stack");
+    if (resampler_output_max(in->resampler, n) > (int)(sizeof(pcm) / sizeof(pcm[0])))
+        return err_set(err, -EOVERFLOW, "the sound could not be resampled");
+    int got = resampler_run(in->resampler, frames, n, last, pcm, err);
+    if (got > 0)
+        put_samples(in, pcm, got);
+    return got < 0 ? got : 0;
 }
 
 /* --- the source --------------------------------------------------------------------------------------------- */
@@ -176,7 +216,7 @@ static int open_source(struct intake *in, struct err *err)
 {
     struct source *source = NULL;
     struct resampler *resampler = NULL;
-    int r = source_open(in->options.spec, &source, err);
+    int r = in->options.open(in->options.spec, &source, err);
     if (r < 0)
         return r;
     r = resampler_create(source->info.rate, source->info.channels, &resampler, err);
@@ -195,35 +235,48 @@ static int open_source(struct intake *in, struct err *err)
     return 0;
 }
 
-/* 0, or -ETIMEDOUT: the sound server holds the source, no other can be opened in this process. */
-static int close_source(struct intake *in)
+/* 0, or -ETIMEDOUT: the sound server holds the source, no other can be opened until it lets go. */
+static int close_source(struct intake *in, int timeout_ms)
 {
     pthread_mutex_lock(&in->source_lock);
     struct source *source = in->source;
     in->source = NULL;
     pthread_mutex_unlock(&in->source_lock);
-    return source ? source_close_timeout(source, CLOSE_TIMEOUT_MS) : 0;
+    return source ? source_close_timeout(source, timeout_ms) : 0;
 }
 
-/* The device is gone: the utterance ends here and the clock of the missing audio starts. */
+/* The last sound before a seam: what the resampler holds, what was lost behind it, the end of the utterance. */
+static void end_stretch(struct intake *in)
+{
+    convert(in, NULL, 0, true, NULL);
+    put_lost(in);
+    break_gate(in);
+    sem_post(in->options.wake);
+}
+
+/* From here on the clock runs without sound. */
+static void go_away(struct intake *in, enum gap_cause cause)
+{
+    if (!in->away)
+        in->away_cause = cause;
+    in->away = true;
+}
+
 static void lose_source(struct intake *in, const char *why)
 {
-    break_gate(in);
-    in->gone_ns = clock_now_ns();
+    end_stretch(in);
+    go_away(in, GAP_DEVICE);
     describe(in, STREAM_NO_DEVICE, NULL, why);
-    if (close_source(in) < 0) {
-        describe(in, STREAM_NO_DEVICE, NULL,
-                 "the sound server does not answer; restart captiond if it stays so");
-    }
+    if (close_source(in, CLOSE_TIMEOUT_MS) < 0)
+        describe(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer and holds the device");
 }
 
-static void account_absence(struct intake *in)
+/* The first sound after an absence: block_ns is when it was heard. */
+static void come_back(struct intake *in, int64_t block_ns)
 {
-    if (in->gone_ns) {
-        in->lost += (clock_now_ns() - in->gone_ns) / (1000000000 / SAMPLE_RATE);
-        in->gone_ns = 0;
-        flush_lost(in, GAP_DEVICE);
-    }
+    int64_t missing_ns = block_ns - in->heard_ns;
+    put_skip(in, missing_ns > 0 ? missing_ns / NS_A_SAMPLE : 0, in->away_cause);
+    in->away = false;
 }
 
 static bool told_to_yield(struct intake *in)
@@ -231,81 +284,84 @@ static bool told_to_yield(struct intake *in)
     return atomic_load(&in->stop) || atomic_load(&in->pause);
 }
 
-/* Tries until the device is there, twice as long apart each time. */
+/* Tries until the device is there, twice as long apart each time. A device that opens but gives no sound counts as a
+ * failure too: only sound resets the back-off. */
 static void wait_for_source(struct intake *in)
 {
-    int backoff_ms = BACKOFF_MS_MIN;
     while (!told_to_yield(in)) {
-        struct err err = {0};
-        if (open_source(in, &err) == 0) {
-            account_absence(in);
-            return;
+        int64_t until = clock_now_ns() + in->backoff_ms * NS_A_MS;
+        while (clock_now_ns() < until) {
+            sleep_until_ns(clock_now_ns() + 20 * NS_A_MS);
+            if (told_to_yield(in))
+                return;
         }
+        in->backoff_ms = in->backoff_ms == 0 ? BACKOFF_MS_MIN : in->backoff_ms * 2;
+        if (in->backoff_ms > BACKOFF_MS_MAX)
+            in->backoff_ms = BACKOFF_MS_MAX;
+        struct err err = {0};
+        if (open_source(in, &err) == 0)
+            return;
         describe(in, STREAM_NO_DEVICE, NULL, err.msg);
-        int64_t until = clock_now_ns() + backoff_ms * 1000000LL;
-        while (!told_to_yield(in) && clock_now_ns() < until)
-            sleep_until_ns(clock_now_ns() + 50000000);
-        backoff_ms = backoff_ms * 2 > BACKOFF_MS_MAX ? BACKOFF_MS_MAX : backoff_ms * 2;
     }
 }
 
 static void take_pause(struct intake *in)
 {
-    break_gate(in);
-    atomic_store_explicit(&in->judged, position(in), memory_order_release);
-    in->gone_ns = in->live && !in->gone_ns ? clock_now_ns() : in->gone_ns;
-    if (in->live)
-        close_source(in);
-    describe(in, STREAM_PAUSED, NULL, "paused");
     int64_t since = clock_now_ns();
+    if (in->live) {
+        if (in->source)
+            end_stretch(in);
+        go_away(in, GAP_PAUSE);
+        close_source(in, CLOSE_TIMEOUT_MS);
+        in->backoff_ms = 0;
+    }
+    describe(in, STREAM_PAUSED, NULL, "paused");
     while (atomic_load(&in->pause) && !atomic_load(&in->stop))
-        sleep_until_ns(clock_now_ns() + 20000000);
+        sleep_until_ns(clock_now_ns() + 20 * NS_A_MS);
     in->start_ns += clock_now_ns() - since;
     if (!in->live)
         describe(in, STREAM_LISTENING, NULL, "");
 }
 
-static int convert(struct intake *in, const float *frames, int n, bool last)
-{
-    float pcm[READ_FRAMES * 17]; /* 1,024 frames at the lowest rate, 1 kHz, and the filter's delay */
-    _Static_assert(sizeof(pcm) < 128 * 1024, "must fit a thread's stack");
-    struct err err;
-    if (resampler_output_max(in->resampler, n) > (int)(sizeof(pcm) / sizeof(pcm[0])))
-        return -EOVERFLOW;
-    int got = resampler_run(in->resampler, frames, n, last, pcm, &err);
-    if (got > 0)
-        put_samples(in, pcm, got);
-    return got;
-}
-
 static void end_of_input(struct intake *in, const char *why)
 {
-    struct gate_event event;
-    convert(in, NULL, 0, true);
-    gate_finish(&in->gate, &event);
-    if (event.type == GATE_END && event.at > position(in))
-        event.at = position(in);
-    put_gate_event(in, &event);
-    put_mark(in, MARK_EOF, position(in), 0, 0);
-    atomic_store_explicit(&in->judged, position(in), memory_order_release);
-    close_source(in);
+    convert(in, NULL, 0, true, NULL);
+    finish_gate(in);
+    const struct mark mark = {.type = MARK_EOF, .at = position(in), .known = position(in)};
+    put_mark(in, &mark);
+    close_source(in, CLOSE_TIMEOUT_MS);
     describe(in, STREAM_ENDED, NULL, why);
 }
 
+/* Takes n frames that were read. 0 or a negative errno. */
+static int take_frames(struct intake *in, const float *frames, int n, struct err *err)
+{
+    const struct source *source = in->source;
+    int64_t dropped = source->v->take_dropped(in->source);
+    if (in->live) {
+        int64_t block_ns = source->heard_ns - n * NS_A_SECOND / source->info.rate;
+        if (in->away)
+            come_back(in, block_ns);
+        else if (dropped > 0)
+            end_stretch(in);
+        in->lost += dropped * SAMPLE_RATE / source->info.rate;
+        in->heard_ns = source->heard_ns;
+        in->backoff_ms = 0;
+    }
+    return convert(in, frames, n, false, err);
+}
+
 /* One read. Returns false when the input has ended for good. */
-static bool pump(struct intake *in, float *frames, int max_frames)
+static bool pump(struct intake *in, float *frames)
 {
     struct err err = {0};
-    int n = in->source->v->read(in->source, frames, max_frames, READ_TIMEOUT_MS, &err);
-    if (n > 0) {
-        int64_t dropped = in->source->v->take_dropped(in->source);
-        if (dropped > 0)
-            in->lost += dropped * SAMPLE_RATE / in->source->info.rate;
-        if (convert(in, frames, n, false) < 0)
-            lose_source(in, "the sound could not be resampled");
-        return true;
-    }
-    if (n == SOURCE_TIMEOUT)
+    int max = READ_FRAMES;
+    if (in->options.paced && in->source->info.rate / PACED_BLOCKS_A_SECOND < max)
+        max = in->source->info.rate / PACED_BLOCKS_A_SECOND;
+    int n = in->source->v->read(in->source, frames, max, READ_TIMEOUT_MS, &err);
+    if (n > 0)
+        n = take_frames(in, frames, n, &err);
+    if (n >= 0)
         return true;
     if (n == SOURCE_EOF || !in->live) {
         end_of_input(in, n == SOURCE_EOF ? "the input has ended" : err.msg);
@@ -315,22 +371,29 @@ static bool pump(struct intake *in, float *frames, int max_frames)
     return true;
 }
 
+/* What a device has captured between its opening and the thread's start is old by now, and no one has missed it. */
+static void discard_backlog(struct intake *in, float *frames)
+{
+    struct err err;
+    if (!in->source || !in->live)
+        return;
+    while (!told_to_yield(in) && in->source->v->read(in->source, frames, READ_FRAMES, 0, &err) > 0)
+        in->source->v->take_dropped(in->source);
+    in->heard_ns = clock_now_ns();
+}
+
 static void *run(void *arg)
 {
     struct intake *in = arg;
-    static const int max_channels = 64;
-    float *frames = in->storage; /* the tail of the mapping, behind the ring */
-    frames += 2 * in->ring.capacity;
+    float *frames = (float *)in->storage + 2 * in->ring.capacity; /* behind the ring */
+    discard_backlog(in, frames);
     in->start_ns = clock_now_ns();
     while (!atomic_load(&in->stop)) {
         if (atomic_load(&in->pause))
             take_pause(in);
         else if (!in->source)
             wait_for_source(in);
-        else if (!pump(in, frames,
-                       READ_FRAMES * max_channels / in->source->info.channels < READ_FRAMES
-                           ? READ_FRAMES * max_channels / in->source->info.channels
-                           : READ_FRAMES))
+        else if (!pump(in, frames))
             break;
     }
     return NULL;
@@ -338,15 +401,18 @@ static void *run(void *arg)
 
 /* --- life --------------------------------------------------------------------------------------------------- */
 
-#define FRAME_BUFFER_BYTES (READ_FRAMES * 64 * sizeof(float))
+#define FRAME_BUFFER_BYTES (READ_FRAMES * CHANNELS_MAX * sizeof(float))
 
-int intake_create(const struct intake_options *options, struct intake **out, struct err *err)
+/* All but the source. NULL if there is no memory. */
+static struct intake *create(const struct intake_options *options)
 {
     struct intake *in = aligned_alloc(CACHE_LINE, (sizeof(*in) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     if (!in)
-        return err_set(err, -ENOMEM, "out of memory for input %s", options->name);
+        return NULL;
     memset(in, 0, sizeof(*in));
     in->options = *options;
+    if (!in->options.open)
+        in->options.open = source_open;
     size_t capacity = (size_t)INTAKE_RING_SECONDS * SAMPLE_RATE;
     in->storage_bytes = ring_storage_bytes(capacity) + FRAME_BUFFER_BYTES;
     in->storage = mmap(NULL, in->storage_bytes, PROT_READ | PROT_WRITE,
@@ -355,7 +421,7 @@ int intake_create(const struct intake_options *options, struct intake **out, str
         if (in->storage != MAP_FAILED)
             munmap(in->storage, in->storage_bytes);
         free(in);
-        return err_set(err, -ENOMEM, "out of memory for the audio of input %s", options->name);
+        return NULL;
     }
     /* Speech must not reach a core dump. */
     madvise(in->storage, in->storage_bytes, MADV_DONTDUMP);
@@ -364,18 +430,30 @@ int intake_create(const struct intake_options *options, struct intake **out, str
     pthread_mutex_init(&in->text_lock, NULL);
     pthread_mutex_init(&in->source_lock, NULL);
     atomic_store(&in->level_cdb, -12000);
-    gate_init(&in->gate, options->gate.enabled ? &options->gate : &ungated, 0);
-    in->options.gate.enabled = options->gate.enabled;
+    gate_init(&in->gate, &in->options.gate, 0);
+    return in;
+}
 
-    int r = open_source(in, err);
-    bool device = r == -ENODEV || r == -EBUSY || r == -EIO || r == -ESTALE || r == -EAGAIN;
-    if (r < 0 && device && options->wait_for_device) {
+static bool is_device_error(int r)
+{
+    return r == -ENODEV || r == -EBUSY || r == -EIO || r == -ESTALE || r == -EAGAIN;
+}
+
+int intake_create(const struct intake_options *options, struct intake **out, struct err *err)
+{
+    struct err why = {0};
+    struct intake *in = create(options);
+    if (!in)
+        return err_set(err, -ENOMEM, "out of memory for the audio of input %s", options->name);
+    int r = open_source(in, &why);
+    if (r < 0 && is_device_error(r) && options->wait_for_device) {
         in->live = true;
-        in->gone_ns = clock_now_ns();
-        describe(in, STREAM_NO_DEVICE, NULL, err->msg);
+        in->heard_ns = clock_now_ns();
+        go_away(in, GAP_DEVICE);
+        describe(in, STREAM_NO_DEVICE, NULL, why.msg);
     } else if (r < 0) {
         intake_destroy(in);
-        return r;
+        return err_set(err, r, "%s", why.msg);
     }
     *out = in;
     return 0;
@@ -407,24 +485,19 @@ void intake_pause(struct intake *in, bool pause)
 
 int intake_stop(struct intake *in, int timeout_ms)
 {
+    int64_t until = clock_now_ns() + timeout_ms * NS_A_MS;
     atomic_store(&in->stop, true);
     wake_source(in);
-    if (in->started) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        if (pthread_timedjoin_np(in->thread, NULL, &until) != 0)
+    while (in->started) {
+        if (pthread_tryjoin_np(in->thread, NULL) == 0)
+            in->started = false;
+        else if (clock_now_ns() >= until)
             return -ETIMEDOUT;
-        in->started = false;
+        else
+            sleep_until_ns(clock_now_ns() + 2 * NS_A_MS);
     }
-    pthread_mutex_lock(&in->source_lock);
-    struct source *source = in->source;
-    in->source = NULL;
-    pthread_mutex_unlock(&in->source_lock);
-    return source ? source_close_timeout(source, timeout_ms) : 0;
+    int64_t left_ns = until - clock_now_ns();
+    return close_source(in, left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0);
 }
 
 void intake_destroy(struct intake *in)

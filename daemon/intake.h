@@ -3,10 +3,11 @@
  * The intake thread owns the source, the resampler and the gate. It hands the captioner samples through the
  * ring and everything that happened through marks, in the order of the sample index. A mark is in the queue
  * before `judged` passes the sample at which it became known, so a reader that looks at `judged` first and
- * drains the marks then misses none up to it.
+ * drains the marks then misses none up to it. It may meet a mark that became known beyond the `judged` it saw, and must
+ * not act on it before: then what it does depends on the sound alone, not on how the threads were scheduled.
  *
- * The sample index counts what is in the ring. Where audio was lost (device away, ring full) a MARK_SKIP says how
- * much the stream's clock runs ahead of the index from there on. */
+ * The sample index counts what is in the ring. Where audio was lost (device away or paused, ring full) a MARK_SKIP
+ * says how much the stream's clock runs ahead of the index from there on. */
 #ifndef CAPTIOND_DAEMON_INTAKE_H
 #define CAPTIOND_DAEMON_INTAKE_H
 
@@ -46,6 +47,7 @@ struct intake_options {
     bool wait_for_device; /* a missing device is waited for from the start on */
     struct gate_options gate;
     sem_t *wake; /* posted after each block, for the captioner */
+    int (*open)(const char *spec, struct source **, struct err *); /* NULL: source_open */
 };
 
 struct intake {
@@ -53,16 +55,17 @@ struct intake {
     struct ring ring;
     void *storage;
     size_t storage_bytes;
-    struct spsc marks;         /* struct mark: intake → captioner */
-    _Atomic int64_t judged;    /* samples the gate has seen */
-    _Atomic int64_t origin_ns; /* CLOCK_MONOTONIC at which sample 0 would have been heard, for lags */
-    sem_t room;                /* posted by the captioner when it has released samples */
+    struct spsc marks;      /* struct mark: intake → captioner */
+    _Atomic int64_t judged; /* samples the gate has seen */
+    _Atomic int64_t
+        origin_ns; /* CLOCK_MONOTONIC when the stream's clock was 0, by the newest sample: for lags */
+    sem_t room;    /* posted by the captioner when it has released samples */
 
     /* Said by intake, read by anyone. */
     _Atomic int
         state; /* enum stream_state, of the device only: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
     _Atomic int level_cdb;     /* RMS of the last 100 ms, 1/100 dB relative to full scale */
-    _Atomic int64_t overruns;  /* samples lost */
+    _Atomic int64_t overruns;  /* samples lost because they were not read, or not captioned, in time */
     pthread_mutex_t text_lock; /* guards the two strings: taken for a copy only */
     char device[128];
     char message[256];
@@ -78,12 +81,16 @@ struct intake {
     pthread_mutex_t source_lock; /* so that wake never meets a closing source */
     struct resampler *resampler;
     struct gate gate;
-    int64_t lost;    /* samples lost since the last MARK_SKIP */
-    int64_t gone_ns; /* when the device went away, 0 */
-    int64_t zeros;   /* newest samples in a row that were exactly 0 */
+    int64_t lost;              /* samples lost since the last MARK_SKIP, by overrun */
+    int64_t skipped;           /* sum of all skips: the clock minus the index */
+    int64_t heard_ns;          /* live: when the newest sample was heard; the clock's 0 before the first */
+    bool away;                 /* no sound since the device was lost, paused or found missing */
+    enum gap_cause away_cause; /* why */
+    int backoff_ms;            /* before the next attempt to open */
+    int64_t zeros;             /* newest samples in a row that were exactly 0 */
     double level_sum;
     int level_n;
-    int64_t start_ns; /* pacing */
+    int64_t start_ns; /* pacing: when sample 0 is due */
 };
 
 /* Takes all memory and opens the source. A device that is missing is an error only without wait_for_device; a bad

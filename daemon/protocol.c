@@ -23,7 +23,7 @@ static const char *const reason_names[] = {
 
 static const char *const cause_names[] = {
     [GAP_OVERLOAD] = "overload", [GAP_OVERRUN] = "overrun", [GAP_DEVICE] = "device",
-    [GAP_SHUTDOWN] = "shutdown", [GAP_ENGINE] = "engine",
+    [GAP_SHUTDOWN] = "shutdown", [GAP_ENGINE] = "engine",   [GAP_PAUSE] = "pause",
 };
 
 static const char *const state_names[] = {
