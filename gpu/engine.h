@@ -261,6 +261,7 @@ struct engine_vtable {
 struct engine {
     const struct engine_vtable *v;
     enum dtype wide_type; /* of the encoder's activations between operations: f32 or bf16 */
+    char name[48];        /* for people: "host bf16 (avx512bf16)" */
 };
 
 enum engine_precision {

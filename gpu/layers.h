@@ -32,8 +32,7 @@ void *load_alloc(struct layer_loader *, size_t n, size_t size);
 /* A tensor in engine memory, f32. */
 float *load_vector(struct layer_loader *, const char *name, int n);
 struct norm load_norm(struct layer_loader *, const char *name, int n);
-struct engine_weight *load_matrix(struct layer_loader *, enum weight_use, const char *name, int n_out,
-                                  int n_in);
+struct engine_weight *load_embedding(struct layer_loader *, const char *name, int n_out, int n_in);
 /* The layers PREFIX.STEM for each stem (n_stems of them, each [n_out, n_in]), stacked as one. */
 struct linear load_linear(struct layer_loader *, enum weight_use, const char *prefix,
                           const char *const *stems, int n_stems, int n_out, int n_in);

@@ -70,7 +70,7 @@ static void set_align_heads(struct text_decoder *t, const struct weights *weight
 static void load_weights(struct layer_loader *l, struct text_decoder *t)
 {
     const struct whisper_dims *d = &t->dims;
-    t->tokens = load_matrix(l, WEIGHT_ROWS, "decoder.token_embedding.weight", d->n_vocab, d->n_text_state);
+    t->tokens = load_embedding(l, "decoder.token_embedding.weight", d->n_vocab, d->n_text_state);
     t->positions = load_vector(l, "decoder.positional_embedding", d->n_text_ctx * d->n_text_state);
     for (int i = 0; i < d->n_text_layer; i++)
         load_layer(l, &t->layers[i], i, d->n_text_state);

@@ -477,6 +477,15 @@ const float *weights_mel_filters(const struct weights *w)
     return w->mel_filters;
 }
 
+/* A tensor is read once as a rule: its pages need not stay in this process' memory until the file is closed. */
+static void release_pages(const struct weights *w, const struct tensor *t)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t first = (t->offset + page - 1) / page * page, last = (t->offset + t->bytes) / page * page;
+    if (last > first)
+        madvise((void *)(w->data + first), last - first, MADV_DONTNEED);
+}
+
 int weights_read(const struct weights *w, const char *name, float *dst, size_t n, struct err *err)
 {
     struct tensor t;
@@ -487,6 +496,7 @@ int weights_read(const struct weights *w, const char *name, float *dst, size_t n
         return weights_damaged(w, t.offset, name, err, "it does not have %zu numbers", n);
     if (!t.codec->decode(w->data + t.offset, n, dst))
         return weights_damaged(w, t.offset, name, err, "not all of its numbers are finite");
+    release_pages(w, &t);
     return 0;
 }
 

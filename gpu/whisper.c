@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,14 +46,15 @@ static int build(struct whisper *w, struct layer_loader *l)
     if (r == 0)
         r = v->kv_create(w->engine, w->dims->n_text_layer, w->n_audio_slots, w->dims->n_audio_ctx,
                          w->dims->n_text_head, &w->cross, l->err);
-    if (r == 0)
-        r = audio_encoder_create(l, w->cross, &w->encoder);
     const struct text_decoder_options options = {.n_slots = w->n_text_slots,
                                                  .cross = w->cross,
                                                  .slots = w->slots,
                                                  .masks = w->masks,
                                                  .n_active = w->n_active};
-    return r < 0 ? r : text_decoder_create(l, &options, &w->decoder);
+    /* The decoder first: loading its embedding takes the most memory, while there is least of everything else. */
+    if (r == 0)
+        r = text_decoder_create(l, &options, &w->decoder);
+    return r < 0 ? r : audio_encoder_create(l, w->cross, &w->encoder);
 }
 
 /* Runs one layer of everything in every shape that will come, so that whatever an engine makes on first use (compiled
@@ -100,10 +100,6 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     int r = engine_open(options->engine, &engine, &w->engine, err);
     if (r < 0)
         return r;
-    snprintf(w->name, sizeof(w->name), "%s %s", w->engine->v->name,
-             w->engine->wide_type == DTYPE_F32   ? "f32"
-             : w->engine->wide_type == DTYPE_F16 ? "f16"
-                                                 : "bf16");
     struct layer_loader loader;
     layer_loader_init(&loader, w->engine, w->weights, err);
     r = loader.code < 0 ? loader.code : build(w, &loader);
@@ -167,7 +163,7 @@ const struct whisper_dims *whisper_dims(const struct whisper *w)
 
 const char *whisper_engine_name(const struct whisper *w)
 {
-    return w->name;
+    return w->engine->name;
 }
 
 struct engine *whisper_engine(struct whisper *w)

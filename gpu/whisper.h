@@ -33,7 +33,7 @@ int whisper_open(const char *path, const struct whisper_options *, struct whispe
 void whisper_close(struct whisper *); /* NULL is accepted */
 
 const struct whisper_dims *whisper_dims(const struct whisper *);
-const char *whisper_engine_name(const struct whisper *); /* "host f32", "host bf16 (avx512)", … */
+const char *whisper_engine_name(const struct whisper *); /* "host f32 (avx2)", … */
 struct engine *whisper_engine(struct whisper *);         /* for the oracle and golden tests */
 
 /* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */

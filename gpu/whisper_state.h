@@ -17,7 +17,6 @@ struct whisper {
     struct weights *weights; /* unmapped: dims and vocabulary */
     const struct whisper_dims *dims;
     int n_audio_slots, n_text_slots, mask_words;
-    char name[64];
     struct audio_encoder *encoder;
     struct text_decoder *decoder;
     struct engine_kv *cross;

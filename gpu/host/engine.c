@@ -4,6 +4,7 @@
  * until wait, and between graph_begin and graph_end they go into the graph. Everything therefore passes through one
  * struct command. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -221,18 +222,15 @@ static int wait(struct engine *e, struct err *err)
 
 /* --- memory --------------------------------------------------------------------------------------------------- */
 
+/* Fresh pages, zeros until they are written: what is never used (most of the alignment's memory) costs nothing. */
 static void *engine_alloc(struct engine *e, size_t bytes)
 {
-    bytes = (bytes + 63) / 64 * 64;
-    void *p = aligned_alloc(64, bytes ? bytes : 64);
-    if (p)
-        memset(p, 0, bytes);
-    return p;
+    return host_memory_alloc(&host_of(e)->memory, bytes);
 }
 
 static void engine_free(struct engine *e, void *p)
 {
-    free(p);
+    host_memory_free(p);
 }
 
 static int host_register(struct engine *e, void *p, size_t bytes, struct err *err)
@@ -251,7 +249,7 @@ static void host_unregister(struct engine *e, void *p)
 void *host_scratch(struct host_engine *h, size_t bytes)
 {
     if (bytes > h->scratch_bytes) {
-        free(h->scratch);
+        host_memory_free(h->scratch);
         h->scratch = engine_alloc(&h->base, bytes);
         h->scratch_bytes = h->scratch ? bytes : 0;
         if (!h->scratch)
@@ -314,7 +312,7 @@ static void destroy(struct engine *e)
         free(h->submission->pending.commands);
     }
     free(h->submission);
-    free(h->scratch);
+    host_memory_free(h->scratch);
     host_memory_finish(&h->memory);
     free(h);
 }
@@ -366,6 +364,7 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     h->rows = rows_kernels_for(h->isa);
     bool bf16 = options->precision == PRECISION_AUTO && h->wide->attention_bf16;
     h->base = (struct engine){.v = &vtable, .wide_type = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    snprintf(h->base.name, sizeof(h->base.name), "host %s (%s)", bf16 ? "bf16" : "f32", isa_name(h->isa));
     int n_threads = options->n_threads ? options->n_threads : processor_count();
     n_threads = n_threads > HOST_THREADS_MAX ? HOST_THREADS_MAX : n_threads;
     h->submission = calloc(1, sizeof(*h->submission));
