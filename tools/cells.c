@@ -43,8 +43,8 @@ const char *cells_line_end(const char *s, int columns)
         int w = cells_of(c);
         if (c == ' ' || (at > begin && w == 2) || (before == 2 && w > 0))
             can_end = at;
-        if (cells + w > columns && c != ' ')
-            return can_end ? can_end : at > begin ? at : s;
+        if (cells + w > columns)
+            return c == ' ' ? at : can_end ? can_end : at > begin ? at : s;
         cells += w;
         before = w ? w : before;
     }
