@@ -1,9 +1,9 @@
-/* Opening a model file: mapping, number types, and the check that every tensor of the graph is there. */
+/* Opening a model file, and the check that every tensor of the graph is there. */
 #include "gpu/weights.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,188 +12,6 @@
 #include <unistd.h>
 
 #include "gpu/weights_file.h"
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
-               "model files are little endian and are read as they lie");
-
-int weights_damaged(const struct weights *w, size_t offset, const char *what, struct err *err,
-                    const char *fmt, ...)
-{
-    char cause[256];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(cause, sizeof(cause), fmt, ap);
-    va_end(ap);
-    return err_set(err, -EINVAL, "%s: %s at byte %zu: %s", w->path, what, offset, cause);
-}
-
-/* --- reading ---------------------------------------------------------------------------------------------------- */
-
-int cursor_bytes(struct cursor *c, size_t n, const char *what, const unsigned char **p)
-{
-    if (n > c->w->size - c->at)
-        return weights_damaged(c->w, c->at, what, c->err, "needs %zu bytes, the file has %zu left", n,
-                               c->w->size - c->at);
-    *p = c->w->data + c->at;
-    c->at += n;
-    return 0;
-}
-
-static int cursor_copy(struct cursor *c, void *value, size_t n, const char *what)
-{
-    const unsigned char *p;
-    int r = cursor_bytes(c, n, what, &p);
-    if (r == 0)
-        memcpy(value, p, n);
-    return r;
-}
-
-int cursor_u8(struct cursor *c, const char *what, uint8_t *value)
-{
-    return cursor_copy(c, value, sizeof(*value), what);
-}
-
-int cursor_u16(struct cursor *c, const char *what, uint16_t *value)
-{
-    return cursor_copy(c, value, sizeof(*value), what);
-}
-
-int cursor_u32(struct cursor *c, const char *what, uint32_t *value)
-{
-    return cursor_copy(c, value, sizeof(*value), what);
-}
-
-int cursor_i32(struct cursor *c, const char *what, int low, int high, int *value)
-{
-    int32_t read = 0;
-    size_t at = c->at;
-    int r = cursor_copy(c, &read, sizeof(read), what);
-    if (r < 0)
-        return r;
-    if (read < low || read > high)
-        return weights_damaged(c->w, at, what, c->err, "%d is not between %d and %d", read, low, high);
-    *value = read;
-    return 0;
-}
-
-/* --- number types ----------------------------------------------------------------------------------------------- */
-
-/* Inner loops run over a constant number of elements, which the compiler turns into vector code. */
-enum { STRIDE = 32 };
-
-static bool decode_f32(const unsigned char *src, size_t n, float *dst)
-{
-    uint32_t odd = 0;
-    memcpy(dst, src, n * sizeof(float));
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &dst[i], sizeof(bits));
-        odd |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return !odd;
-}
-
-/* A half float's exponent and fraction moved into a float's place are the number times 2⁻¹¹², subnormals included. */
-static uint32_t decode_f16_part(const uint16_t *half, int n, float *dst)
-{
-    uint32_t odd = 0;
-    for (int i = 0; i < n; i++) {
-        uint32_t h = half[i], magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
-        float scaled;
-        memcpy(&scaled, &magnitude, sizeof(scaled));
-        scaled *= 0x1p112f;
-        memcpy(&magnitude, &scaled, sizeof(magnitude));
-        magnitude |= sign;
-        memcpy(&dst[i], &magnitude, sizeof(magnitude));
-        odd |= (h & 0x7c00u) == 0x7c00u;
-    }
-    return odd;
-}
-
-static bool decode_f16(const unsigned char *src, size_t n, float *dst)
-{
-    uint16_t half[STRIDE];
-    uint32_t odd = 0;
-    size_t i = 0;
-    for (; i + STRIDE <= n; i += STRIDE) {
-        memcpy(half, src + 2 * i, sizeof(half));
-        odd |= decode_f16_part(half, STRIDE, dst + i);
-    }
-    memcpy(half, src + 2 * i, 2 * (n - i));
-    return !(odd | decode_f16_part(half, (int)(n - i), dst + i));
-}
-
-static bool decode_bf16(const unsigned char *src, size_t n, float *dst)
-{
-    uint32_t odd = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t high;
-        memcpy(&high, src + 2 * i, sizeof(high));
-        uint32_t bits = (uint32_t)high << 16;
-        memcpy(&dst[i], &bits, sizeof(bits));
-        odd |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return !odd;
-}
-
-const struct codec codec_f32 = {"f32", 1, 4, decode_f32};
-const struct codec codec_f16 = {"f16", 1, 2, decode_f16};
-const struct codec codec_bf16 = {"bf16", 1, 2, decode_bf16};
-const struct codec codec_i8 = {"i8", 1, 1, NULL};
-const struct codec codec_i16 = {"i16", 1, 2, NULL};
-const struct codec codec_i32 = {"i32", 1, 4, NULL};
-
-/* --- tensors ---------------------------------------------------------------------------------------------------- */
-
-static bool tensor_count(const uint32_t *dims, int n_dims, size_t *count)
-{
-    size_t n = 1;
-    for (int i = 0; i < n_dims; i++) {
-        if (__builtin_mul_overflow(n, (size_t)dims[i], &n))
-            return false;
-    }
-    *count = n;
-    return true;
-}
-
-bool tensor_bytes(const struct codec *codec, const uint32_t *dims, int n_dims, size_t *bytes)
-{
-    size_t n, row = n_dims > 0 ? dims[n_dims - 1] : 1;
-    return row % codec->block == 0 && tensor_count(dims, n_dims, &n) &&
-           !__builtin_mul_overflow(n / codec->block, codec->block_bytes, bytes);
-}
-
-static int compare_names(const char *a, size_t a_length, const char *b, size_t b_length)
-{
-    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
-    return order ? order : (a_length > b_length) - (a_length < b_length);
-}
-
-static int compare_tensors(const void *a, const void *b)
-{
-    const struct tensor *x = a, *y = b;
-    return compare_names(x->name, x->name_length, y->name, y->name_length);
-}
-
-int weights_sort(struct weights *w, struct err *err)
-{
-    if (w->n_tensors == 0)
-        return weights_damaged(w, w->size, "tensors", err, "there are none");
-    qsort(w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
-    for (int i = 1; i < w->n_tensors; i++) {
-        const struct tensor *t = &w->tensors[i];
-        if (compare_tensors(t - 1, t) == 0)
-            return weights_damaged(w, t->offset, "tensor", err, "%.*s is there twice", (int)t->name_length,
-                                   t->name);
-    }
-    return 0;
-}
-
-const struct tensor *weights_lookup(const struct weights *w, const char *file_name)
-{
-    struct tensor key = {.name = file_name, .name_length = strlen(file_name)};
-    return bsearch(&key, w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
-}
 
 /* --- what the graph needs --------------------------------------------------------------------------------------- */
 
@@ -376,6 +194,7 @@ static int check_dims(const struct weights *w, struct err *err)
 
 static int map_file(struct weights *w, struct err *err)
 {
+    assert(w->path);
     /* O_NONBLOCK: a FIFO in place of the file is refused below instead of waited for. */
     int fd = open(w->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -497,33 +316,6 @@ int weights_read(const struct weights *w, const char *name, float *dst, size_t n
     if (!t.codec->decode(w->data + t.offset, n, dst))
         return weights_damaged(w, t.offset, name, err, "not all of its numbers are finite");
     release_pages(w, &t);
-    return 0;
-}
-
-/* --- vocabulary ------------------------------------------------------------------------------------------------- */
-
-int vocabulary_init(struct vocabulary *v, int n)
-{
-    v->tokens = calloc((size_t)n, sizeof(*v->tokens));
-    v->n = n;
-    return v->tokens ? 0 : -ENOMEM;
-}
-
-int vocabulary_set(struct vocabulary *v, int id, const char *bytes, size_t n_bytes)
-{
-    if (n_bytes == 0)
-        return 0;
-    if (n_bytes > v->capacity - v->used) {
-        size_t capacity = 2 * v->capacity + n_bytes + 4096;
-        char *grown = realloc(v->bytes, capacity);
-        if (!grown)
-            return -ENOMEM;
-        v->bytes = grown;
-        v->capacity = capacity;
-    }
-    memcpy(v->bytes + v->used, bytes, n_bytes);
-    v->tokens[id] = (struct token_text){(uint32_t)v->used, (uint32_t)n_bytes};
-    v->used += n_bytes;
     return 0;
 }
 

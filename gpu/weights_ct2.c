@@ -23,7 +23,7 @@ static int read_string(struct cursor *c, const char *what, const char **text)
     int r = cursor_u16(c, what, &n);
     if (r == 0)
         r = cursor_bytes(c, n, what, &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (n < 2 || memchr(p, 0, n) != p + n - 1)
         return weights_damaged(c->w, at, what, c->err, "not a text with a NUL at its end");
@@ -34,7 +34,7 @@ static int read_string(struct cursor *c, const char *what, const char **text)
 static int read_header(struct cursor *c, uint32_t *n_variables)
 {
     uint32_t version = 0, revision = 0;
-    const char *spec;
+    const char *spec = "";
     int r = cursor_u32(c, "version", &version);
     if (r == 0 && version != 6)
         return weights_damaged(c->w, 0, "version", c->err,
@@ -79,7 +79,7 @@ static int read_variable(struct cursor *c, struct tensor *t)
                                TENSOR_DIMS_MAX);
     for (int i = 0; i < n_dims && r == 0; i++)
         r = cursor_u32(c, "dimension of a variable", &t->dims[i]);
-    if (r < 0)
+    if (r != 0)
         return r;
     at = c->at;
     r = cursor_u8(c, "type of a variable", &type);
@@ -88,7 +88,7 @@ static int read_variable(struct cursor *c, struct tensor *t)
     at = c->at;
     if (r == 0)
         r = cursor_u32(c, "size of a variable", &bytes);
-    if (r < 0)
+    if (r != 0)
         return r;
     t->name_length = strlen(t->name);
     t->n_dims = n_dims;
@@ -120,9 +120,9 @@ static int read_aliases(struct cursor *c)
 static int read_model(struct weights *w, struct err *err)
 {
     struct cursor c = {.w = w, .err = err};
-    uint32_t n = 0;
+    uint32_t n = 1;
     int r = read_header(&c, &n);
-    if (r < 0)
+    if (r != 0)
         return r;
     w->tensors = calloc(n, sizeof(*w->tensors));
     if (!w->tensors)
@@ -154,16 +154,14 @@ static int read_dim(const struct weights *w, const char *name, int n_dims, int i
 static int read_scalar(const struct weights *w, const char *name, int fallback, int *value, struct err *err)
 {
     const struct tensor *t = weights_lookup(w, name);
-    int8_t i8;
     int16_t i16;
     int32_t i32;
     *value = fallback;
     if (!t)
         return 0;
     const unsigned char *p = w->data + t->offset;
-    if (t->codec == &codec_i8 && t->bytes == sizeof(i8)) {
-        memcpy(&i8, p, sizeof(i8));
-        *value = i8;
+    if (t->codec == &codec_i8 && t->bytes == 1) {
+        *value = p[0] < 128 ? p[0] : p[0] - 256;
     } else if (t->codec == &codec_i16 && t->bytes == sizeof(i16)) {
         memcpy(&i16, p, sizeof(i16));
         *value = i16;

@@ -87,6 +87,9 @@ int cursor_u16(struct cursor *, const char *what, uint16_t *);
 int cursor_u32(struct cursor *, const char *what, uint32_t *);
 int cursor_i32(struct cursor *, const char *what, int low, int high, int *); /* and that low ≤ value ≤ high */
 
+/* Numbers of a tensor of these dims; false if they do not fit a size_t. */
+bool tensor_count(const uint32_t *dims, int n_dims, size_t *count);
+
 /* Bytes that a tensor of these dims takes; false if they do not fit a size_t or a row is no whole number of blocks. */
 bool tensor_bytes(const struct codec *, const uint32_t *dims, int n_dims, size_t *bytes);
 

@@ -45,11 +45,11 @@ static int read_filters(struct cursor *c, struct weights *w)
     int r = cursor_i32(c, "mel filter rows", w->dims.n_mels, w->dims.n_mels, &rows);
     if (r == 0)
         r = cursor_i32(c, "mel filter columns", N_BINS, N_BINS, &cols);
-    if (r < 0)
+    if (r != 0)
         return r;
     size_t n = (size_t)rows * (size_t)cols, at = c->at;
     r = cursor_bytes(c, n * sizeof(float), "mel filters", &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     w->mel_filters = malloc(n * sizeof(float));
     if (!w->mel_filters)
@@ -98,7 +98,7 @@ static int read_tensor(struct cursor *c, struct tensor *t)
     }
     if (r == 0)
         r = cursor_bytes(c, (size_t)name_length, "name of a tensor", &name);
-    if (r < 0)
+    if (r != 0)
         return r;
     t->name = (const char *)name;
     t->name_length = (size_t)name_length;
@@ -120,7 +120,7 @@ static int parse(struct weights *w, struct err *err)
         r = read_filters(&c, w);
     if (r == 0)
         r = read_vocabulary(&c, w);
-    if (r < 0)
+    if (r != 0)
         return r;
     w->tensors = calloc(TENSORS_MAX, sizeof(*w->tensors));
     if (!w->tensors)

@@ -62,6 +62,11 @@ void naive_mel(const struct tiny_model *m, const float *pcm, int n, double *mel)
         mel[i] = (fmax(mel[i], most - 8.0) + 4.0) / 4.0;
 }
 
+static double *zeros(int rows, int cols)
+{
+    return calloc((size_t)rows * (size_t)cols, sizeof(double));
+}
+
 /* --- layers ------------------------------------------------------------------------------------------------------- */
 
 static double gelu(double x)
@@ -114,9 +119,9 @@ static void attention(const struct tiny_model *m, const char *prefix, const char
     int n = m->dims.n_text_state;
     char full[64], norm_name[32];
     size_t row_bytes = (size_t)n * sizeof(double);
-    double *h = malloc((size_t)rows * row_bytes), *q = malloc((size_t)rows * row_bytes);
-    double *k = malloc((size_t)n_source * row_bytes), *v = malloc((size_t)n_source * row_bytes);
-    double *mixed = calloc((size_t)rows, row_bytes), *p = malloc((size_t)n_source * sizeof(double));
+    double *h = calloc((size_t)rows, row_bytes), *q = calloc((size_t)rows, row_bytes);
+    double *k = calloc((size_t)n_source, row_bytes), *v = calloc((size_t)n_source, row_bytes);
+    double *mixed = calloc((size_t)rows, row_bytes), *p = calloc((size_t)n_source, sizeof(double));
     snprintf(full, sizeof(full), "%s.%s", prefix, name);
     snprintf(norm_name, sizeof(norm_name), "%s_ln", name);
     norm(m, prefix, norm_name, x, rows, n, h);
@@ -158,8 +163,7 @@ static void attention(const struct tiny_model *m, const char *prefix, const char
 static void mlp(const struct tiny_model *m, const char *prefix, double *x, int rows)
 {
     int n = m->dims.n_text_state;
-    double *h = malloc((size_t)(rows * n) * sizeof(double)),
-           *wide = malloc((size_t)(4 * rows * n) * sizeof(double));
+    double *h = zeros(rows, n), *wide = zeros(4 * rows, n);
     norm(m, prefix, "mlp_ln", x, rows, n, h);
     linear(m, prefix, "mlp.0", h, rows, n, 4 * n, wide);
     for (int i = 0; i < 4 * rows * n; i++)
@@ -196,8 +200,7 @@ void naive_encode(const struct tiny_model *m, const double *mel, double *out)
 {
     int n_ctx = m->dims.n_audio_ctx, n = m->dims.n_audio_state;
     const float *positions = tiny_model_tensor(m, "encoder.positional_embedding");
-    double *frames = malloc((size_t)(2 * n_ctx * n) * sizeof(double)),
-           *x = malloc((size_t)(n_ctx * n) * sizeof(double));
+    double *frames = zeros(2 * n_ctx, n), *x = zeros(n_ctx, n);
     convolution(m, "conv1", mel, 2 * n_ctx, m->dims.n_mels, 1, frames);
     convolution(m, "conv2", frames, 2 * n_ctx, n, 2, x);
     for (int i = 0; i < n_ctx * n; i++)
@@ -220,8 +223,7 @@ void naive_decode(const struct tiny_model *m, const double *audio, const int32_t
     int n_layer = m->dims.n_text_layer;
     const float *embedding = tiny_model_tensor(m, "decoder.token_embedding.weight");
     const float *positions = tiny_model_tensor(m, "decoder.positional_embedding");
-    double *x = calloc((size_t)(n * n_state), sizeof(double)),
-           *h = calloc((size_t)(n * n_state), sizeof(double));
+    double *x = zeros(n, n_state), *h = zeros(n, n_state);
     for (int r = 0; r < n; r++) {
         for (int i = 0; i < n_state; i++)
             x[r * n_state + i] = (double)embedding[tokens[r] * n_state + i] + positions[r * n_state + i];
