@@ -36,12 +36,20 @@ int hub_init(struct hub *hub, const struct hub_options *options, struct err *err
     return 0;
 }
 
+static void drop_partial(struct hub_stream *s)
+{
+    message_unref(s->partial);
+    s->partial = NULL;
+}
+
 void hub_finish(struct hub *hub)
 {
     if (!hub)
         return;
-    for (int i = 0; hub->streams && i < hub->n_streams; i++)
-        message_unref(hub->streams[i].partial);
+    for (int i = 0; hub->streams && i < hub->n_streams; i++) {
+        drop_partial(&hub->streams[i]);
+        message_unref(hub->streams[i].told);
+    }
     if (hub->journal.ring)
         journal_finish(&hub->journal);
     free(hub->streams);
@@ -50,12 +58,6 @@ void hub_finish(struct hub *hub)
 }
 
 /* --- publishing ---------------------------------------------------------------------------------------------- */
-
-static void drop_partial(struct hub_stream *s)
-{
-    message_unref(s->partial);
-    s->partial = NULL;
-}
 
 static void append_text(struct hub_stream *s, const char *text)
 {
@@ -104,7 +106,6 @@ static void follow(struct hub *hub, struct hub_stream *s, const struct event *e,
         stats->lost_ms += e->lost_ms;
         break;
     case EVENT_STATUS:
-        s->status_seq = seq;
         break;
     case EVENT_PARTIAL:
         stats->partials++;
@@ -127,7 +128,7 @@ static struct message *write_message(struct hub *hub, const struct event *e, int
     return m;
 }
 
-static void poke_readers(struct hub *hub)
+void hub_poke(struct hub *hub)
 {
     int64_t began = clock_now_ns();
     for (struct reader *r = hub->readers, *next; r; r = next) {
@@ -153,6 +154,10 @@ void hub_publish(struct hub *hub, const struct event *e)
         abort(); /* out of memory: an event would be lost silently */
     if (seq) {
         journal_append(&hub->journal, m);
+        if (e->type == EVENT_STATUS) {
+            message_unref(s->told);
+            s->told = message_ref(m);
+        }
         message_unref(m);
     } else {
         drop_partial(s);
@@ -161,7 +166,6 @@ void hub_publish(struct hub *hub, const struct event *e)
     }
     if (e->type == EVENT_FINAL)
         s->open_utt = 0;
-    poke_readers(hub);
 }
 
 void hub_close_utterances(struct hub *hub, const int64_t *now_ms)
@@ -208,12 +212,14 @@ static void begin_with_present(struct hub *hub, struct reader *r)
         const struct hub_stream *s = &hub->streams[i];
         r->present_utt[i] = s->open_utt;
         int64_t first = s->open_utt ? s->open_seq : hub->journal.next;
-        if (s->status_seq && s->status_seq < first)
-            first = s->status_seq;
+        if (s->told && s->told->seq < hub->journal.oldest)
+            r->status_due |= 1u << i;
+        else if (s->told && s->told->seq < first)
+            first = s->told->seq;
         if (first < r->next_seq)
             r->next_seq = first;
     }
-    /* What describes the present may itself have left the history; nothing was promised about it. */
+    /* The beginning of a very long utterance may have left the history; nothing was promised about it. */
     if (r->next_seq < hub->journal.oldest)
         r->next_seq = hub->journal.oldest;
 }
@@ -222,6 +228,7 @@ void hub_attach(struct hub *hub, struct reader *r, int64_t from_seq)
 {
     hub_detach(hub, r);
     r->present_end = 0;
+    r->status_due = 0;
     r->next_seq = from_seq;
     for (int i = 0; i < STREAMS_MAX; i++)
         r->partial_told[i].utt = 0;
@@ -256,7 +263,7 @@ static bool wants(const struct hub *hub, const struct reader *r, const struct me
         return false;
     if (m->seq == 0 || m->seq > r->present_end)
         return true;
-    return m->type == MESSAGE_STATUS ? m->seq == hub->streams[m->stream].status_seq
+    return m->type == MESSAGE_STATUS ? m == hub->streams[m->stream].told
                                      : m->utt && m->utt == r->present_utt[m->stream];
 }
 
@@ -275,10 +282,27 @@ static struct message *next_partial(struct hub *hub, struct reader *r)
     return NULL;
 }
 
+/* Statuses that are no longer in the history, the oldest first. */
+static struct message *next_status(struct hub *hub, struct reader *r)
+{
+    struct message *oldest = NULL;
+    for (int i = 0; i < hub->n_streams; i++) {
+        struct message *m = hub->streams[i].told;
+        if (r->status_due >> i & 1 && m->seq <= r->present_end && wants(hub, r, m) &&
+            (!oldest || m->seq < oldest->seq))
+            oldest = m;
+    }
+    r->status_due = oldest ? r->status_due & ~(1u << oldest->stream) : 0;
+    return oldest ? message_ref(oldest) : NULL;
+}
+
 /* NULL: up to date. */
 static struct message *next_message(struct hub *hub, struct reader *r)
 {
     const struct journal *j = &hub->journal;
+    struct message *status = r->status_due ? next_status(hub, r) : NULL;
+    if (status)
+        return status;
     if (r->next_seq < j->oldest) {
         size_t n = protocol_write_missed(hub->line, PROTOCOL_LINE_MAX, r->next_seq, j->oldest - 1);
         hub->stats->missed += (uint64_t)(j->oldest - r->next_seq);

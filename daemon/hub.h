@@ -25,7 +25,7 @@ struct hub_stream {
     struct event status;     /* the latest, quiet ones included */
     int64_t open_utt;        /* 0: none */
     int64_t open_seq;        /* of its speech_start */
-    int64_t status_seq;      /* of the latest status in the history */
+    struct message *told;    /* the latest status that was told, kept when the history has moved past it */
     int64_t heard_ms;        /* where the captions have got to: end of the last commit, final or gap */
     int64_t skipped_ms;      /* audio that never reached the ring: clock minus samples heard */
     struct message *partial; /* the newest; NULL: none, or superseded */
@@ -41,6 +41,7 @@ struct reader {
     int64_t next_seq;
     int64_t present_end; /* up to here only what describes the present is wanted, see hub_attach */
     int64_t present_utt[STREAMS_MAX];
+    unsigned status_due;     /* streams whose status is older than the history */
     unsigned types, streams; /* bit sets of what is wanted */
     struct {
         int64_t utt;
@@ -73,8 +74,11 @@ struct hub_options {
 int hub_init(struct hub *, const struct hub_options *, struct err *);
 void hub_finish(struct hub *); /* NULL and zeroed objects are accepted; readers must be detached */
 
-/* Numbers the event, puts its line into the history and pokes the readers. A quiet status is only remembered. */
+/* Numbers the event and puts its line into the history. A quiet status is only remembered. */
 void hub_publish(struct hub *, const struct event *);
+
+/* Pokes every reader: once after all events that were waiting, so that they leave in one write. */
+void hub_poke(struct hub *);
 
 /* Says for every utterance that is still open that its rest was not transcribed: a gap up to now_ms[stream], then a final.
  * For an end that cannot wait for the captioner. */

@@ -32,8 +32,8 @@ static void raise_file_limit(int n_clients)
         return;
     limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
-        log_warning("only %llu files may be open: fewer than clients-max clients",
-                    (unsigned long long)limit.rlim_cur);
+        log_info("only %llu files may be open: fewer than clients-max clients",
+                 (unsigned long long)limit.rlim_cur);
 }
 
 static int list_devices(void)

@@ -94,6 +94,7 @@ static void give_up(struct service *s)
     for (int i = 0; i < s->hub.n_streams; i++)
         ms[i] += s->hub.streams[i].skipped_ms;
     hub_close_utterances(&s->hub, ms);
+    hub_poke(&s->hub);
     end_phase(s, "captiond is stopping");
 }
 
@@ -161,27 +162,33 @@ static void report_state(struct service *s, int stream)
     notify_status("%s", text);
 }
 
+static void take_event(struct service *s, const struct event *event)
+{
+    if (event->type == EVENT_GAP)
+        log_warning("%s: %lld ms of sound are lost (%s)", s->names[event->stream], (long long)event->lost_ms,
+                    protocol_cause_name(event->cause));
+    hub_publish(&s->hub, event);
+    if (event->type == EVENT_STATUS)
+        report_state(s, event->stream);
+}
+
 /* Takes what the captioner has queued, as long as standard output can follow. */
 static void take_events(struct service *s)
 {
     struct event event;
     bool ended = captioner_ended(s->pipeline.captioner), finished = captioner_finished(s->pipeline.captioner);
-    while (!printer_full(&s->printer)) {
-        if (!captioner_next_event(s->pipeline.captioner, &event)) {
-            /* The flags were read before the queue was found empty: nothing can follow. */
-            if (s->phase == PHASE_RUNNING && ended && s->config->once)
-                begin_stop(s, false);
-            else if (s->phase == PHASE_STOPPING && finished)
-                end_phase(s, s->signaled ? "captiond is stopping" : "the input has ended");
-            return;
-        }
-        if (event.type == EVENT_GAP)
-            log_warning("%s: %lld ms of sound are lost (%s)", s->names[event.stream],
-                        (long long)event.lost_ms, protocol_cause_name(event.cause));
-        hub_publish(&s->hub, &event);
-        if (event.type == EVENT_STATUS)
-            report_state(s, event.stream);
+    for (int n = 1; n > 0;) {
+        for (n = 0; !printer_full(&s->printer) && captioner_next_event(s->pipeline.captioner, &event); n++)
+            take_event(s, &event);
+        hub_poke(&s->hub);
     }
+    /* The flags were read before the queue was found empty: nothing can follow. */
+    if (printer_full(&s->printer))
+        return;
+    if (s->phase == PHASE_RUNNING && ended && s->config->once)
+        begin_stop(s, false);
+    else if (s->phase == PHASE_STOPPING && finished)
+        end_phase(s, s->signaled ? "captiond is stopping" : "the input has ended");
 }
 
 static void on_wake(uv_async_t *async)

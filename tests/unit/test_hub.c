@@ -46,6 +46,7 @@ static void publish(struct fixture *f, enum event_type type, int stream, int64_t
     e.end_ms = 1000;
     snprintf(e.text, sizeof(e.text), "%s", text);
     hub_publish(&f->hub, &e);
+    hub_poke(&f->hub);
 }
 
 /* What the reader gets now, abbreviated: "s" speech_start, "p" partial, "c", "f", "g", "t" status, "m" missed;
@@ -211,6 +212,30 @@ static void begins_with_the_present(void **state)
     hub_finish(&f.hub);
 }
 
+/* The state of every stream is told even if it was long ago. */
+static void remembers_old_statuses(void **state)
+{
+    struct fixture f;
+    begin(&f, 4);
+    struct test_reader a = reader_of(&f);
+    publish(&f, EVENT_STATUS, 1, 0, "");
+    publish(&f, EVENT_STATUS, 0, 0, "");
+    for (int i = 0; i < 10; i++)
+        publish(&f, EVENT_COMMIT, 0, 1, " x");
+    struct message *m[4];
+    hub_attach(&f.hub, &a.reader, HUB_FROM_PRESENT);
+    assert_int_equal(hub_read(&f.hub, &a.reader, m, 4, 4096), 2);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(m[i]->type, MESSAGE_STATUS);
+        assert_int_equal(m[i]->seq, i + 1);
+        message_unref(m[i]);
+    }
+    publish(&f, EVENT_COMMIT, 0, 1, " y");
+    assert_string_equal(read_all(&f, &a.reader, 16), "c( y)");
+    hub_detach(&f.hub, &a.reader);
+    hub_finish(&f.hub);
+}
+
 /* A quiet status is for `status` alone. */
 static void keeps_quiet_statuses(void **state)
 {
@@ -295,6 +320,7 @@ int main(void)
         cmocka_unit_test(keeps_partials_behind_commits),
         cmocka_unit_test(replays_and_tells_what_is_missing),
         cmocka_unit_test(begins_with_the_present),
+        cmocka_unit_test(remembers_old_statuses),
         cmocka_unit_test(keeps_quiet_statuses),
         cmocka_unit_test(closes_utterances),
         cmocka_unit_test(never_loses_silently),
