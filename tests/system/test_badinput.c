@@ -1,0 +1,178 @@
+/* What a user may get wrong: each gives one clear message and the right exit status. */
+#include "tests/support/daemon.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct daemon d;
+static char model[1024];
+
+static int set_up(void **state)
+{
+    daemon_init(&d);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    daemon_finish(&d);
+    return 0;
+}
+
+static const char *needed_model(void)
+{
+    const char *found = test_model("tiny.en");
+    if (!found)
+        test_skip("no model tiny.en");
+    snprintf(model, sizeof(model), "%s", found);
+    return model;
+}
+
+/* Runs with these arguments; expects the status and one line of error that says all of this. */
+static void expect(const char *const *args, int status, const char *const *says)
+{
+    unlink(d.log);
+    daemon_start(&d, args);
+    assert_int_equal(daemon_wait(&d), status);
+    const char *log = daemon_log(&d), *error = strstr(log, "captiond: error: ");
+    if (!error || strstr(error + 1, "captiond: error: "))
+        fail_msg("not one error: %s", log);
+    for (; *says; says++) {
+        if (!strstr(error, *says))
+            fail_msg("no \"%s\" in: %s", *says, log);
+    }
+    assert_int_equal(access(d.captions, F_OK), -1);
+}
+
+static void says_which_flag(void **state)
+{
+    expect((const char *[]){"--modle", "x", NULL}, 2,
+           (const char *[]){"--modle", "did you mean model?", NULL});
+}
+
+static void says_which_line(void **state)
+{
+    FILE *f = fopen(d.config, "w");
+    assert_non_null(f);
+    fputs("# a comment\nstep = 10\n", f);
+    fclose(f);
+    expect(NULL, 2, (const char *[]){"captiond.conf:2: step", "100 to 5000", NULL});
+}
+
+static void says_how_to_get_a_model(void **state)
+{
+    expect((const char *[]){"--model", "enormous", NULL}, 1,
+           (const char *[]){"enormous", "captiond-model", NULL});
+}
+
+static void says_which_model_is_missing(void **state)
+{
+    expect((const char *[]){"--model", "/nonexistent/model", NULL}, 1,
+           (const char *[]){"/nonexistent/model", NULL});
+}
+
+/* A model that was cut off while it was copied. */
+static void says_what_is_damaged(void **state)
+{
+    char command[2200], path[128];
+    snprintf(path, sizeof(path), "%s/cut", d.dir);
+    snprintf(command, sizeof(command),
+             "cp -r '%s' '%s' && chmod -R u+w '%s' && truncate -s 1000000 '%s/model.bin'", needed_model(),
+             path, path, path);
+    assert_int_equal(system(command), 0);
+    expect((const char *[]){"--model", path, NULL}, 1, (const char *[]){"model.bin", NULL});
+}
+
+static void says_which_file(void **state)
+{
+    expect((const char *[]){"--model", needed_model(), "--input", "file:/nonexistent/talk.wav", NULL}, 1,
+           (const char *[]){"/nonexistent/talk.wav", NULL});
+}
+
+static void says_that_it_is_no_sound(void **state)
+{
+    char input[128];
+    snprintf(input, sizeof(input), "file:%s", d.config);
+    expect((const char *[]){"--model", needed_model(), "--input", input, NULL}, 1,
+           (const char *[]){"captiond.conf", NULL});
+}
+
+static void says_what_a_source_is(void **state)
+{
+    expect((const char *[]){"--input", "cassette", NULL}, 2, (const char *[]){"cassette", "portaudio", NULL});
+    expect((const char *[]){"--input", "pipe:44,1,s16le", NULL}, 2, (const char *[]){"--input", NULL});
+}
+
+static void says_what_a_model_speaks(void **state)
+{
+    expect((const char *[]){"--model", needed_model(), "--language", "de", "--input", "pipe:16000,1,s16le",
+                            NULL},
+           1, (const char *[]){"only English", NULL});
+}
+
+static void says_which_device(void **state)
+{
+    expect((const char *[]){"--model", needed_model(), "--input", "portaudio:No such microphone", NULL}, 1,
+           (const char *[]){"No such microphone", NULL});
+}
+
+/* Told to, it waits for the device, ready, and says so; clients see it, and pausing and stopping work. */
+static void waits_for_a_device(void **state)
+{
+    struct lines *l = malloc(sizeof(*l));
+    daemon_start(&d, (const char *[]){"--model", needed_model(), "--input", "portaudio:No such microphone",
+                                      "--wait-for-device", "yes", NULL});
+    daemon_wait_log(&d, "ready: ");
+    lines_init(l, daemon_connect(d.captions));
+    char *line = lines_await(l, "status");
+    assert_string_equal(line_string(line, "state"), "no_device");
+    int control = daemon_connect(d.control);
+    send_all(control, "{\"cmd\":\"pause\"}\n");
+    do
+        line = lines_await(l, "status");
+    while (strcmp(line_string(line, "state"), "paused") != 0);
+    send_all(control, "{\"cmd\":\"resume\"}\n");
+    do
+        line = lines_await(l, "status");
+    while (strcmp(line_string(line, "state"), "no_device") != 0);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    close(control);
+    close(l->fd);
+    free(l);
+}
+
+static void helps(void **state)
+{
+    static char text[32 * 1024];
+    daemon_start(&d, (const char *[]){"--help", NULL});
+    size_t used = 0;
+    ssize_t n;
+    while ((n = read(d.out, text + used, sizeof(text) - 1 - used)) > 0)
+        used += (size_t)n;
+    assert_int_equal(daemon_wait(&d), 0);
+    assert_non_null(strstr(text, "usage: captiond"));
+    assert_non_null(strstr(text, "--wait-for-device auto|yes|no"));
+    assert_string_equal(daemon_log(&d), "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(says_which_flag, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_line, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_how_to_get_a_model, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_model_is_missing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_is_damaged, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_file, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_that_it_is_no_sound, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_a_source_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_a_model_speaks, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_device, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(waits_for_a_device, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(helps, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
