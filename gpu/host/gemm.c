@@ -1,8 +1,8 @@
 /* Products of hundreds of rows, by oneDNN: the only file that knows it.
  *
  * oneDNN as distributions build it runs on OpenMP, so its own threads are kept out: each worker of the pool calls it
- * with one OpenMP thread on a slice of the rows. Primitives are made for (rows, options) at the first call, which is
- * the warm-up, and found again afterwards. Its fast matrix products take dense matrices only: inputs whose rows overlap
+ * with one OpenMP thread on a few dozen rows at a time. Primitives are made for (rows, options) at the first call, which
+ * is the warm-up, and found again afterwards. Its fast matrix products take dense matrices only: inputs whose rows overlap
  * and outputs with gaps pass through scratch. */
 #include <errno.h>
 #include <omp.h>
@@ -122,19 +122,22 @@ struct plan_key {
 
 enum { SRC, BIAS, DST, SCRATCHPAD, N_MEMORIES };
 
-/* The rows of one worker. */
-struct slice {
-    int first, rows;
+/* Rows at a time: enough for oneDNN to run at its peak, few enough that a worker's last chunk is not waited for. */
+#define CHUNK_ROWS 96
+
+/* A product of so many rows, and what each worker passes to it. */
+struct product {
+    int rows;
     dnnl_primitive_t primitive;
-    dnnl_memory_t memory[N_MEMORIES];
     size_t scratchpad_bytes;
+    dnnl_memory_t memory[HOST_THREADS_MAX][N_MEMORIES];
 };
 
 struct plan {
     struct plan *next;
     struct plan_key key;
-    int n_slices;
-    struct slice slices[];
+    int chunk_rows, n_chunks;
+    struct product whole, last; /* the last chunk may be shorter */
 };
 
 struct gemm {
@@ -235,36 +238,45 @@ static dnnl_status_t memory_create(const struct gemm *g, enum dtype type, int ro
     return s;
 }
 
-static dnnl_status_t slice_create(const struct gemm *g, const struct wide_weight *w,
-                                  const struct plan_key *key, struct slice *slice)
+static dnnl_status_t product_create(const struct gemm *g, const struct wide_weight *w,
+                                    const struct plan_key *key, int rows, struct product *product)
 {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t s = describe(g, w, key, slice->rows, MD_REF(w->packed_md), &pd);
-    s = s ? s : dnnl_primitive_create(&slice->primitive, pd);
-    s = s ? s : memory_create(g, w->type, slice->rows, w->n_in, &slice->memory[SRC]);
-    s = s ? s : memory_create(g, DTYPE_F32, 1, w->n_out, &slice->memory[BIAS]);
-    s = s ? s : memory_create(g, key->out, slice->rows, w->n_out, &slice->memory[DST]);
-    if (!s) {
-        md_ref scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-        slice->scratchpad_bytes = md_bytes(scratchpad);
-        s = dnnl_memory_create(&slice->memory[SCRATCHPAD], scratchpad, g->engine, DNNL_MEMORY_NONE);
+    dnnl_status_t s = describe(g, w, key, rows, MD_REF(w->packed_md), &pd);
+    s = s ? s : dnnl_primitive_create(&product->primitive, pd);
+    product->rows = rows;
+    for (int i = 0; i < g->n_streams && !s; i++) {
+        dnnl_memory_t *memory = product->memory[i];
+        s = memory_create(g, w->type, rows, w->n_in, &memory[SRC]);
+        s = s ? s : memory_create(g, DTYPE_F32, 1, w->n_out, &memory[BIAS]);
+        s = s ? s : memory_create(g, key->out, rows, w->n_out, &memory[DST]);
+        if (!s) {
+            md_ref scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+            product->scratchpad_bytes = md_bytes(scratchpad);
+            s = dnnl_memory_create(&memory[SCRATCHPAD], scratchpad, g->engine, DNNL_MEMORY_NONE);
+        }
     }
     if (pd)
         dnnl_primitive_desc_destroy(pd);
     return s;
 }
 
-static void plan_destroy(struct plan *plan)
+static void product_destroy(struct product *product)
 {
-    for (int i = 0; i < plan->n_slices; i++) {
-        struct slice *slice = &plan->slices[i];
-        if (slice->primitive)
-            dnnl_primitive_destroy(slice->primitive);
+    if (product->primitive)
+        dnnl_primitive_destroy(product->primitive);
+    for (int i = 0; i < HOST_THREADS_MAX; i++) {
         for (int m = 0; m < N_MEMORIES; m++) {
-            if (slice->memory[m])
-                dnnl_memory_destroy(slice->memory[m]);
+            if (product->memory[i][m])
+                dnnl_memory_destroy(product->memory[i][m]);
         }
     }
+}
+
+static void plan_destroy(struct plan *plan)
+{
+    product_destroy(&plan->whole);
+    product_destroy(&plan->last);
     free(plan);
 }
 
@@ -281,26 +293,24 @@ static struct plan *plan_for(struct host_engine *h, struct wide_weight *w, const
         if (key_equal(&p->key, key))
             return p;
     }
-    int n = pool_size(h->pool);
-    struct plan *plan = calloc(1, sizeof(*plan) + (size_t)n * sizeof(plan->slices[0]));
+    struct plan *plan = calloc(1, sizeof(*plan));
     if (!plan) {
         err_set(&h->err, -ENOMEM, "out of memory for a matrix product");
         return NULL;
     }
     plan->key = *key;
-    plan->n_slices = n;
+    int n_workers = h->gemm->n_streams, n_chunks = (key->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    n_chunks = (n_chunks + n_workers - 1) / n_workers * n_workers; /* as many for each */
+    plan->chunk_rows = (key->rows + n_chunks - 1) / n_chunks;
+    plan->n_chunks = (key->rows + plan->chunk_rows - 1) / plan->chunk_rows;
     omp_set_num_threads(1);
-    for (int i = 0; i < n; i++) {
-        struct slice *slice = &plan->slices[i];
-        int last;
-        pool_share(key->rows, 1, i, n, &slice->first, &last);
-        slice->rows = last - slice->first;
-        dnnl_status_t s = slice->rows > 0 ? slice_create(h->gemm, w, key, slice) : dnnl_success;
-        if (s != dnnl_success) {
-            plan_destroy(plan);
-            failed(&h->err, s, "prepare a matrix product");
-            return NULL;
-        }
+    dnnl_status_t s = product_create(h->gemm, w, key, plan->chunk_rows, &plan->whole);
+    s = s ? s
+          : product_create(h->gemm, w, key, key->rows - (plan->n_chunks - 1) * plan->chunk_rows, &plan->last);
+    if (s != dnnl_success) {
+        plan_destroy(plan);
+        failed(&h->err, s, "prepare a matrix product");
+        return NULL;
     }
     plan->next = w->plans;
     w->plans = plan;
@@ -384,6 +394,7 @@ struct linear_job {
     const struct linear_args *args;
     const struct wide_weight *weight;
     const struct plan *plan;
+    struct tickets chunks;
     char *scratch;
     size_t scratch_bytes; /* of each worker */
     _Atomic int status;   /* one of those that were not success */
@@ -421,10 +432,11 @@ static struct mat dense(struct mat m, char **scratch)
     return d;
 }
 
-static dnnl_status_t execute(const struct linear_job *job, const struct slice *slice, int worker, void *src,
-                             void *dst, void *scratchpad)
+static dnnl_status_t execute(const struct linear_job *job, const struct product *product, int worker,
+                             void *src, void *dst, void *scratchpad)
 {
-    const dnnl_memory_t *m = slice->memory;
+    const dnnl_memory_t *m = product->memory[worker];
+    dnnl_stream_t stream = job->gemm->streams[worker];
     dnnl_status_t s = dnnl_memory_set_data_handle(m[SRC], src);
     s = s ? s : dnnl_memory_set_data_handle(m[DST], dst);
     s = s ? s : dnnl_memory_set_data_handle(m[SCRATCHPAD], scratchpad);
@@ -434,36 +446,42 @@ static dnnl_status_t execute(const struct linear_job *job, const struct slice *s
                                     {DNNL_ARG_DST, m[DST]},
                                     {DNNL_ARG_SCRATCHPAD, m[SCRATCHPAD]},
                                     {DNNL_ARG_BIAS, m[BIAS]}};
-    s = s ? s
-          : dnnl_primitive_execute(slice->primitive, job->gemm->streams[worker], job->args->bias ? 5 : 4,
-                                   args);
-    return s ? s : dnnl_stream_wait(job->gemm->streams[worker]);
+    s = s ? s : dnnl_primitive_execute(product->primitive, stream, job->args->bias ? 5 : 4, args);
+    return s ? s : dnnl_stream_wait(stream);
 }
 
-static void linear_slice(void *arg, int worker, int n_workers)
+static dnnl_status_t linear_chunk(const struct linear_job *job, int chunk, int worker)
 {
-    struct linear_job *job = arg;
     const struct linear_args *a = job->args;
-    const struct slice *slice = &job->plan->slices[worker];
-    if (slice->rows == 0)
-        return;
+    const struct plan *plan = job->plan;
+    const struct product *product = chunk == plan->n_chunks - 1 ? &plan->last : &plan->whole;
+    int first = chunk * plan->chunk_rows;
     char *scratchpad = job->scratch + (size_t)worker * job->scratch_bytes;
-    char *scratch = scratchpad + align_up(slice->scratchpad_bytes);
-    struct mat in = mat_rows(a->in, slice->first, slice->rows), src = dense(in, &scratch);
-    struct mat out = mat_rows(a->out, slice->first, slice->rows), dst = dense(out, &scratch);
+    char *scratch = scratchpad + align_up(product->scratchpad_bytes);
+    struct mat in = mat_rows(a->in, first, product->rows), src = dense(in, &scratch);
+    struct mat out = mat_rows(a->out, first, product->rows), dst = dense(out, &scratch);
     if (src.data != in.data)
         copy_rows(src, in);
     if (a->add.data) {
-        struct mat add = mat_rows(a->add, slice->first, slice->rows);
+        struct mat add = mat_rows(a->add, first, product->rows);
         if (add.data != dst.data)
             copy_rows(dst, add);
     }
-    omp_set_num_threads(1); /* a setting of the calling thread */
-    dnnl_status_t s = execute(job, slice, worker, src.data, dst.data, scratchpad);
-    if (s != dnnl_success)
-        job->status = (int)s;
-    else if (dst.data != out.data)
+    dnnl_status_t s = execute(job, product, worker, src.data, dst.data, scratchpad);
+    if (s == dnnl_success && dst.data != out.data)
         copy_rows(out, dst);
+    return s;
+}
+
+static void linear_worker(void *arg, int worker, int n_workers)
+{
+    struct linear_job *job = arg;
+    omp_set_num_threads(1); /* a setting of the calling thread */
+    for (int chunk; tickets_take(&job->chunks, worker, &chunk);) {
+        dnnl_status_t s = linear_chunk(job, chunk, worker);
+        if (s != dnnl_success)
+            job->status = (int)s;
+    }
 }
 
 int host_linear(struct host_engine *h, const struct linear_args *a)
@@ -479,16 +497,14 @@ int host_linear(struct host_engine *h, const struct linear_args *a)
     if (!plan)
         return h->err.code;
     struct linear_job job = {.gemm = h->gemm, .args = a, .weight = w, .plan = plan};
-    for (int i = 0; i < plan->n_slices; i++) {
-        const struct slice *slice = &plan->slices[i];
-        size_t bytes = align_up(slice->scratchpad_bytes) +
-                       (is_dense(a->in) ? 0 : dense_bytes(a->in, slice->rows)) +
-                       (is_dense(a->out) ? 0 : dense_bytes(a->out, slice->rows));
-        job.scratch_bytes = bytes > job.scratch_bytes ? bytes : job.scratch_bytes;
-    }
-    job.scratch = host_scratch(h, job.scratch_bytes * (size_t)plan->n_slices + 64);
+    tickets_init(&job.chunks, h->pool, plan->n_chunks);
+    size_t whole = align_up(plan->whole.scratchpad_bytes), last = align_up(plan->last.scratchpad_bytes);
+    job.scratch_bytes = (whole > last ? whole : last) +
+                        (is_dense(a->in) ? 0 : dense_bytes(a->in, plan->chunk_rows)) +
+                        (is_dense(a->out) ? 0 : dense_bytes(a->out, plan->chunk_rows));
+    job.scratch = host_scratch(h, job.scratch_bytes * (size_t)pool_size(h->pool) + 64);
     if (!job.scratch)
         return -ENOMEM;
-    pool_run(h->pool, linear_slice, &job);
+    pool_run(h->pool, linear_worker, &job);
     return job.status ? failed(&h->err, (dnnl_status_t)job.status, "multiply matrices") : 0;
 }

@@ -6,6 +6,8 @@
 #ifndef CAPTIOND_GPU_HOST_H
 #define CAPTIOND_GPU_HOST_H
 
+#include <stdatomic.h>
+
 #include "gpu/engine.h"
 #include "gpu/host/memory.h"
 
@@ -20,6 +22,22 @@ void pool_run(struct pool *, void (*fn)(void *arg, int worker, int n_workers), v
 /* The half-open part [*first, *last) of n items that falls to one worker; parts start at multiples of `grain`. */
 void pool_share(int n, int grain, int worker, int n_workers, int *first, int *last);
 
+#define HOST_THREADS_MAX 64
+
+/* The items 0 … n − 1 of a job. A worker first takes those of its share, which are the same from operation to operation, so
+ * that its rows stay in its processor's cache; when they are used up it takes over what others have left, since
+ * processors differ and may have other work. */
+struct tickets {
+    int n, n_workers;
+    struct {
+        _Alignas(64) _Atomic int next;
+        int last;
+    } share[HOST_THREADS_MAX];
+};
+
+void tickets_init(struct tickets *, const struct pool *, int n);
+bool tickets_take(struct tickets *, int worker, int *item); /* false: none is left */
+
 /* What the processor can do, best first usable. CAPTIOND_ISA=generic|avx2|avx512|avx512bf16 in the environment
  * lowers it, for tests. */
 enum isa { ISA_GENERIC, ISA_AVX2, ISA_AVX512, ISA_AVX512BF16 };
@@ -33,8 +51,6 @@ struct wide_kernels; /* kernels_wide.c: encoder; its table is in kernels_wide.h 
 struct rows_kernels; /* kernels_rows.c: decoder; its table is in kernels_rows.h */
 const struct wide_kernels *wide_kernels_for(enum isa);
 const struct rows_kernels *rows_kernels_for(enum isa);
-
-#define HOST_THREADS_MAX 64
 
 struct gemm; /* gemm.c: what oneDNN needs */
 int gemm_create(int n_workers, struct gemm **, struct err *);

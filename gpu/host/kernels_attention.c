@@ -22,7 +22,7 @@
 
 /* Keys at a time: a multiple of ATTENTION_KEYS. Scores of a group and the block's keys and values fit the nearest
  * caches, and rescaling costs little. */
-#define BLOCK 256
+#define BLOCK 512
 
 #define MASKED (-1e30f) /* finite, so that differences with it are */
 
@@ -35,33 +35,33 @@ struct state {
     float total[ATTENTION_QUERIES]; /* Σ p */
 };
 
-/* 2^x for x ≤ about 0, and 0 (or below 1e-37) for x far below: 2^n · 2^f with |f| ≤ 1/2 and minimax polynomials in f,
- * good to 8e-8, or to 3e-6 where the result becomes bf16. */
+/* 2^x for x ≤ about 0, and 0 (or below 1e-37) for x far below: 2^n · 2^f with n = floor(x) and a minimax polynomial in f,
+ * good to 8e-8, or to 8e-5 where the result is rounded to bf16. */
 INLINE vf vexp2(vf x, const bool coarse)
 {
 #if VEC == 16
-    vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #else
     x = vmax(x, vset(-126.0f));
-    vf n = (x + 12582912.0f) - 12582912.0f;
+    vf n = (x - 0.5f + 12582912.0f) - 12582912.0f;
+    vf f = x - n;
 #endif
-    vf f = x - n, p;
+    vf p;
     if (coarse) {
-        p = vset(0x1.3997d6p-7f);
-        p = p * f + 0x1.ca1440p-5f;
-        p = p * f + 0x1.ec06dap-3f;
-        p = p * f + 0x1.62e0dcp-1f;
-        p = p * f + 0x1.ffffe8p-1f;
+        p = vset(0x1.3f96a4p-4f);
+        p = p * f + 0x1.cefc4cp-3f;
+        p = p * f + 0x1.64444cp-1f;
+        p = p * f + 0x1.fff632p-1f;
     } else {
-        p = vset(0x1.5c08e6p-10f);
-        p = p * f + 0x1.3d0c52p-7f;
-        p = p * f + 0x1.c6b6e4p-5f;
-        p = p * f + 0x1.ebf918p-3f;
-        p = p * f + 0x1.62e428p-1f;
-        p = p * f + 0x1.000002p+0f;
+        p = vset(0x1.ec320ap-10f);
+        p = p * f + 0x1.26900cp-7f;
+        p = p * f + 0x1.c95454p-5f;
+        p = p * f + 0x1.ebd5a8p-3f;
+        p = p * f + 0x1.62e4f6p-1f;
+        p = p * f + 0x1.fffffep-1f;
     }
 #if VEC == 16
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 #else
     return p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
 #endif

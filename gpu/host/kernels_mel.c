@@ -9,11 +9,14 @@
 
 #include "gpu/host/kernels_wide.h"
 
+/* A tile of ROWS frames by TILE vectors of outputs has its sums in registers. */
+#define ROWS 6
 #if VEC == 16
-#define WIDEST 7 /* MEL_BINS is 7 vectors */
+#define TILE 4
 #else
-#define WIDEST 4
+#define TILE 2
 #endif
+_Static_assert(MEL_FRAMES % ROWS == 0, "frames come in whole tiles");
 
 INLINE vf vreverse(vf v)
 {
@@ -42,41 +45,46 @@ INLINE vf vlog10(vf x)
     return e * 0.30102999566398120f + log_m * 0.43429448190325183f;
 }
 
-/* out[r][v..] = Σ_i in[r][i] · basis[i][v..] for MEL_FRAMES rows and `width` vectors. */
-INLINE void tile(const float *in, int in_stride, int n_in, const float *basis, int basis_stride, float *out,
-                 int out_stride, const int width)
+/* out [MEL_FRAMES, width vectors] = in [MEL_FRAMES, n_in] · basis [n_in, …]. The columns of the basis stay in the nearest
+ * cache while the frames pass. */
+INLINE void columns(const float *in, int in_stride, int n_in, const float *basis, int n_out, float *out,
+                    int out_stride, const int width)
 {
-    vf acc[MEL_FRAMES][WIDEST] = {0};
-    for (int i = 0; i < n_in; i++, basis += basis_stride) {
-        vf x[MEL_FRAMES];
+    for (int first = 0; first < MEL_FRAMES; first += ROWS, in += ROWS * in_stride, out += ROWS * out_stride) {
+        vf acc[ROWS][TILE] = {0};
+        for (int i = 0; i < n_in; i++) {
+            vf b[TILE];
 #pragma GCC unroll 8
-        for (int r = 0; r < MEL_FRAMES; r++)
-            x[r] = vset(in[r * in_stride + i]);
+            for (int v = 0; v < width; v++)
+                b[v] = vload(basis + i * n_out + v * VEC);
 #pragma GCC unroll 8
-        for (int v = 0; v < width; v++) {
-            vf b = vload(basis + v * VEC);
+            for (int r = 0; r < ROWS; r++) {
+                vf x = vset(in[r * in_stride + i]);
 #pragma GCC unroll 8
-            for (int r = 0; r < MEL_FRAMES; r++)
-                acc[r][v] += x[r] * b;
+                for (int v = 0; v < width; v++)
+                    acc[r][v] += x * b[v];
+            }
         }
-    }
-    for (int r = 0; r < MEL_FRAMES; r++) {
-        for (int v = 0; v < width; v++)
-            vstore(out + r * out_stride + v * VEC, acc[r][v]);
+        for (int r = 0; r < ROWS; r++) {
+            for (int v = 0; v < width; v++)
+                vstore(out + r * out_stride + v * VEC, acc[r][v]);
+        }
     }
 }
 
 /* out [MEL_FRAMES, n_out] = in [MEL_FRAMES, n_in] · basis [n_in, n_out]; n_out is a multiple of 16. */
-INLINE void multiply(const float *in, int in_stride, int n_in, const float *basis, int n_out, float *out,
+static void multiply(const float *in, int in_stride, int n_in, const float *basis, int n_out, float *out,
                      int out_stride)
 {
     int i = 0;
-    for (; i + WIDEST * VEC <= n_out; i += WIDEST * VEC)
-        tile(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, WIDEST);
-    for (; i + 4 * VEC <= n_out; i += 4 * VEC)
-        tile(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, 4);
-    for (; i < n_out; i += VEC)
-        tile(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, 1);
+    for (; i + TILE * VEC <= n_out; i += TILE * VEC)
+        columns(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, TILE);
+#if VEC == 16
+    if (i + 3 * VEC == n_out)
+        columns(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, 3);
+    else if (i < n_out)
+        columns(in, in_stride, n_in, basis + i, n_out, out + i, out_stride, 1);
+#endif
 }
 
 /* Room for the folds' last whole vector. */

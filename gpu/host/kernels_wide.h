@@ -38,7 +38,7 @@ struct attention_kernels {
 #define MEL_FOLDED 101
 #define MEL_BINS   112
 /* Frames that one call takes at most, and samples it may read from the first frame's first on. */
-#define MEL_FRAMES  3
+#define MEL_FRAMES  12
 #define MEL_SAMPLES ((MEL_FRAMES - 1) * MEL_HOP + 416)
 
 struct mel_basis {

@@ -72,6 +72,7 @@ struct mel_job {
     float *logs; /* [n_frames, n_mels] */
     float greatest[HOST_THREADS_MAX];
     float floor;
+    struct tickets tiles, scaled; /* of MEL_FRAMES frames */
 };
 
 /* Sample i of the window; the recording is mirrored at its first sample, where that is nearer than 200. */
@@ -82,23 +83,34 @@ static float sample_at(const struct mel_args *a, int i)
     return i < a->n_samples ? a->pcm[i] : 0.0f;
 }
 
+static int frames_in_tile(const struct mel_job *job, int tile)
+{
+    int n = job->args->out.rows - tile * MEL_FRAMES;
+    return n < MEL_FRAMES ? n : MEL_FRAMES;
+}
+
+static float log_tile(const struct mel_job *job, int tile)
+{
+    const struct mel_args *a = job->args;
+    const int begin = tile * MEL_FRAMES * MEL_HOP - PAD_SAMPLES;
+    float edge[MEL_SAMPLES];
+    const float *x = edge;
+    if (begin >= -a->n_before && begin + MEL_SAMPLES <= a->n_samples) {
+        x = a->pcm + begin;
+    } else {
+        for (int i = 0; i < MEL_SAMPLES; i++)
+            edge[i] = sample_at(a, begin + i);
+    }
+    float *out = job->logs + (size_t)tile * MEL_FRAMES * (size_t)job->h->mel->n_mels;
+    return job->h->wide->mel(job->h->mel, x, frames_in_tile(job, tile), out);
+}
+
 static void log_frames(void *arg, int worker, int n_workers)
 {
     struct mel_job *job = arg;
-    const struct mel_args *a = job->args;
-    int n_mels = job->h->mel->n_mels, first, last;
-    float greatest = -10.0f, edge[MEL_SAMPLES];
-    pool_share(a->out.rows, MEL_FRAMES, worker, n_workers, &first, &last);
-    for (int f = first; f < last; f += MEL_FRAMES) {
-        int begin = f * MEL_HOP - PAD_SAMPLES;
-        const float *x = edge;
-        if (begin >= -a->n_before && begin + MEL_SAMPLES <= a->n_samples)
-            x = a->pcm + begin;
-        else
-            for (int i = 0; i < MEL_SAMPLES; i++)
-                edge[i] = sample_at(a, begin + i);
-        int n = last - f < MEL_FRAMES ? last - f : MEL_FRAMES;
-        float top = job->h->wide->mel(job->h->mel, x, n, job->logs + (size_t)f * (size_t)n_mels);
+    float greatest = -10.0f;
+    for (int tile; tickets_take(&job->tiles, worker, &tile);) {
+        float top = log_tile(job, tile);
         greatest = top > greatest ? top : greatest;
     }
     job->greatest[worker] = greatest;
@@ -106,17 +118,21 @@ static void log_frames(void *arg, int worker, int n_workers)
 
 static void scale_frames(void *arg, int worker, int n_workers)
 {
-    const struct mel_job *job = arg;
+    struct mel_job *job = arg;
     const struct mat out = job->args->out;
-    int n_mels = job->h->mel->n_mels, first, last;
-    pool_share(out.rows, MEL_FRAMES, worker, n_workers, &first, &last);
-    int heard = job->args->scale == MEL_SCALE_GIVEN ? job->args->n_samples / MEL_HOP : out.rows;
-    for (int f = first; f < last; f++) {
-        if (f >= heard)
-            memset(mat_rows(out, f, 1).data, 0, (size_t)n_mels * dtype_bytes(out.type));
-        else
-            job->h->wide->mel_scale(job->logs + (size_t)f * (size_t)n_mels, job->floor, n_mels,
-                                    mat_rows(out, f, 1).data, out.type == DTYPE_BF16);
+    const struct mel_args *a = job->args;
+    const int n_mels = job->h->mel->n_mels;
+    const int n_heard = a->scale == MEL_SCALE_GIVEN ? a->n_samples / MEL_HOP : out.rows;
+    for (int tile; tickets_take(&job->scaled, worker, &tile);) {
+        for (int i = 0; i < frames_in_tile(job, tile); i++) {
+            int f = tile * MEL_FRAMES + i;
+            void *row = mat_rows(out, f, 1).data;
+            if (f < n_heard)
+                job->h->wide->mel_scale(job->logs + (size_t)f * (size_t)n_mels, job->floor, n_mels, row,
+                                        out.type == DTYPE_BF16);
+            else
+                memset(row, 0, (size_t)n_mels * dtype_bytes(out.type));
+        }
     }
 }
 
@@ -124,13 +140,16 @@ int host_mel(struct host_engine *h, const struct mel_args *a)
 {
     size_t n = (size_t)a->out.rows * (size_t)h->mel->n_mels;
     bool writes = a->scale != MEL_SCALE_SCAN;
-    if (a->n_before < 0 || a->n_samples < 0 || a->out.rows < 0 ||
+    if (a->n_before < 0 || a->n_samples < 0 || a->out.rows <= 0 ||
         (!a->log_max && a->scale != MEL_SCALE_OWN) ||
         (writes && (a->out.cols != h->mel->n_mels || a->out.type == DTYPE_F16)))
         return err_set(&h->err, -EINVAL, "mel: types or shapes do not fit");
+    int n_tiles = (a->out.rows + MEL_FRAMES - 1) / MEL_FRAMES;
     struct mel_job job = {.h = h, .args = a, .logs = host_scratch(h, n * sizeof(float))};
     if (!job.logs)
         return -ENOMEM;
+    tickets_init(&job.tiles, h->pool, n_tiles);
+    tickets_init(&job.scaled, h->pool, n_tiles);
     pool_run(h->pool, log_frames, &job);
     float greatest = job.greatest[0];
     for (int i = 1; i < pool_size(h->pool); i++)

@@ -165,3 +165,27 @@ void pool_share(int n, int grain, int worker, int n_workers, int *first, int *la
     *first = lo < n ? (int)lo : n;
     *last = hi < n ? (int)hi : n;
 }
+
+void tickets_init(struct tickets *t, const struct pool *p, int n)
+{
+    t->n_workers = p->n_workers;
+    for (int w = 0; w < p->n_workers; w++) {
+        int first;
+        pool_share(n, 1, w, p->n_workers, &first, &t->share[w].last);
+        atomic_init(&t->share[w].next, first);
+    }
+}
+
+bool tickets_take(struct tickets *t, int worker, int *item)
+{
+    for (int i = 0; i < t->n_workers; i++) {
+        int w = (worker + i) % t->n_workers;
+        /* Looked at first, so that a counter does not run on while others finish. */
+        if (atomic_load_explicit(&t->share[w].next, memory_order_relaxed) >= t->share[w].last)
+            continue;
+        *item = atomic_fetch_add_explicit(&t->share[w].next, 1, memory_order_relaxed);
+        if (*item < t->share[w].last)
+            return true;
+    }
+    return false;
+}

@@ -65,16 +65,56 @@ static void test_every_worker_runs_once_a_call(void **state)
     }
 }
 
+struct ticket_job {
+    struct tickets tickets;
+    _Atomic int taken[1000];
+    int slow; /* this worker sleeps over its first item: the others must do the rest of its share */
+    int by[HOST_THREADS_MAX];
+};
+
+static void sleep_ns(int64_t ns)
+{
+    nanosleep(&(struct timespec){ns / 1000000000, ns % 1000000000}, NULL);
+}
+
+static void take(void *arg, int worker, int n_workers)
+{
+    struct ticket_job *job = arg;
+    for (int item; tickets_take(&job->tickets, worker, &item);) {
+        atomic_fetch_add(&job->taken[item], 1);
+        if (worker == job->slow && job->by[worker]++ == 0)
+            sleep_ns(50000000);
+        else
+            sleep_ns(10000);
+    }
+}
+
+static void test_tickets_are_taken_once_by_whoever_is_free(void **state)
+{
+    static const int counts[] = {0, 1, 2, 3, 7, 100};
+    for (int workers = 1; workers <= 4; workers++) {
+        struct pool *pool = NULL;
+        assert_int_equal(pool_create(workers, &pool), 0);
+        for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+            struct ticket_job job;
+            memset(&job, 0, sizeof(job));
+            job.slow = workers - 1;
+            tickets_init(&job.tickets, pool, counts[c]);
+            pool_run(pool, take, &job);
+            for (int i = 0; i < 1000; i++)
+                assert_int_equal(atomic_load(&job.taken[i]), i < counts[c]);
+            if (workers > 1 && counts[c] == 100)
+                assert_true(job.by[job.slow] < 100 / workers);
+        }
+        pool_destroy(pool);
+    }
+}
+
 static int64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
     clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static void sleep_ns(int64_t ns)
-{
-    nanosleep(&(struct timespec){ns / 1000000000, ns % 1000000000}, NULL);
 }
 
 /* Between calls the workers sleep after a tenth of a millisecond, and wake again: over 50 pauses of 10 ms three spinning
@@ -123,6 +163,7 @@ int main(void)
         cmocka_unit_test(test_every_worker_runs_once_a_call),
         cmocka_unit_test(test_idle_workers_sleep_and_wake),
         cmocka_unit_test(test_create_and_destroy),
+        cmocka_unit_test(test_tickets_are_taken_once_by_whoever_is_free),
         cmocka_unit_test(test_processor_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
