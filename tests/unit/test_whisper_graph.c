@@ -13,7 +13,8 @@
 
 #define N_AUDIO_CTX 60
 #define N_TEXT_CTX  100
-#define N_SAMPLES   (320 * N_AUDIO_CTX - 2000)
+#define WINDOW      (320 * N_AUDIO_CTX)
+#define N_SAMPLES   (WINDOW - 2000)
 #define EOT         50256
 #define SOT         50257
 #define NO_STAMPS   50362
@@ -21,7 +22,7 @@
 
 static struct tiny_model model;
 static char folder[256], ct2[300], half[300], single[300];
-static float pcm[2][N_SAMPLES];
+static float pcm[2][WINDOW]; /* silence at the end */
 
 static int setup(void **state)
 {
@@ -557,16 +558,17 @@ static void what_does_not_fit_is_refused(void **state)
     assert_int_equal(whisper_open(ct2, &unknown, &w, &err), -EINVAL);
 }
 
-/* The normalisation by a recording's maximum: a quiet window of a loud recording is not raised. */
+/* The normalisation by a recording's maximum: a quiet window of a loud recording is not raised. The window is full: past
+ * a recording's end the scales see different things. */
 static void a_recordings_scale_is_shared(void **state)
 {
     struct whisper *w = open_model(ct2, PRECISION_F32, 2, false);
-    static float quiet[N_SAMPLES];
+    static float quiet[WINDOW];
     struct sample *a = new_sample(0, 0, 60, 5, 5), *b = new_sample(0, 0, 60, 5, 5),
                   *c = new_sample(0, 0, 60, 5, 5);
-    for (int i = 0; i < N_SAMPLES; i++)
+    for (int i = 0; i < WINDOW; i++)
         quiet[i] = 1e-3f * pcm[0][i];
-    struct whisper_audio audio = {.pcm = pcm[0], .n_samples = N_SAMPLES, .scale = MEL_SCALE_SCAN};
+    struct whisper_audio audio = {.pcm = pcm[0], .n_samples = WINDOW, .scale = MEL_SCALE_SCAN};
     encode(w, 0, 0);
     run(w, a);
     whisper_reset_scale(w, 0);
