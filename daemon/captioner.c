@@ -39,7 +39,8 @@ struct stream {
 
 struct captioner {
     struct captioner_options options;
-    struct whisper_model *model;
+    struct text_model *model;
+    const struct tokenizer *tokenizer;
     struct stream streams[STREAMS_MAX];
     int n_streams;
     sem_t *wake;
@@ -271,13 +272,15 @@ static void abandon(struct captioner *c, struct stream *s, int64_t until, enum g
     s->seen = until;
 }
 
+/* The gate tells the end of speech when silence has lasted, and ticks have heard some of that. The last pass leaves it out,
+ * so that nothing is made up from it. */
 static void finish_utterance(struct captioner *c, struct stream *s, int64_t end, enum final_reason reason)
 {
-    if (end < s->seen)
-        end = s->seen;
+    if (end < live_buffer_start(s->live))
+        end = live_buffer_start(s->live);
     if (pass(c, s, end, LIVE_FINAL) < 0)
         abandon(c, s, end, GAP_ENGINE);
-    close_utterance(c, s, end, reason);
+    close_utterance(c, s, end > s->word_end ? end : s->word_end, reason);
 }
 
 /* Somebody who never pauses still gets finals: the utterance is ended after its last committed word, while the words in
@@ -476,12 +479,12 @@ static int create_stream(struct captioner *c, int i, struct intake *in, struct e
     s->in = in;
     s->index = i;
     s->state_told = STREAM_STARTING;
-    return live_create(&c->model->base, c->model->tokenizer, &live, &s->live, err);
+    return live_create(c->model, c->tokenizer, &live, &s->live, err);
 }
 
-int captioner_create(const struct captioner_options *options, struct whisper_model *model,
-                     struct intake *const *inputs, int n_inputs, sem_t *wake, struct captioner **out,
-                     struct err *err)
+int captioner_create(const struct captioner_options *options, struct text_model *model,
+                     const struct tokenizer *tokenizer, struct intake *const *inputs, int n_inputs,
+                     sem_t *wake, struct captioner **out, struct err *err)
 {
     struct captioner *c = aligned_alloc(CACHE_LINE, (sizeof(*c) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     if (!c)
@@ -489,6 +492,7 @@ int captioner_create(const struct captioner_options *options, struct whisper_mod
     memset(c, 0, sizeof(*c));
     c->options = *options;
     c->model = model;
+    c->tokenizer = tokenizer;
     c->wake = wake;
     int r = spsc_init(&c->events, sizeof(struct event), EVENTS_MAX);
     if (r < 0) {

@@ -16,7 +16,8 @@
 #include "daemon/base/spsc.h"
 #include "daemon/event.h"
 #include "daemon/intake.h"
-#include "daemon/whisper_model.h"
+#include "decoder/text_model.h"
+#include "decoder/tokenizer.h"
 
 struct captioner_options {
     bool realtime;
@@ -34,8 +35,9 @@ struct captioner;
 
 /* Takes all memory for the given inputs (1 to STREAMS_MAX, borrowed).
  * The model is borrowed and from start to stop belongs to the captioner's thread. */
-int captioner_create(const struct captioner_options *, struct whisper_model *, struct intake *const *inputs,
-                     int n_inputs, sem_t *wake, struct captioner **, struct err *);
+int captioner_create(const struct captioner_options *, struct text_model *, const struct tokenizer *,
+                     struct intake *const *inputs, int n_inputs, sem_t *wake, struct captioner **,
+                     struct err *);
 int captioner_start(struct captioner *, struct err *);
 
 /* Loop: takes the next event. False when there is none. */

@@ -103,7 +103,8 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .wake = wake,
         .wake_ctx = ctx,
     };
-    return captioner_create(&options, &p->model, p->inputs, p->n_inputs, &p->wake, &p->captioner, err);
+    return captioner_create(&options, &p->model.base, p->model.tokenizer, p->inputs, p->n_inputs, &p->wake,
+                            &p->captioner, err);
 }
 
 int pipeline_open(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,

@@ -10,6 +10,7 @@
 
 #include "daemon/captioner.h"
 #include "daemon/config.h"
+#include "daemon/whisper_model.h"
 
 struct pipeline {
     struct whisper_model model;

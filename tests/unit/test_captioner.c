@@ -1,0 +1,473 @@
+/* The captioner with a scripted model and inputs that the test fills: rings, marks and clocks as an intake would leave
+ * them. */
+#include "tests/support/support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/captioner.h"
+#include "tests/support/script_model.h"
+
+#define MS(x)      ((int64_t)(x)*16)
+#define N_WORDS    60
+#define EVENTS_MAX 2048
+#define TEXT_BYTES 8192
+#define PATIENCE   20 /* seconds that a thread is waited for: far above what any test needs */
+
+struct stage {
+    struct script_model model;
+    struct script_word words[N_WORDS];
+    struct intake in[2];
+    struct intake *inputs[2];
+    int n_inputs;
+    sem_t wake, woken;
+    struct captioner *captioner;
+    struct event *events;
+    int n_events;
+    char text[2][TEXT_BYTES]; /* of the commits */
+};
+
+static void on_wake(void *ctx)
+{
+    sem_post(&((struct stage *)ctx)->woken);
+}
+
+static void init_input(struct intake *in, sem_t *wake)
+{
+    memset(in, 0, sizeof(*in));
+    in->options.wake = wake;
+    size_t capacity = (size_t)INTAKE_RING_SECONDS * SAMPLE_RATE;
+    in->storage = malloc(ring_storage_bytes(capacity));
+    ring_init(&in->ring, in->storage, capacity);
+    assert_int_equal(spsc_init(&in->marks, sizeof(struct mark), 256), 0);
+    sem_init(&in->room, 0, 0);
+    pthread_mutex_init(&in->text_lock, NULL);
+    strcpy(in->device, "scripted");
+    in->state = STREAM_LISTENING;
+    in->origin_ns = clock_now_ns();
+}
+
+static void finish_input(struct intake *in)
+{
+    free(in->storage);
+    spsc_finish(&in->marks);
+    sem_destroy(&in->room);
+    pthread_mutex_destroy(&in->text_lock);
+}
+
+/* Words of 250 ms, one every 350 ms from 500 ms on, with a pause of 1 s after the twentieth, which ends at 7.4 s; the last
+ * ends at 22.4 s. */
+static void open_stage(struct stage *s, int n_inputs, struct captioner_options options)
+{
+    memset(s, 0, sizeof(*s));
+    for (int i = 0; i < N_WORDS; i++) {
+        int64_t at = MS(500 + 350 * i + (i < 20 ? 0 : 1000));
+        s->words[i] = (struct script_word){SCRIPT_WORD + i, at, at + MS(250)};
+    }
+    script_model_init(&s->model, 51864, s->words, N_WORDS);
+    sem_init(&s->wake, 0, 0);
+    sem_init(&s->woken, 0, 0);
+    for (s->n_inputs = 0; s->n_inputs < n_inputs; s->n_inputs++) {
+        init_input(&s->in[s->n_inputs], &s->wake);
+        s->inputs[s->n_inputs] = &s->in[s->n_inputs];
+    }
+    s->events = malloc(EVENTS_MAX * sizeof(*s->events));
+    options.wake = on_wake;
+    options.wake_ctx = s;
+    options.step_ms = options.step_ms ? options.step_ms : 500;
+    options.max_buffer_ms = 15000;
+    options.max_lag_ms = options.max_lag_ms ? options.max_lag_ms : 5000;
+    options.max_utterance_ms = options.max_utterance_ms ? options.max_utterance_ms : 60000;
+    options.draft = true;
+    struct err err = {0};
+    if (captioner_create(&options, &s->model.base, s->model.tokenizer, s->inputs, n_inputs, &s->wake,
+                         &s->captioner, &err) < 0)
+        fail_msg("%s", err.msg);
+}
+
+static void start(struct stage *s)
+{
+    struct err err = {0};
+    assert_int_equal(captioner_start(s->captioner, &err), 0);
+}
+
+static void close_stage(struct stage *s)
+{
+    captioner_stop(s->captioner, clock_now_ns());
+    captioner_destroy(s->captioner);
+    for (int i = 0; i < s->n_inputs; i++)
+        finish_input(&s->in[i]);
+    script_model_finish(&s->model);
+    sem_destroy(&s->wake);
+    sem_destroy(&s->woken);
+    free(s->events);
+    free(s);
+}
+
+static void put_mark(struct intake *in, enum mark_type type, int64_t at, int64_t known, int64_t skip)
+{
+    struct mark mark = {.type = type, .at = at, .known = known, .skip = skip, .cause = GAP_DEVICE};
+    assert_int_equal(spsc_push(&in->marks, &mark, 1), 1);
+}
+
+/* Writes the next n samples of the scripted audio and lets the captioner see them. */
+static void hear(struct intake *in, int64_t n)
+{
+    float *pcm = malloc((size_t)n * sizeof(float));
+    script_audio(pcm, ring_head(&in->ring), (int)n);
+    assert_int_equal(ring_write(&in->ring, pcm, (size_t)n), n);
+    free(pcm);
+    atomic_store_explicit(&in->judged, ring_head(&in->ring), memory_order_release);
+    sem_post(in->options.wake);
+}
+
+/* Takes what has been put out so far; statuses are counted, not kept. */
+static void collect(struct stage *s)
+{
+    struct event *e = &s->events[s->n_events];
+    while (s->n_events < EVENTS_MAX && captioner_next_event(s->captioner, e)) {
+        if (e->type == EVENT_STATUS)
+            continue;
+        if (e->type == EVENT_COMMIT)
+            strcat(s->text[e->stream], e->text);
+        e = &s->events[++s->n_events];
+    }
+}
+
+/* Collects until the latest event of this type is there `count` times. */
+static void await_events(struct stage *s, enum event_type type, int count)
+{
+    for (;;) {
+        int n = 0;
+        collect(s);
+        for (int i = 0; i < s->n_events; i++)
+            n += s->events[i].type == type;
+        if (n >= count)
+            return;
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += PATIENCE;
+        if (sem_timedwait(&s->woken, &until) < 0)
+            fail_msg("only %d of %d events of type %d came", n, count, type);
+    }
+}
+
+static void await_flag(struct stage *s, bool (*flag)(const struct captioner *))
+{
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    while (!flag(s->captioner)) {
+        collect(s);
+        assert_true(clock_now_ns() < deadline);
+        struct timespec ms = {.tv_nsec = 1000000};
+        nanosleep(&ms, NULL);
+    }
+    collect(s);
+}
+
+static const struct event *nth(const struct stage *s, enum event_type type, int n)
+{
+    for (int i = 0; i < s->n_events; i++) {
+        if (s->events[i].type == type && n-- == 0)
+            return &s->events[i];
+    }
+    fail_msg("event %d of type %d is missing", n, type);
+    return NULL;
+}
+
+static int count(const struct stage *s, enum event_type type)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_events; i++)
+        n += s->events[i].type == type;
+    return n;
+}
+
+static void expect_words(const char *text, int first, int n)
+{
+    char want[TEXT_BYTES] = "";
+    for (int i = first; i < first + n; i++)
+        sprintf(want + strlen(want), " w%d", i);
+    assert_string_equal(text, want);
+}
+
+/* Two utterances, then the end of the file. */
+static void script_two_utterances(struct intake *in)
+{
+    put_mark(in, MARK_START, MS(300), MS(640), 0);
+    put_mark(in, MARK_END, MS(7600), MS(8100), 0); /* 20 words */
+    put_mark(in, MARK_START, MS(8200), MS(8700), 0);
+    put_mark(in, MARK_EOF, MS(23000), MS(23000), 0);
+}
+
+static void utterances_become_events(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    script_two_utterances(&s->in[0]);
+    hear(&s->in[0], MS(23000));
+    start(s);
+    await_flag(s, captioner_ended);
+    assert_int_equal(s->events[0].type, EVENT_SPEECH_START);
+    assert_int_equal(s->events[0].start_ms, 300);
+    assert_int_equal(count(s, EVENT_SPEECH_START), 2);
+    const struct event *final = nth(s, EVENT_FINAL, 0);
+    assert_int_equal(final->reason, FINAL_SILENCE);
+    assert_int_equal(final->utt, 1);
+    assert_int_equal(final->start_ms, 300);
+    assert_int_equal(final->end_ms, 7600);
+    final = nth(s, EVENT_FINAL, 1);
+    assert_int_equal(final->reason, FINAL_EOF);
+    assert_int_equal(final->utt, 2);
+    expect_words(s->text[0], 0, N_WORDS);
+    assert_int_equal(count(s, EVENT_GAP), 0);
+    int64_t last = 0;
+    for (int i = 0; i < s->n_events; i++) {
+        const struct event *e = &s->events[i];
+        if (e->type == EVENT_COMMIT) {
+            assert_int_equal(e->lag_ms, -1);
+            assert_string_equal(e->language, "en");
+            for (int w = 0; w < e->n_words; w++) {
+                assert_true(e->words[w].start_ms >= last && e->words[w].end_ms >= e->words[w].start_ms);
+                assert_int_equal(e->text[e->words[w].offset], ' ');
+                last = e->words[w].end_ms;
+            }
+        }
+    }
+    close_stage(s);
+}
+
+static bool same_event(const struct event *a, const struct event *b)
+{
+    return a->type == b->type && a->utt == b->utt && a->rev == b->rev && a->start_ms == b->start_ms &&
+           a->end_ms == b->end_ms && a->reason == b->reason && a->n_words == b->n_words &&
+           strcmp(a->text, b->text) == 0 &&
+           memcmp(a->words, b->words, (size_t)a->n_words * sizeof(a->words[0])) == 0;
+}
+
+/* With pace fast the events do not depend on how the sound arrives. Marks come as an intake puts them: in the queue before
+ * `judged` passes the sample at which they became known. */
+static void fast_pace_is_deterministic(void **state)
+{
+    struct stage *whole = malloc(sizeof(*whole));
+    open_stage(whole, 1, (struct captioner_options){0});
+    script_two_utterances(&whole->in[0]);
+    hear(&whole->in[0], MS(23000));
+    start(whole);
+    await_flag(whole, captioner_ended);
+    for (int round = 0; round < 5; round++) {
+        struct test_rng rng;
+        test_rng_init(&rng, 40 + (uint64_t)round);
+        struct stage *s = malloc(sizeof(*s));
+        open_stage(s, 1, (struct captioner_options){0});
+        const struct mark marks[] = {{.type = MARK_START, .at = MS(300), .known = MS(640)},
+                                     {.type = MARK_END, .at = MS(7600), .known = MS(8100)},
+                                     {.type = MARK_START, .at = MS(8200), .known = MS(8700)},
+                                     {.type = MARK_EOF, .at = MS(23000), .known = MS(23000)}};
+        start(s);
+        for (int next = 0; next < 4;) {
+            int64_t head = ring_head(&s->in[0].ring), n = test_rng_int(&rng, 1, 20000);
+            n = head + n > MS(23000) ? MS(23000) - head : n;
+            for (; next < 4 && marks[next].known <= head + n; next++)
+                put_mark(&s->in[0], marks[next].type, marks[next].at, marks[next].known, 0);
+            hear(&s->in[0], n);
+            struct timespec pause = {.tv_nsec = test_rng_int(&rng, 0, 3) * 1000000};
+            nanosleep(&pause, NULL);
+        }
+        await_flag(s, captioner_ended);
+        assert_int_equal(s->n_events, whole->n_events);
+        for (int i = 0; i < s->n_events; i++)
+            assert_true(same_event(&s->events[i], &whole->events[i]));
+        close_stage(s);
+    }
+    close_stage(whole);
+}
+
+static void two_streams_stay_apart(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 2, (struct captioner_options){0});
+    for (int i = 0; i < 2; i++) {
+        script_two_utterances(&s->in[i]);
+        hear(&s->in[i], MS(23000));
+    }
+    start(s);
+    await_flag(s, captioner_ended);
+    expect_words(s->text[0], 0, N_WORDS);
+    expect_words(s->text[1], 0, N_WORDS);
+    close_stage(s);
+}
+
+/* 2 s are missing after 5 s: the words before are committed, the gap is told, the clock runs ahead from there on. */
+static void a_skip_moves_the_clock(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_SKIP, MS(5000), MS(5000), MS(2000));
+    put_mark(&s->in[0], MARK_START, MS(5000), MS(5300), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(10000), MS(10000), 0);
+    hear(&s->in[0], MS(10000));
+    start(s);
+    await_flag(s, captioner_ended);
+    const struct event *gap = nth(s, EVENT_GAP, 0);
+    assert_int_equal(gap->start_ms, 5000);
+    assert_int_equal(gap->lost_ms, 2000);
+    assert_int_equal(gap->cause, GAP_DEVICE);
+    assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_DEVICE);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->start_ms, 7000);
+    assert_int_equal(nth(s, EVENT_FINAL, 1)->end_ms, 12000);
+    close_stage(s);
+}
+
+/* Real time, and 12 s at once where 5 s of lag are allowed: what is tentative is kept, the rest is told as a gap, and the
+ * captions go on with what comes. */
+static void overload_becomes_a_gap(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(1300)); /* two words */
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    hear(&s->in[0], MS(12000));
+    await_events(s, EVENT_SPEECH_START, 2);
+    const struct event *gap = nth(s, EVENT_GAP, 0);
+    assert_int_equal(gap->cause, GAP_OVERLOAD);
+    assert_int_equal(gap->start_ms, 1300);
+    assert_int_equal(gap->lost_ms, 12000);
+    expect_words(s->text[0], 0, 2);
+    hear(&s->in[0], MS(1000));
+    hear(&s->in[0], MS(1000));
+    put_mark(&s->in[0], MARK_EOF, MS(15300), MS(15300), 0);
+    sem_post(&s->wake);
+    await_flag(s, captioner_ended);
+    assert_non_null(strstr(s->text[0], " w34 w35 w36"));
+    close_stage(s);
+}
+
+static void flush_ends_the_utterance(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(1200));
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    captioner_flush(s->captioner);
+    await_events(s, EVENT_FINAL, 1);
+    assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_FLUSH);
+    expect_words(s->text[0], 0, 2);
+    await_events(s, EVENT_SPEECH_START, 2);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->start_ms, 1200);
+    close_stage(s);
+}
+
+/* Asked to stop with time enough: the last words are decoded. Without: what was tentative is kept, the rest is a gap. */
+static void stop_keeps_its_deadline(void **state)
+{
+    for (int late = 0; late < 2; late++) {
+        struct stage *s = malloc(sizeof(*s));
+        open_stage(s, 1, (struct captioner_options){.realtime = true, .step_ms = 1000});
+        put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+        hear(&s->in[0], MS(1500));
+        start(s);
+        await_events(s, EVENT_PARTIAL, 1);
+        hear(&s->in[0], MS(500)); /* less than a step: no pass has seen it */
+        captioner_stop(s->captioner, clock_now_ns() + (late ? 0 : 10000000000LL));
+        await_flag(s, captioner_finished);
+        assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_FLUSH);
+        expect_words(s->text[0], 0, late ? 3 : 4);
+        assert_int_equal(count(s, EVENT_GAP), late);
+        if (late) {
+            assert_int_equal(nth(s, EVENT_GAP, 0)->cause, GAP_SHUTDOWN);
+            assert_int_equal(nth(s, EVENT_GAP, 0)->lost_ms, 500);
+        }
+        close_stage(s);
+    }
+}
+
+/* The engine fails once: what the pass would have heard is told as lost, and the next one works. */
+static void engine_failure_becomes_a_gap(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    s->model.fail_in = 5;
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(10000), MS(10000), 0);
+    hear(&s->in[0], MS(10000));
+    start(s);
+    await_flag(s, captioner_ended);
+    assert_int_equal(count(s, EVENT_GAP), 1);
+    const struct event *gap = nth(s, EVENT_GAP, 0);
+    assert_int_equal(gap->cause, GAP_ENGINE);
+    assert_int_equal(gap->start_ms, 300 + 4 * 500);
+    assert_int_equal(gap->lost_ms, 500);
+    assert_true(strncmp(s->text[0], " w0 w1 w2 w3", 12) == 0);
+    assert_non_null(strstr(s->text[0], " w22 w23"));
+    close_stage(s);
+}
+
+/* Somebody who never pauses gets finals all the same; no word is lost or said twice at the seam. */
+static void long_utterances_are_ended(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.max_utterance_ms = 4000});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(23000), MS(23000), 0);
+    hear(&s->in[0], MS(23000));
+    start(s);
+    await_flag(s, captioner_ended);
+    expect_words(s->text[0], 0, N_WORDS);
+    assert_true(count(s, EVENT_FINAL) >= 4);
+    for (int i = 0; i + 1 < count(s, EVENT_FINAL); i++) {
+        assert_int_equal(nth(s, EVENT_FINAL, i)->reason, FINAL_MAX_LEN);
+        assert_int_equal(nth(s, EVENT_FINAL, i)->end_ms, nth(s, EVENT_SPEECH_START, i + 1)->start_ms);
+    }
+    close_stage(s);
+}
+
+/* Nobody speaks: no pass is made, and the ring is let go of. */
+static void silence_costs_nothing(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    start(s);
+    hear(&s->in[0], MS(30000));
+    hear(&s->in[0], MS(30000));
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    while (ring_tail(&s->in[0].ring) < MS(56000) && clock_now_ns() < deadline) {
+        struct timespec ms = {.tv_nsec = 1000000};
+        nanosleep(&ms, NULL);
+    }
+    assert_true(ring_tail(&s->in[0].ring) >= MS(56000));
+    close_stage(s);
+}
+
+static void silence_makes_no_pass(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    put_mark(&s->in[0], MARK_EOF, MS(40000), MS(40000), 0);
+    hear(&s->in[0], MS(40000));
+    start(s);
+    await_flag(s, captioner_ended);
+    assert_int_equal(s->n_events, 0);
+    assert_int_equal(s->model.n_encodes, 0);
+    close_stage(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(utterances_become_events),  cmocka_unit_test(fast_pace_is_deterministic),
+        cmocka_unit_test(two_streams_stay_apart),    cmocka_unit_test(a_skip_moves_the_clock),
+        cmocka_unit_test(overload_becomes_a_gap),    cmocka_unit_test(flush_ends_the_utterance),
+        cmocka_unit_test(stop_keeps_its_deadline),   cmocka_unit_test(engine_failure_becomes_a_gap),
+        cmocka_unit_test(long_utterances_are_ended), cmocka_unit_test(silence_costs_nothing),
+        cmocka_unit_test(silence_makes_no_pass),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
