@@ -39,8 +39,8 @@ struct rows_kernels {
     /* out[r][d] = Σ_t p[r][t] · v[t][d] for d < 64; v: [n][64] of `type`. At most ROWS_AT_ONCE rows. */
     void (*weighted_sum)(enum panel_type type, const void *v, int n, const float *const *p, int n_rows,
                          float *const *out);
-    /* p = softmax(p) in place; p has room up to the next multiple of PANEL. */
-    void (*softmax)(float *p, int n);
+    /* p = e^(p − greatest) in place; returns their sum, by which p is still to be divided to be softmax(p). */
+    float (*exponentials)(float *p, int n);
     /* y = (x − mean) / √(variance + 1e-5) · gamma + beta */
     void (*layer_norm)(const float *x, const float *gamma, const float *beta, int n, float *y);
     /* Greatest value (−∞ of none), index of the first that equals `value` or −1, and Σ e^((x − greatest) · scale). */

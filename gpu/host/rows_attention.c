@@ -17,28 +17,40 @@ static void scale_query(const float *q, float *out)
         out[d] = q[d] * 0.125f; /* 1 / √64 */
 }
 
-/* Up to ROWS_AT_ONCE queries of one head; row r sees the first n_keys[r] positions: scores[r] = softmax(q · Kᵀ) with zeros
- * up to the longest, out = scores · V. */
+/* Up to ROWS_AT_ONCE queries of one head. */
+struct queries {
+    int n;
+    const float *q[ROWS_AT_ONCE]; /* of HEAD, scaled */
+    int n_keys[ROWS_AT_ONCE];     /* each sees the first positions */
+    float *scores[ROWS_AT_ONCE];  /* room for the longest, rounded up to whole panels */
+    float *out[ROWS_AT_ONCE];     /* of HEAD */
+    float scale[ROWS_AT_ONCE];    /* result: scores · scale are the weights */
+};
+
+/* scores · scale = softmax(q · Kᵀ), with zeros up to the longest row's end; out = softmax(q · Kᵀ) · V. */
 static void attend(const struct rows_kernels *k, const struct engine_kv *kv, const void *keys,
-                   const void *values, const int *n_keys, const float *const *q, int n_rows,
-                   float *const *scores, float *const *out)
+                   const void *values, struct queries *a)
 {
     int most = 0;
-    for (int r = 0; r < n_rows; r++)
-        most = n_keys[r] > most ? n_keys[r] : most;
+    for (int r = 0; r < a->n; r++)
+        most = a->n_keys[r] > most ? a->n_keys[r] : most;
     struct panel_product product = {.type = kv->type,
                                     .panels = keys,
-                                    .n_out = most,
+                                    .n_out = panel_count(most) * PANEL,
                                     .n_in = HEAD,
-                                    .n_rows = n_rows,
-                                    .x = q,
-                                    .out = scores};
+                                    .n_rows = a->n,
+                                    .x = a->q,
+                                    .out = a->scores};
     k->product(&product, 0, panel_count(most));
-    for (int r = 0; r < n_rows; r++) {
-        k->softmax(scores[r], n_keys[r]);
-        memset(scores[r] + n_keys[r], 0, (size_t)(most - n_keys[r]) * sizeof(float));
+    for (int r = 0; r < a->n; r++) {
+        a->scale[r] = 1.0f / k->exponentials(a->scores[r], a->n_keys[r]);
+        memset(a->scores[r] + a->n_keys[r], 0, (size_t)(most - a->n_keys[r]) * sizeof(float));
     }
-    k->weighted_sum(kv->type, values, most, (const float *const *)scores, n_rows, out);
+    k->weighted_sum(kv->type, values, most, (const float *const *)a->scores, a->n, a->out);
+    for (int r = 0; r < a->n; r++) {
+        for (int d = 0; d < HEAD; d++)
+            a->out[r][d] *= a->scale[r];
+    }
 }
 
 /* --- self-attention ----------------------------------------------------------------------------------------------- */
@@ -52,22 +64,22 @@ struct self_job {
 static void attend_self(const struct self_job *job, int head, int first, int last)
 {
     const struct self_attention_args *a = job->args;
-    float q[ROWS_AT_ONCE][HEAD], rows[ROWS_AT_ONCE][RUN_TOKENS_MAX + PANEL];
-    const float *x[ROWS_AT_ONCE];
-    float *scores[ROWS_AT_ONCE], *out[ROWS_AT_ONCE];
-    int n_keys[ROWS_AT_ONCE], n = 0, slot = a->rows.slot[first];
+    float q[ROWS_AT_ONCE][HEAD], scores[ROWS_AT_ONCE][RUN_TOKENS_MAX + PANEL];
+    struct queries queries = {0};
+    int slot = a->rows.slot[first];
     for (int r = first; r < last; r++) {
         if (a->rows.pos[r] < 0)
             continue;
+        int n = queries.n++;
         scale_query(row_of(a->qkv, r) + head * HEAD, q[n]);
-        x[n] = q[n];
-        scores[n] = rows[n];
-        out[n] = row_of(a->out, r) + head * HEAD;
-        n_keys[n++] = a->rows.pos[r] + 1;
+        queries.q[n] = q[n];
+        queries.scores[n] = scores[n];
+        queries.out[n] = row_of(a->out, r) + head * HEAD;
+        queries.n_keys[n] = a->rows.pos[r] + 1;
     }
-    if (n > 0)
+    if (queries.n > 0)
         attend(job->h->rows, a->kv, kv_keys(a->kv, a->layer, slot, head),
-               kv_values(a->kv, a->layer, slot, head), n_keys, x, n, scores, out);
+               kv_values(a->kv, a->layer, slot, head), &queries);
 }
 
 /* A head is one worker's alone: it stores the new keys and values of all rows, then every row looks back. */
@@ -118,7 +130,7 @@ struct cross_job {
 };
 
 static void record_alignment(const struct cross_attention_args *a, const struct group *g, int head,
-                             float *const *scores)
+                             const struct queries *queries)
 {
     if (!a->align || !(a->align_heads >> head & 1))
         return;
@@ -126,8 +138,9 @@ static void record_alignment(const struct cross_attention_args *a, const struct 
     for (int i = 0; i < g->n; i++) {
         int r = g->row[i];
         size_t row = (size_t)a->rows.slot[r] * RUN_TOKENS_MAX + (size_t)a->rows.pos[r];
-        memcpy(a->align + (row * (size_t)a->n_align + (size_t)index) * RUN_AUDIO_FRAMES, scores[i],
-               (size_t)g->n_frames * sizeof(float));
+        float *out = a->align + (row * (size_t)a->n_align + (size_t)index) * RUN_AUDIO_FRAMES;
+        for (int t = 0; t < g->n_frames; t++)
+            out[t] = queries->scores[i][t] * queries->scale[i];
     }
 }
 
@@ -137,25 +150,22 @@ static void cross_worker(void *arg, int worker, int n_workers)
     const struct cross_attention_args *a = job->args;
     int first, last, n_head = a->kv->n_head;
     pool_share(job->n_groups * n_head, 1, worker, n_workers, &first, &last);
-    float q[ROWS_AT_ONCE][HEAD], *scores[ROWS_AT_ONCE];
-    for (int i = 0; i < ROWS_AT_ONCE; i++)
-        scores[i] = job->scores + (size_t)(worker * ROWS_AT_ONCE + i) * (size_t)job->score_stride;
+    float q[ROWS_AT_ONCE][HEAD];
     for (int unit = first; unit < last; unit++) {
         /* Groups inside heads: rows of one slot that need several groups find the keys in the cache. */
         const struct group *g = &job->groups[unit % job->n_groups];
         int head = unit / job->n_groups;
-        const float *x[ROWS_AT_ONCE];
-        float *out[ROWS_AT_ONCE];
-        int n_keys[ROWS_AT_ONCE];
+        struct queries queries = {.n = g->n};
         for (int i = 0; i < g->n; i++) {
-            n_keys[i] = g->n_frames;
             scale_query(row_of(a->q, g->row[i]) + head * HEAD, q[i]);
-            x[i] = q[i];
-            out[i] = row_of(a->out, g->row[i]) + head * HEAD;
+            queries.q[i] = q[i];
+            queries.n_keys[i] = g->n_frames;
+            queries.scores[i] = job->scores + (size_t)(worker * ROWS_AT_ONCE + i) * (size_t)job->score_stride;
+            queries.out[i] = row_of(a->out, g->row[i]) + head * HEAD;
         }
         attend(job->h->rows, a->kv, kv_keys(a->kv, a->layer, g->audio, head),
-               kv_values(a->kv, a->layer, g->audio, head), n_keys, x, g->n, scores, out);
-        record_alignment(a, g, head, scores);
+               kv_values(a->kv, a->layer, g->audio, head), &queries);
+        record_alignment(a, g, head, &queries);
     }
 }
 

@@ -168,12 +168,16 @@ INLINE void vstore_bf16(uint16_t *p, vf v)
 #endif
 }
 
-/* e^x to about 1e-7 relative: 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by its Taylor series. Below −87 it is 0 for all
- * that softmax cares about; above 88 it stays finite. */
+/* e^x for x ≤ 88 to about 1e-7 relative: 2^n · e^r with |r| ≤ ln 2 / 2 and e^r by its Taylor series. Below −87 it is
+ * 1e-38, which is 0 for all that softmax cares about. */
 INLINE vf vexp(vf x)
 {
-    x = vmin(vmax(x, vset(-87.3f)), vset(88.3f));
+    x = vmax(x, vset(-87.3f));
+#if VEC == 16
+    vf n = (vf)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT);
+#else
     vf n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f; /* rounds to the nearest integer */
+#endif
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = vset(1.0f / 5040.0f);
     p = p * r + 1.0f / 720.0f;
@@ -183,8 +187,12 @@ INLINE vf vexp(vf x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
+#if VEC == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     vi scale = (__builtin_convertvector(n, vi) + 127) << 23;
     return p * (vf)scale;
+#endif
 }
 
 /* x/2 · (1 + erf(x/√2)); erf after Abramowitz and Stegun 7.1.26, absolute error below 2e-7. */
