@@ -171,10 +171,10 @@ int terminal_paint(const char *frame)
     for (int row = 1; frame; row++) {
         const char *end = strchr(frame, '\n');
         size_t length = end ? (size_t)(end - frame) : strlen(frame);
-        fprintf(f, "\033[%d;1H%.*s\033[0m\033[K", row, (int)length, frame);
+        fprintf(f, "\033[%d;1H\033[K%.*s\033[0m", row, (int)length, frame);
         frame = end ? end + 1 : NULL;
     }
-    fputs("\033[J\033[?2026l", f);
+    fputs("\033[?2026l", f);
     int r = fclose(f) == 0 ? write_all(out, n) : -ENOMEM;
     free(out);
     return r;
