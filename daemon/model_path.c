@@ -66,8 +66,7 @@ int model_path_folders(char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX])
     return n;
 }
 
-/* Looks for `name` in one folder. */
-static bool find_in(const char *folder, const char *name, char path[MODEL_PATH_MAX])
+bool model_path_find_in(const char *folder, const char *name, char path[MODEL_PATH_MAX])
 {
     char probe[MODEL_PATH_MAX + MODEL_NAME_MAX + 16];
     snprintf(probe, sizeof(probe), "%s/%s/model.bin", folder, name);
@@ -104,7 +103,7 @@ int model_path_each(const char *folder, int (*each)(void *ctx, const char *name,
         char name[MODEL_NAME_MAX], path[MODEL_PATH_MAX], entry[MODEL_PATH_MAX];
         snprintf(entry, sizeof(entry), "%s/%s", folder, entries[i]->d_name);
         /* A folder hides the file of the same name, as in the search: it is listed once, as what is found. */
-        if (r == 0 && name_of(entries[i]->d_name, name) && find_in(folder, name, path) &&
+        if (r == 0 && name_of(entries[i]->d_name, name) && model_path_find_in(folder, name, path) &&
             !strcmp(path, entry))
             r = each(ctx, name, path);
         free(entries[i]);
@@ -165,7 +164,7 @@ int model_path_find(const char *name_or_path, char *path, size_t size, struct er
     char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX], found[MODEL_PATH_MAX];
     int n = model_path_folders(folders);
     for (int i = 0; i < n; i++)
-        if (find_in(folders[i], name, found))
+        if (model_path_find_in(folders[i], name, found))
             return copy_path(found, path, size, err);
     return not_installed(name, folders, n, err);
 }

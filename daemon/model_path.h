@@ -37,6 +37,9 @@ bool model_path_is_name(const char *s);
  * environment does not give, or gives as a relative or too long path, is left out. They need not exist. */
 int model_path_folders(char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX]);
 
+/* Looks for a name in one folder; path is set where it is found. */
+bool model_path_find_in(const char *folder, const char *name, char path[MODEL_PATH_MAX]);
+
 /* Calls `each` for every model in `folder`, in the order of file names, until it returns other than 0, and returns that. A
  * folder that is not there has no models. */
 int model_path_each(const char *folder, int (*each)(void *ctx, const char *name, const char *path),
