@@ -271,6 +271,40 @@ static void published_models_are_what_they_are(void **state)
         test_skip("neither tiny.en nor base is installed");
 }
 
+/* Without config.json the heads come from OpenAI's table; the published folders say the same. */
+static void the_table_of_heads_agrees_with_the_published_folders(void **state)
+{
+    static const char *const models[] = {"tiny.en", "base"}, *const files[] = {"model.bin", "tokenizer.json"};
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        char published[1024], bare[512], target[1100], path[600];
+        if (!test_model(models[i]))
+            continue;
+        snprintf(published, sizeof(published), "%s", test_model(models[i]));
+        snprintf(bare, sizeof(bare), "%s", tiny_folder());
+        for (int k = 0; k < 2; k++) {
+            snprintf(target, sizeof(target), "%s/%s", published, files[k]);
+            snprintf(path, sizeof(path), "%s/%s", bare, files[k]);
+            assert_int_equal(symlink(target, path), 0);
+        }
+        const struct align_head *expected, *heads;
+        struct weights *whole = open_ok(published), *without = open_ok(bare);
+        int n_expected = weights_align_heads(whole, &expected);
+        assert_int_equal(weights_align_heads(without, &heads), n_expected);
+        assert_memory_equal(heads, expected, (size_t)n_expected * sizeof(*heads));
+        weights_close(whole);
+        weights_close(without);
+        for (int k = 0; k < 2; k++) {
+            snprintf(path, sizeof(path), "%s/%s", bare, files[k]);
+            remove(path);
+        }
+        remove(bare);
+        n++;
+    }
+    if (n == 0)
+        test_skip("neither tiny.en nor base is installed");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +315,7 @@ int main(void)
         cmocka_unit_test(what_is_no_model_is_refused),
         cmocka_unit_test(bad_json_is_refused_with_its_place),
         cmocka_unit_test(published_models_are_what_they_are),
+        cmocka_unit_test(the_table_of_heads_agrees_with_the_published_folders),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
