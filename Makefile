@@ -184,12 +184,26 @@ $(BUILD)/%.tidy: %.c $(BUILD)/%.o .clang-tidy
 $(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
 
 # --- installation ------------------------------------------------------------------------------------------------
+# bin/, units for the system and for users, user and folders of the service, and an example configuration made from the
+# table of settings. Nothing is enabled or started, and nothing under /etc is touched.
+UNITS    := captiond.service captiond.socket captiond-control.socket
+INSTALLED := $(patsubst $(BUILD)/%,bin/%,$(PROGRAMS)) \
+	$(addprefix lib/systemd/system/,$(UNITS)) $(addprefix lib/systemd/user/,$(UNITS)) \
+	lib/sysusers.d/captiond.conf lib/tmpfiles.d/captiond.conf share/captiond/captiond.conf.example
+
 install: programs
-	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -d $(foreach d,$(sort $(dir $(INSTALLED))),'$(DESTDIR)$(PREFIX)/$(d)')
 	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
+	for unit in $(addprefix system/,$(UNITS)) $(addprefix user/,$(UNITS)); do \
+		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >'$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit || exit 1; \
+	done
+	install -m 644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/captiond.conf'
+	install -m 644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/captiond.conf'
+	$(BUILD)/captiond --config /dev/null --print-config >'$(DESTDIR)$(PREFIX)/share/captiond/captiond.conf.example'
 
 uninstall:
-	rm -f $(patsubst $(BUILD)/%,'$(DESTDIR)$(PREFIX)/bin/%',$(PROGRAMS))
+	rm -f $(foreach f,$(INSTALLED),'$(DESTDIR)$(PREFIX)/$(f)')
+	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond'
 
 clean:
 	rm -rf build build-*
