@@ -201,8 +201,8 @@ static const struct config_key keys[] = {
      .fallback = "auto",
      .argument = "PATH",
      .check = check_socket,
-     .help = "Unix socket for captionctl's commands; auto: control.sock in the same folder, or PATH.control\n"
-             "for a captions socket at PATH; none: no socket"},
+     .help = "Unix socket for captionctl's commands; auto: control.sock in the other one's folder; none: no "
+             "socket"},
     {.name = "socket-mode",
      .type = CONFIG_MODE,
      .offset = FIELD(socket_mode),

@@ -1,5 +1,6 @@
 #include "daemon/printer.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
 #include <poll.h>
@@ -48,7 +49,13 @@ static void put_line(struct printer *p, int stream, const char *text, size_t n)
         put(p, p->hub->names[stream], strlen(p->hub->names[stream]));
         put(p, ": ", 2);
     }
+    size_t at = p->out_n;
     put(p, text, n);
+    /* A terminal would obey control characters. */
+    for (; at < p->out_n; at++) {
+        if (iscntrl((unsigned char)p->out[at]))
+            p->out[at] = ' ';
+    }
     put(p, "\n", 1);
 }
 

@@ -364,20 +364,10 @@ static void on_loaded(uv_work_t *work, int status)
     notify_ready();
 }
 
-/* The socket from the service manager, else the configured one, if any. */
-static int bind_socket(struct listener *l, const char *name, const char *path, int mode, struct err *err)
-{
-    int fd = notify_socket(name);
-    if (fd >= 0)
-        return listener_adopt(l, fd, err);
-    return path[0] ? listener_bind(l, path, mode, err) : 0;
-}
-
-/* The paths that "auto" and "none" stand for; "" for none. A socket at a place of its own has its control beside it. */
+/* The paths that "auto" and "none" stand for; "" for none. With sockets from a service manager none is looked for. */
 static int choose_paths(const struct config *c, char *captions, char *control, struct err *err)
 {
     bool automatic = strcmp(c->socket, "auto") == 0;
-    char beside[SOCKET_PATH_MAX + 16];
     captions[0] = control[0] = '\0';
     int r = 0;
     if (automatic && !c->once)
@@ -388,10 +378,11 @@ static int choose_paths(const struct config *c, char *captions, char *control, s
         return r;
     if (strcmp(c->control, "auto") != 0) {
         strcpy(control, c->control);
-    } else if (automatic && captions[0]) {
-        r = socket_path_default(SOCKET_NAME_CONTROL, control, err);
     } else if (captions[0]) {
-        snprintf(beside, sizeof(beside), "%s.control", captions);
+        char beside[SOCKET_PATH_MAX + sizeof(SOCKET_NAME_CONTROL)];
+        const char *slash = strrchr(captions, '/');
+        snprintf(beside, sizeof(beside), "%.*s" SOCKET_NAME_CONTROL, slash ? (int)(slash - captions) + 1 : 0,
+                 captions);
         r = socket_path_check(beside, err);
         if (r == 0)
             strcpy(control, beside);
@@ -399,16 +390,25 @@ static int choose_paths(const struct config *c, char *captions, char *control, s
     return r;
 }
 
+/* A socket from the service manager, else at the path, if there is one. */
+static int bind_socket(struct listener *l, int fd, const char *path, int mode, struct err *err)
+{
+    if (fd >= 0)
+        return listener_adopt(l, fd, err);
+    return path[0] ? listener_bind(l, path, mode, err) : 0;
+}
+
 static int bind_sockets(struct service *s, struct err *err)
 {
-    char captions[SOCKET_PATH_MAX], control[SOCKET_PATH_MAX];
+    char captions[SOCKET_PATH_MAX] = "", control[SOCKET_PATH_MAX] = "";
+    int captions_fd = notify_socket("captions"), control_fd = notify_socket("control");
     listener_init(&s->captions_socket);
     listener_init(&s->control_socket);
-    int r = choose_paths(s->config, captions, control, err);
+    int r = captions_fd < 0 ? choose_paths(s->config, captions, control, err) : 0;
     if (r == 0)
-        r = bind_socket(&s->captions_socket, "captions", captions, s->config->socket_mode, err);
+        r = bind_socket(&s->captions_socket, captions_fd, captions, s->config->socket_mode, err);
     if (r == 0)
-        r = bind_socket(&s->control_socket, "control", control, s->config->control_mode, err);
+        r = bind_socket(&s->control_socket, control_fd, control, s->config->control_mode, err);
     return r;
 }
 
