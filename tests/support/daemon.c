@@ -47,7 +47,7 @@ void daemon_init(struct daemon *d)
     strcpy(d->dir, "/tmp/captiond-test-XXXXXX");
     assert_non_null(mkdtemp(d->dir));
     snprintf(d->captions, sizeof(d->captions), "%s/captions.sock", d->dir);
-    snprintf(d->control, sizeof(d->control), "%s/captions.sock.control", d->dir);
+    snprintf(d->control, sizeof(d->control), "%s/control.sock", d->dir);
     snprintf(d->config, sizeof(d->config), "%s/captiond.conf", d->dir);
     snprintf(d->log, sizeof(d->log), "%s/log", d->dir);
     FILE *f = fopen(d->config, "w");
