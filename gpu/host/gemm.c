@@ -159,6 +159,8 @@ static int failed(struct err *err, dnnl_status_t s, const char *what)
 {
     if (s == dnnl_out_of_memory)
         return err_set(err, -ENOMEM, "oneDNN: out of memory to %s", what);
+    if (s == dnnl_unimplemented)
+        return err_set(err, -ENOTSUP, "oneDNN cannot %s: it has no kernel for this on this processor", what);
     return err_set(err, -EIO,
                    "oneDNN cannot %s (status %d); it compiles its kernels at run time, which a policy like "
                    "MemoryDenyWriteExecute= prevents",

@@ -2,9 +2,13 @@
 #include "tests/support/support.h"
 #include "tests/support/engines.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct shape {
     int rows, n_in, n_out;
@@ -249,12 +253,55 @@ static void test_refuses_shapes(void **state)
     test_engines(refuses);
 }
 
+#ifndef PR_SET_MDWE /* Linux 6.3 */
+#define PR_SET_MDWE              65
+#define PR_MDWE_REFUSE_EXEC_GAIN 1
+#endif
+
+/* What a process sees that a policy like systemd's MemoryDenyWriteExecute= forbids to compile kernels: 0 for an error that
+ * says so, 1 for anything else. */
+static int forbidden(void)
+{
+    static const float values[64 * 64];
+    struct err err = {0};
+    struct engine_weight *w = NULL;
+    struct engine *e = NULL;
+    const struct engine_options options = {.n_threads = 1, .n_mels = 80};
+    int r = engine_open("host", &options, &e, &err);
+    if (r == 0)
+        r = e->v->weight_create(e, WEIGHT_WIDE, 64, 64, values, &w, &err);
+    if (r == 0) {
+        struct mat m = test_mat(e, e->wide_type, 64, 64, 64);
+        e->v->linear(e, &(struct linear_args){.in = m, .weight = w, .out = m});
+        r = e->v->wait(e, &err);
+    }
+    return r == -EIO && strstr(err.msg, "MemoryDenyWriteExecute") ? 0 : 1;
+}
+
+static void test_says_what_forbids_it(void **state)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) < 0 ? 77 : forbidden());
+    assert_true(child > 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        test_skip("this kernel cannot forbid executable memory");
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_encoder_shapes),
         cmocka_unit_test(test_refuses_shapes),
+#if defined(__x86_64__) /* elsewhere oneDNN may have compiled kernels */
+        cmocka_unit_test(test_says_what_forbids_it),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

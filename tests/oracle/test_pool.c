@@ -41,7 +41,8 @@ static void count(void *arg, int worker, int n_workers)
     struct job *job = arg;
     atomic_fetch_add(&job->calls[worker], 1);
     job->plain[worker]++;
-    job->n_workers = worker == 0 ? n_workers : job->n_workers;
+    if (worker == 0)
+        job->n_workers = n_workers;
 }
 
 static void test_every_worker_runs_once_a_call(void **state)
