@@ -27,7 +27,7 @@ SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno
 SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SAN_$(SAN)))
 
-PKGS     := libuv portaudio-2.0 samplerate sndfile jansson inih libcurl libcrypto libsystemd zlib
+PKGS     := libuv portaudio-2.0 alsa samplerate sndfile jansson inih libcurl libcrypto libsystemd zlib
 ifneq ($(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes),yes)
   PKGS_MISSING := yes
 endif
@@ -38,7 +38,7 @@ CPPFLAGS += -I. $(DEFS) $(PKG_CFLAGS)
 ALL_CFLAGS = $(STD) $(OPT) $(WARN) $(SANFLAGS) -fPIC -pthread -MMD -MP $(CPPFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(SANFLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
 
-LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 samplerate sndfile 2>/dev/null)
+LIBS_STREAM  := $(shell pkg-config --libs portaudio-2.0 alsa samplerate sndfile 2>/dev/null)
 LIBS_DAEMON  := $(shell pkg-config --libs libuv jansson inih libsystemd 2>/dev/null)
 LIBS_TOOLS   := $(shell pkg-config --libs jansson libcurl libcrypto zlib 2>/dev/null)
 LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null) -ldl -lm

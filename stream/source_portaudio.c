@@ -17,7 +17,6 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <portaudio.h>
 
@@ -84,7 +83,7 @@ static PaError initialize(void)
 __attribute__((constructor)) static void rehearse(void)
 {
     if (trial_is_child())
-        _exit(initialize() == paNoError ? 0 : 1);
+        trial_end(initialize() == paNoError ? 0 : 1);
 }
 
 static int from_pa(PaError code, const char *what, struct err *err)
@@ -102,11 +101,13 @@ static int from_pa(PaError code, const char *what, struct err *err)
 
 static int take_lock(struct err *err)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += LOCK_MS / 1000;
-    if (pthread_mutex_clocklock(&lock, CLOCK_MONOTONIC, &until) != 0)
-        return err_set(err, -EBUSY, "the sound server holds a device that is being closed");
+    const struct timespec pause = {.tv_nsec = 5000000};
+    int64_t until = clock_now_ns() + LOCK_MS * 1000000LL;
+    while (pthread_mutex_trylock(&lock) != 0) {
+        if (clock_now_ns() >= until)
+            return err_set(err, -EBUSY, "the sound server holds a device that is being closed");
+        nanosleep(&pause, NULL);
+    }
     return 0;
 }
 

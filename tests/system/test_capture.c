@@ -24,7 +24,7 @@
 
 #define SCRIPT      "tests/system/virtual-microphone.sh"
 #define RATE        48000
-#define SIGNAL_S    2
+#define SIGNAL_S    1
 #define SIGNAL_N    (SIGNAL_S * RATE)
 #define HEARD_MAX   (12 * RATE)
 #define MS          1000000LL
@@ -34,6 +34,16 @@ static char dir[64];
 static bool available;
 static float signal_[SIGNAL_N]; /* as played, on both channels */
 static float heard[HEARD_MAX];  /* the first channel of what was captured; lost frames are zero */
+
+/* libpulse is not built for the thread sanitizer, which therefore sees none of its synchronisation. The callback does not
+ * run on libpulse's threads, so nothing of ours is hidden. */
+#ifdef __SANITIZE_THREAD__
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+    return "race:libpulse\n";
+}
+#endif
 
 /* --- the server --------------------------------------------------------------------------------------------- */
 
@@ -123,6 +133,9 @@ static int tear_down(void **state)
 
 /* --- helpers ------------------------------------------------------------------------------------------------ */
 
+/* Open ones, so that a test that fails leaves none to the next. */
+static struct source *sources[4];
+
 static struct source *must_open(const char *spec)
 {
     struct source *source = NULL;
@@ -131,7 +144,31 @@ static struct source *must_open(const char *spec)
     if (r < 0)
         print_error("%s: %s\n", spec, err.msg);
     assert_int_equal(r, 0);
+    for (int i = 0; i < 4; i++) {
+        if (!sources[i]) {
+            sources[i] = source;
+            break;
+        }
+    }
     return source;
+}
+
+static int must_close(struct source *source, int timeout_ms)
+{
+    for (int i = 0; i < 4; i++) {
+        if (sources[i] == source)
+            sources[i] = NULL;
+    }
+    return source_close_timeout(source, timeout_ms);
+}
+
+static int close_all(void **state)
+{
+    for (int i = 0; i < 4; i++) {
+        if (sources[i])
+            must_close(sources[i], 2000);
+    }
+    return 0;
 }
 
 /* Sixteen-bit noise below 6 kHz, so that one alignment fits and 16 kHz can hold it. */
@@ -248,7 +285,7 @@ static void hears_what_is_played(void **state)
     assert_true(source->info.live);
     assert_int_equal(source->info.rate, RATE);
     pid_t player = play("vmic");
-    int n = capture(source, 3500, NULL);
+    int n = capture(source, 2000, NULL);
     waitpid(player, NULL, 0);
     int start = find_signal(n, 0);
     assert_true(start >= 0 && start + SIGNAL_N <= n);
@@ -258,7 +295,7 @@ static void hears_what_is_played(void **state)
         exact += heard[start + i] == signal_[i];
     printf("correlation %.6f, %d of %d samples are the same\n", r, exact, SIGNAL_N);
     assert_true(r > 0.9999);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
 }
 
 /* The clock: the time at which the newest frame was heard lies in the past, but not further than the device's own
@@ -268,8 +305,8 @@ static void tells_when_it_was_heard(void **state)
     need_server();
     struct source *source = must_open("portaudio");
     static float frames[4096 * CHANNEL_MAX];
-    int64_t n_read = 0, first_ns = 0, first_n = 0, last_ns = 0;
-    int64_t until = clock_now_ns() + 2000 * MS;
+    int64_t n_read = 0, first_ns = 0, first_n = 0, last_ns = 0, youngest = INT64_MAX;
+    int64_t until = clock_now_ns() + 1500 * MS;
     while (clock_now_ns() < until) {
         struct err err;
         int n = source->v->read(source, frames, 4096, 100, &err);
@@ -278,17 +315,19 @@ static void tells_when_it_was_heard(void **state)
             continue;
         n_read += n;
         int64_t age = clock_now_ns() - source->heard_ns;
-        assert_true(age >= 0 && age < 500 * MS);
+        assert_true(age >= 0);
+        youngest = age < youngest ? age : youngest;
         last_ns = source->heard_ns;
         if (!first_ns && n_read > RATE / 2) {
             first_ns = last_ns;
             first_n = n_read;
         }
     }
+    assert_true(youngest < 300 * MS);
     double rate = (double)(n_read - first_n) / ((double)(last_ns - first_ns) * 1e-9);
     printf("%.0f frames a second by the clock of what was heard\n", rate);
-    assert_true(rate > RATE * 0.95 && rate < RATE * 1.05); /* 75 ms of jitter in 1.5 s */
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_true(rate > RATE * 0.95 && rate < RATE * 1.05); /* 50 ms of jitter in 1 s */
+    assert_int_equal(must_close(source, 2000), 0);
 }
 
 static void monitor_hears_the_default_sink(void **state)
@@ -300,14 +339,14 @@ static void monitor_hears_the_default_sink(void **state)
     struct source *microphone = must_open("portaudio");
     struct source *monitor = must_open("monitor");
     pid_t player = play("vmic"); /* the default sink, but no longer the default source */
-    int n = capture(monitor, 3000, NULL);
+    int n = capture(monitor, 1800, NULL);
     assert_true(find_signal(n, RATE / 2) >= 0);
-    assert_int_equal(source_close_timeout(monitor, 2000), 0);
+    assert_int_equal(must_close(monitor, 2000), 0);
     n = capture(microphone, 200, NULL);
     for (int i = 0; i < n; i++)
         assert_true(heard[i] == 0.0f);
     waitpid(player, NULL, 0);
-    assert_int_equal(source_close_timeout(microphone, 2000), 0);
+    assert_int_equal(must_close(microphone, 2000), 0);
     assert_int_equal(run("pactl set-default-source vmic.monitor"), 0);
 }
 
@@ -331,7 +370,7 @@ static void finds_devices_by_name(void **state)
 
     struct source *source = must_open("portaudio:PULS"); /* a part, in another case */
     assert_string_equal(source->info.name, "pulse");
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
 
     assert_int_equal(source_open("portaudio:Sony", &source, &err), -ENODEV);
     assert_non_null(strstr(err.msg, "Sony"));
@@ -341,25 +380,25 @@ static void finds_devices_by_name(void **state)
     assert_non_null(strstr(err.msg, "default"));
 }
 
-/* Four seconds without a read overrun the FIFO of two (48,000 × 2 × 2 rounded up to 2.73 s). The count of what was lost
- * must put what follows where it belongs: the signal is played before and after, and in between by the clock. */
+/* Four seconds without a read overrun the FIFO, two seconds rounded up to a power of two samples (2.73 s). The count of
+ * what was lost must put what follows where it belongs, which the clock of the wall tells to a few blocks. */
 static void counts_what_a_slow_reader_loses(void **state)
 {
     need_server();
     struct source *source = must_open("portaudio");
     int64_t began = clock_now_ns(), lost = 0;
-    pid_t player = play("vmic");
     usleep(4000000);
-    waitpid(player, NULL, 0);
-    player = play("vmic");
-    int n = capture(source, 3000, &lost);
-    waitpid(player, NULL, 0);
+    int n = capture(source, 300, &lost);
     double elapsed = (double)(clock_now_ns() - began) * 1e-9;
     printf("%.2f s passed, %.2f s heard, %.2f s of it lost\n", elapsed, (double)n / RATE,
            (double)lost / RATE);
-    assert_true(lost > RATE && lost < 2 * RATE);
-    assert_true(fabs((double)n / RATE - elapsed) < 0.3);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_true(lost > RATE);
+    assert_true(fabs((double)n / RATE - elapsed) < 0.4);
+    pid_t player = play("vmic"); /* and it goes on as before */
+    n = capture(source, 1800, NULL);
+    waitpid(player, NULL, 0);
+    assert_true(find_signal(n, RATE / 2) >= 0);
+    assert_int_equal(must_close(source, 2000), 0);
 }
 
 static void two_inputs_share_portaudio(void **state)
@@ -367,12 +406,12 @@ static void two_inputs_share_portaudio(void **state)
     need_server();
     struct source *a = must_open("portaudio:pulse"), *b = must_open("portaudio:default");
     assert_true(capture(a, 300, NULL) > 0);
-    assert_int_equal(source_close_timeout(a, 2000), 0);
+    assert_int_equal(must_close(a, 2000), 0);
     assert_true(capture(b, 300, NULL) > 0);
     a = must_open("portaudio:pulse");
     assert_true(capture(a, 300, NULL) > 0);
-    assert_int_equal(source_close_timeout(b, 2000), 0);
-    assert_int_equal(source_close_timeout(a, 2000), 0);
+    assert_int_equal(must_close(b, 2000), 0);
+    assert_int_equal(must_close(a, 2000), 0);
 }
 
 static void *wake_soon(void *arg)
@@ -403,7 +442,7 @@ static void wake_ends_a_read(void **state)
     kill(server_pid(), SIGCONT);
     pthread_join(thread, NULL);
     assert_true(took > 40 * MS && took < 500 * MS);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
 }
 
 static void a_dead_server_is_noticed_and_waited_for(void **state)
@@ -417,17 +456,17 @@ static void a_dead_server_is_noticed_and_waited_for(void **state)
     assert_int_equal(read_until_error(source, 4000, &took_ms, &err), -ENODEV);
     printf("noticed after %d ms: %s\n", took_ms, err.msg);
     assert_true(took_ms < 2000);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
     assert_int_equal(source_open("portaudio", &again, &err), -ENODEV);
     printf("while it is away: %s\n", err.msg);
     assert_int_equal(source_open("monitor", &again, &err), -ENODEV);
     assert_int_equal(start_server(), 0);
     source = must_open("portaudio");
     pid_t player = play("vmic");
-    int n = capture(source, 3000, NULL);
+    int n = capture(source, 1800, NULL);
     waitpid(player, NULL, 0);
     assert_true(find_signal(n, RATE / 2) >= 0);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
 }
 
 static void a_stopped_server_is_noticed_and_given_up(void **state)
@@ -441,7 +480,7 @@ static void a_stopped_server_is_noticed_and_given_up(void **state)
     kill(pid, SIGSTOP);
     int r = read_until_error(source, 4000, &took_ms, &err);
     int64_t began = clock_now_ns();
-    int closed = source_close_timeout(source, 300);
+    int closed = must_close(source, 300);
     int close_ms = (int)((clock_now_ns() - began) / MS);
     int reopened = source_open("portaudio", &again, &err);
     kill(pid, SIGCONT);
@@ -456,7 +495,7 @@ static void a_stopped_server_is_noticed_and_given_up(void **state)
     usleep(300000);
     source = must_open("portaudio");
     assert_true(capture(source, 500, NULL) > 0);
-    assert_int_equal(source_close_timeout(source, 2000), 0);
+    assert_int_equal(must_close(source, 2000), 0);
 
     kill(pid, SIGSTOP);
     began = clock_now_ns();
@@ -471,15 +510,15 @@ static void a_stopped_server_is_noticed_and_given_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hears_what_is_played),
-        cmocka_unit_test(tells_when_it_was_heard),
-        cmocka_unit_test(monitor_hears_the_default_sink),
-        cmocka_unit_test(finds_devices_by_name),
-        cmocka_unit_test(counts_what_a_slow_reader_loses),
-        cmocka_unit_test(two_inputs_share_portaudio),
-        cmocka_unit_test(wake_ends_a_read),
-        cmocka_unit_test(a_dead_server_is_noticed_and_waited_for),
-        cmocka_unit_test(a_stopped_server_is_noticed_and_given_up),
+        cmocka_unit_test_teardown(hears_what_is_played, close_all),
+        cmocka_unit_test_teardown(tells_when_it_was_heard, close_all),
+        cmocka_unit_test_teardown(monitor_hears_the_default_sink, close_all),
+        cmocka_unit_test_teardown(finds_devices_by_name, close_all),
+        cmocka_unit_test_teardown(counts_what_a_slow_reader_loses, close_all),
+        cmocka_unit_test_teardown(two_inputs_share_portaudio, close_all),
+        cmocka_unit_test_teardown(wake_ends_a_read, close_all),
+        cmocka_unit_test_teardown(a_dead_server_is_noticed_and_waited_for, close_all),
+        cmocka_unit_test_teardown(a_stopped_server_is_noticed_and_given_up, close_all),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -384,8 +384,9 @@ static void a_missing_device_may_be_waited_for(void **state)
 
     options.wait_for_device = true;
     int64_t t = clock_now_ns();
-    in = start(&options);
+    in = create(&options);
     assert_int_equal(atomic_load(&in->state), STREAM_NO_DEVICE);
+    assert_int_equal(intake_start(in, &err), 0);
     await_state(in, STREAM_LISTENING);
     tell((struct step){.n = 1600, .value = 0.5f, .heard_ns = t + 1000 * MS});
     await_judged(in, 1600);
@@ -506,15 +507,15 @@ static void stop_gives_up_on_a_device_that_hangs(void **state)
 
 /* --- files -------------------------------------------------------------------------------------------------- */
 
-static const struct gate_options usual = {.enabled = true,
-                                          .threshold = 0.5f,
-                                          .min_speech_ms = 100,
-                                          .min_silence_ms = 600,
-                                          .pre_roll_ms = 400,
-                                          .pad_ms = 200};
-
-static const struct intake_options fixture = {
-    .name = "file", .spec = "file:tests/fixtures/speech.flac", .wake = &wake, .gate = usual};
+static const struct intake_options fixture = {.name = "file",
+                                              .spec = "file:tests/fixtures/speech.flac",
+                                              .wake = &wake,
+                                              .gate = {.enabled = true,
+                                                       .threshold = 0.5f,
+                                                       .min_speech_ms = 100,
+                                                       .min_silence_ms = 600,
+                                                       .pre_roll_ms = 400,
+                                                       .pad_ms = 200}};
 
 /* Consumes a file to its end, `pause_us` between looks, and keeps at most `keep` samples. Checks that no mark is late.
  * Returns the samples; sum is of them all. */
