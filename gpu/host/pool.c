@@ -20,6 +20,17 @@
 /* How often the caller looks for the others' end before it gives way. */
 #define SPINS_BEFORE_YIELD 2000
 
+/* Where a worker's part of generation g stands: BEFORE(g), which is AFTER(g − 1); RUNNING(g); AFTER(g). Who moves it from
+ * BEFORE to RUNNING runs the part: the worker, or the caller when the worker has not begun by the time that the caller
+ * is through with its own. So a processor that is busy with something else is waited for only if it stopped halfway. */
+#define BEFORE(g)  (2 * (g)-2)
+#define RUNNING(g) (2 * (g)-1)
+#define AFTER(g)   (2 * (g))
+
+struct part {
+    _Alignas(CACHE_LINE) _Atomic uint32_t state;
+};
+
 struct pool {
     /* One more for each call: workers wait for it to change. What they then need is in the same cache line. */
     _Alignas(CACHE_LINE) _Atomic uint32_t generation;
@@ -28,8 +39,8 @@ struct pool {
     void (*fn)(void *arg, int worker, int n_workers);
     void *arg;
     _Atomic bool quit;
-    _Alignas(CACHE_LINE) _Atomic int pending; /* workers still busy with this generation */
     _Alignas(CACHE_LINE) _Atomic int sleepers;
+    struct part parts[HOST_THREADS_MAX];
 };
 
 struct start {
@@ -53,20 +64,35 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void wait_generation(struct pool *p, uint32_t seen)
+/* Returns the generation that has come after `seen`. */
+static uint32_t wait_generation(struct pool *p, uint32_t seen)
 {
+    uint32_t generation;
     int64_t deadline = now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPINS_A_LOOK; i++) {
-            if (atomic_load_explicit(&p->generation, memory_order_acquire) != seen)
-                return;
+            generation = atomic_load_explicit(&p->generation, memory_order_acquire);
+            if (generation != seen)
+                return generation;
             cpu_relax();
         }
     } while (now_ns() < deadline);
     atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(&p->generation) == seen)
+    while ((generation = atomic_load(&p->generation)) == seen)
         syscall(SYS_futex, &p->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_fetch_sub(&p->sleepers, 1);
+    return generation;
+}
+
+/* Runs a worker's part of a generation unless somebody else does or did. */
+static void run_part(struct pool *p, int worker, uint32_t generation)
+{
+    uint32_t before = BEFORE(generation);
+    if (!atomic_compare_exchange_strong_explicit(&p->parts[worker].state, &before, RUNNING(generation),
+                                                 memory_order_acq_rel, memory_order_relaxed))
+        return;
+    p->fn(p->arg, worker, p->n_workers);
+    atomic_store_explicit(&p->parts[worker].state, AFTER(generation), memory_order_release);
 }
 
 static void *work(void *arg)
@@ -74,12 +100,11 @@ static void *work(void *arg)
     struct start start = *(struct start *)arg;
     struct pool *p = start.pool;
     free(arg);
-    for (uint32_t seen = 0;; seen++) {
-        wait_generation(p, seen);
+    for (uint32_t seen = 0;;) {
+        seen = wait_generation(p, seen);
         if (atomic_load_explicit(&p->quit, memory_order_relaxed))
             return NULL;
-        p->fn(p->arg, start.worker, p->n_workers);
-        atomic_fetch_sub_explicit(&p->pending, 1, memory_order_release);
+        run_part(p, start.worker, seen);
     }
 }
 
@@ -98,7 +123,8 @@ int pool_create(int n_workers, struct pool **out)
     p->n_workers = 1;
     p->threads = calloc((size_t)n_workers, sizeof(*p->threads));
     atomic_init(&p->generation, 0);
-    atomic_init(&p->pending, 0);
+    for (int w = 0; w < HOST_THREADS_MAX; w++)
+        atomic_init(&p->parts[w].state, BEFORE(1));
     atomic_init(&p->sleepers, 0);
     atomic_init(&p->quit, false);
     if (!p->threads) {
@@ -147,14 +173,22 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int worker, int n_workers), 
     if (p->n_workers > 1) {
         p->fn = fn;
         p->arg = arg;
-        atomic_store_explicit(&p->pending, p->n_workers - 1, memory_order_relaxed);
         advance_generation(p);
     }
     fn(arg, 0, p->n_workers);
-    for (int64_t i = 0; atomic_load_explicit(&p->pending, memory_order_acquire) > 0; i++) {
-        cpu_relax();
-        if (i >= SPINS_BEFORE_YIELD) /* a worker has lost its processor: do not keep it from getting one */
-            sched_yield();
+    uint32_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
+    for (int w = 1; w < p->n_workers; w++) {
+        if (atomic_load_explicit(&p->parts[w].state, memory_order_relaxed) == BEFORE(generation))
+            run_part(p, w, generation);
+    }
+    int64_t spins = 0;
+    for (int w = 1; w < p->n_workers; w++) {
+        while (atomic_load_explicit(&p->parts[w].state, memory_order_acquire) != AFTER(generation)) {
+            cpu_relax();
+            if (++spins >=
+                SPINS_BEFORE_YIELD) /* it has lost its processor: do not keep it from getting one */
+                sched_yield();
+        }
     }
 }
 

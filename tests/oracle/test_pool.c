@@ -1,6 +1,7 @@
 /* The host engine's threads. */
 #include "tests/support/support.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +112,40 @@ static void test_tickets_are_taken_once_by_whoever_is_free(void **state)
     }
 }
 
+/* A worker that does not get to begin is not waited for: the caller runs its part. */
+struct late_job {
+    pthread_t by[HOST_THREADS_MAX];
+    _Atomic int runs[HOST_THREADS_MAX];
+};
+
+static void note_thread(void *arg, int worker, int n_workers)
+{
+    struct late_job *job = arg;
+    job->by[worker] = pthread_self();
+    atomic_fetch_add(&job->runs[worker], 1);
+}
+
+static void test_parts_not_begun_are_taken_over(void **state)
+{
+    enum { WORKERS = 16, CALLS = 2000 }; /* far more than processors: most cannot begin in time */
+    struct pool *pool = NULL;
+    struct late_job job;
+    int taken_over = 0;
+    memset(&job, 0, sizeof(job));
+    assert_int_equal(pool_create(WORKERS, &pool), 0);
+    for (int i = 0; i < CALLS; i++) {
+        pool_run(pool, note_thread, &job);
+        for (int w = 0; w < WORKERS; w++) {
+            assert_int_equal(atomic_load(&job.runs[w]), i + 1);
+            taken_over += w > 0 && pthread_equal(job.by[w], pthread_self());
+        }
+    }
+    pool_destroy(pool);
+    printf("%d of %d parts taken over\n", taken_over, CALLS * (WORKERS - 1));
+    if (processor_count() < WORKERS / 2)
+        assert_true(taken_over > CALLS);
+}
+
 static int64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
@@ -162,6 +197,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shares_cover_all_once),
         cmocka_unit_test(test_every_worker_runs_once_a_call),
+        cmocka_unit_test(test_parts_not_begun_are_taken_over),
         cmocka_unit_test(test_idle_workers_sleep_and_wake),
         cmocka_unit_test(test_create_and_destroy),
         cmocka_unit_test(test_tickets_are_taken_once_by_whoever_is_free),
