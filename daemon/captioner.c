@@ -30,6 +30,7 @@ struct stream {
     int64_t seen;     /* samples that a pass has seen, or that needed none */
     int64_t word_end; /* end of the last committed word */
     int64_t skipped;  /* clock minus index, in samples */
+    bool joinable;    /* the last utterance ended in a pause: the next may go on in its buffer */
     int state_told;
     int64_t status_ns;
     int heartbeats;
@@ -222,7 +223,7 @@ static void open_utterance(struct captioner *c, struct stream *s, int64_t start)
     s->open = true;
     s->seen = start;
     s->word_end = start;
-    live_begin(s->live, start, false);
+    live_begin(s->live, start, s->joinable ? ring_tail(&s->in->ring) : start, false);
     count_utterance(c, s, start);
 }
 
@@ -230,6 +231,7 @@ static void close_utterance(struct captioner *c, struct stream *s, int64_t end, 
 {
     send_final(c, s, end, reason);
     s->open = false;
+    s->joinable = reason == FINAL_SILENCE;
     s->seen = end;
 }
 
@@ -278,9 +280,11 @@ static void finish_utterance(struct captioner *c, struct stream *s, int64_t end,
 {
     if (end < live_buffer_start(s->live))
         end = live_buffer_start(s->live);
-    if (pass(c, s, end, LIVE_FINAL) < 0)
+    bool heard = pass(c, s, end, LIVE_FINAL) >= 0;
+    if (!heard)
         abandon(c, s, end, GAP_ENGINE);
     close_utterance(c, s, end > s->word_end ? end : s->word_end, reason);
+    s->joinable &= heard;
 }
 
 /* Somebody who never pauses still gets finals: the utterance is ended after its last committed word, while the words in
@@ -349,13 +353,26 @@ static void take_mark(struct stream *s)
         s->has_mark = spsc_pop(&s->in->marks, &s->mark, 1) == 1;
 }
 
+/* Whether the next utterance may still begin soon enough to go on in the buffer of the last one. A start is known
+ * less than a second after it. */
+static bool may_join(const struct stream *s, int64_t judged)
+{
+    int64_t join = (int64_t)LIVE_JOIN_MS * SAMPLE_RATE / 1000;
+    if (!s->joinable)
+        return false;
+    return s->has_mark ? s->mark.type == MARK_START && s->mark.at - s->seen <= join
+                       : judged - s->seen <= join + SAMPLE_RATE;
+}
+
 /* Lets go of what nobody needs any more. Marks may lag far behind `judged` where sound comes faster than it is
  * transcribed, so the next one holds its own samples. */
 static void release(struct stream *s, int64_t judged)
 {
-    int64_t keep = s->open ? live_buffer_start(s->live) - BEFORE : judged - IDLE_KEEP;
     take_mark(s);
-    if (!s->open && s->has_mark && s->mark.at - BEFORE < keep)
+    int64_t keep = judged - IDLE_KEEP;
+    if (s->open || may_join(s, judged))
+        keep = live_buffer_start(s->live) - BEFORE;
+    else if (s->has_mark && s->mark.at - BEFORE < keep)
         keep = s->mark.at - BEFORE;
     if (keep > ring_tail(&s->in->ring)) {
         ring_release(&s->in->ring, keep);

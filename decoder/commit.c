@@ -101,6 +101,14 @@ static int agreed(const struct word *before, int n_before, const struct word *no
     }
 }
 
+static int64_t hold_of(const struct commit_rules *r, const struct word *w, bool mark)
+{
+    int i = 0;
+    while (!mark && i + 1 < COMMIT_HOLDS && w->probability < r->holds[i].probability)
+        i++;
+    return r->holds[i].samples;
+}
+
 int commit_count(const struct commit_rules *r, const struct word *before, int n_before,
                  const struct word *now, int n_now, int64_t audio_end)
 {
@@ -109,8 +117,7 @@ int commit_count(const struct commit_rules *r, const struct word *before, int n_
     for (int i = 0; i < n_now; i++) {
         int64_t age = audio_end - now[i].end;
         bool mark = commit_is_mark(now[i].text);
-        int64_t hold = mark || now[i].probability >= r->sure ? r->hold : r->hold_unsure;
-        if (age < hold || (i >= n_agreed && age < r->certain))
+        if (age < hold_of(r, &now[i], mark) || (i >= n_agreed && age < r->certain))
             break;
         if (!mark)
             n = i + 1;

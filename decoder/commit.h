@@ -11,10 +11,17 @@
 
 #include "decoder/word.h"
 
+/* An agreed word waits until it ends this long before the newest audio: what is said next may change how the last words
+ * are heard, the more so the less sure the model is of them. */
+struct commit_hold {
+    float probability; /* of words that are at least so probable; descending, the last 0 */
+    int64_t samples;
+};
+
+#define COMMIT_HOLDS 3
+
 struct commit_rules {
-    int64_t hold;        /* samples: an agreed word that ends later than this before the newest audio waits; */
-    int64_t hold_unsure; /* so long if its probability is less than `sure` */
-    float sure;
+    struct commit_hold holds[COMMIT_HOLDS];
     int64_t certain; /* samples: a word that ends this long before the newest audio needs no agreement */
 };
 

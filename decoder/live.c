@@ -27,8 +27,8 @@
 #define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
 #define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
 
-static const struct commit_rules rules = {
-    .hold = MS(200), .hold_unsure = MS(2000), .sure = 0.5f, .certain = MS(5000)};
+static const struct commit_rules rules = {.holds = {{0.8f, MS(200)}, {0.5f, MS(1000)}, {0.0f, MS(3000)}},
+                                          .certain = MS(6000)};
 
 /* A committed word whose audio is still in the buffer. */
 struct kept {
@@ -362,9 +362,13 @@ static void apply_language(struct live *l)
 
 /* --- passes --------------------------------------------------------------------------------------------------- */
 
-void live_begin(struct live *l, int64_t start, bool reset)
+void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
 {
     struct buffer *b = &l->b;
+    l->before->n_words = l->tail = 0;
+    bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
+    if (joins && !reset && !l->change_language)
+        return;
     forget_words(b, b->n_kept);
     if (reset) {
         b->n_history = 0;
@@ -372,7 +376,6 @@ void live_begin(struct live *l, int64_t start, bool reset)
     }
     b->start = b->end = b->last_end = start;
     b->cut = false;
-    l->before->n_words = l->tail = 0;
     apply_language(l);
 }
 

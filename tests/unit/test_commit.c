@@ -9,8 +9,8 @@
 #define MS(x)     ((int64_t)(x)*16)
 #define WORDS_MAX 32
 
-static const struct commit_rules rules = {
-    .hold = MS(200), .hold_unsure = MS(2000), .sure = 0.5f, .certain = MS(5000)};
+static const struct commit_rules rules = {.holds = {{0.8f, MS(200)}, {0.5f, MS(1000)}, {0.0f, MS(2000)}},
+                                          .certain = MS(5000)};
 
 /* A hypothesis: words of 200 ms, one behind the other from `start_ms` on, each sure of itself. */
 struct words {
@@ -96,8 +96,11 @@ static void unsure_words_wait(void **state)
     struct words a, b;
     make(&a, " one two three", 0);
     make(&b, " one two three", 0);
+    b.w[1].probability = 0.7f;
+    assert_int_equal(commit_count(&rules, a.w, a.n, b.w, b.n, MS(1399)), 1);
+    assert_int_equal(commit_count(&rules, a.w, a.n, b.w, b.n, MS(1400)), 3);
     b.w[1].probability = 0.3f;
-    assert_int_equal(commit_count(&rules, a.w, a.n, b.w, b.n, MS(1500)), 1);
+    assert_int_equal(commit_count(&rules, a.w, a.n, b.w, b.n, MS(2399)), 1);
     assert_int_equal(commit_count(&rules, a.w, a.n, b.w, b.n, MS(2400)), 3);
 }
 

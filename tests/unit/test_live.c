@@ -104,7 +104,7 @@ static int update(struct listener *t, int64_t end, enum live_update_kind kind)
 static void speak(struct listener *t, int64_t start, int64_t end, int step_min_ms, int step_max_ms)
 {
     t->last_end = start > t->last_end ? start : t->last_end;
-    live_begin(t->live, start, false);
+    live_begin(t->live, start, start, false);
     int64_t at = start;
     for (;;) {
         at += MS(test_rng_int(&t->rng, step_min_ms, step_max_ms));
@@ -170,6 +170,34 @@ static void utterances_follow_one_another(void **state)
     free(words);
 }
 
+/* After a short pause the model still hears what came before it; after a long one it does not. */
+static void short_pauses_keep_the_buffer(void **state)
+{
+    for (int long_pause = 0; long_pause < 2; long_pause++) {
+        struct test_rng rng;
+        test_rng_init(&rng, 11);
+        struct script_word *words = make_words(&rng, 40, MS(400), 200, 400, 200);
+        int64_t pause = long_pause ? MS(LIVE_JOIN_MS + 500) : MS(LIVE_JOIN_MS - 500);
+        for (int i = 20; i < 40; i++) {
+            words[i].start += pause;
+            words[i].end += pause;
+        }
+        struct listener *t = malloc(sizeof(*t));
+        open_listener(t, words, 40, 15000);
+        speak(t, 0, words[19].end, 250, 250);
+        int64_t buffer = live_buffer_start(t->live);
+        live_begin(t->live, words[20].start, 0, false);
+        assert_int_equal(live_buffer_start(t->live), long_pause ? words[20].start : buffer);
+        for (int64_t at = words[20].start + MS(500); at < words[39].end; at += MS(500))
+            assert_int_equal(update(t, at, LIVE_TICK), 0);
+        assert_int_equal(update(t, words[39].end, LIVE_FINAL), 0);
+        expect_words(t->text, 40);
+        close_listener(t);
+        free(t);
+        free(words);
+    }
+}
+
 static void reset_forgets_the_prompt(void **state)
 {
     struct test_rng rng;
@@ -178,7 +206,7 @@ static void reset_forgets_the_prompt(void **state)
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 20, 15000);
     speak(t, 0, words[9].end, 300, 300);
-    live_begin(t->live, words[9].end, true);
+    live_begin(t->live, words[9].end, words[9].end, true);
     assert_int_equal(update(t, words[19].end, LIVE_FINAL), 0);
     assert_int_equal(t->model.n_prompt_text, 0);
     expect_words(t->text, 20);
@@ -222,7 +250,7 @@ static void words_show_first_and_commit_next(void **state)
     struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000);
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     assert_int_equal(update(t, MS(900), LIVE_TICK), 0);
     assert_string_equal(t->text, "");
     assert_true(strncmp(t->out.partial, " w0", 3) == 0);
@@ -283,7 +311,7 @@ static void failures_change_nothing(void **state)
         struct listener *t = malloc(sizeof(*t));
         open_listener(t, words, 40, 6000);
         t->model.fail_in = when;
-        live_begin(t->live, 0, false);
+        live_begin(t->live, 0, 0, false);
         int failed = 0;
         for (int64_t at = MS(500); at < words[39].end; at += MS(500)) {
             while (update(t, at, LIVE_TICK) < 0)
@@ -307,7 +335,7 @@ static void overlong_windows_are_cut(void **state)
     struct script_word *words = make_words(&rng, 100, MS(400), 300, 500, 200);
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 100, 15000);
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     assert_int_equal(update(t, MS(6000), LIVE_TICK), 0);
     assert_int_equal(update(t, MS(42000), LIVE_TICK), 0);
     assert_int_equal(t->model.n_overlong, 0);
@@ -323,7 +351,7 @@ static void abandon_keeps_tentative_words(void **state)
     struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000);
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     assert_int_equal(update(t, MS(1200), LIVE_TICK), 0);
     assert_string_equal(t->text, "");
     live_abandon(t->live, &t->out);
@@ -345,12 +373,12 @@ static void disagreement_is_bounded(void **state)
     open_listener(t, words, 120, 10000);
     t->model.rng = &rng;
     t->model.substitute = 1.0f;
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     for (int64_t at = MS(500); at < words[119].end; at += MS(500)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         assert_true(at - live_buffer_start(t->live) <= MS(10000));
         if (at > MS(8000))
-            assert_true(t->last_end >= at - MS(6000));
+            assert_true(t->last_end >= at - MS(7000));
     }
     close_listener(t);
     free(t);
@@ -424,7 +452,7 @@ static void characters_stay_whole(void **state)
                                   {SCRIPT_WORD + 1, MS(1400), MS(1700)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000); /* the model hears the first two tokens only */
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     for (int64_t at = MS(500); at <= MS(1300); at += MS(100)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         assert_null(strchr(t->text, '\xC3'));
@@ -446,7 +474,7 @@ static void language_is_found_and_locked(void **state)
     open_listener_vocab(t, words, 40, 51865, (struct live_options){.draft = true});
     t->model.language = "de";
     t->model.language_prob = 0.4f;
-    live_begin(t->live, 0, false);
+    live_begin(t->live, 0, 0, false);
     for (int64_t at = MS(500); at <= MS(3000); at += MS(500))
         assert_int_equal(update(t, at, LIVE_TICK), 0);
     assert_int_equal(t->model.n_detections, 6);
@@ -464,7 +492,7 @@ static void language_is_found_and_locked(void **state)
     assert_int_equal(t->model.language_token, tokenizer_language_token(t->model.tokenizer, "de"));
     /* A new language takes effect with the next utterance. */
     live_set_language(t->live, "fr");
-    live_begin(t->live, words[39].end, true);
+    live_begin(t->live, words[39].end, words[39].end, true);
     assert_int_equal(update(t, words[39].end + SECOND, LIVE_TICK), 0);
     assert_string_equal(t->out.language, "fr");
     close_listener(t);
@@ -489,6 +517,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(transcript_is_the_script),
         cmocka_unit_test(utterances_follow_one_another),
+        cmocka_unit_test(short_pauses_keep_the_buffer),
         cmocka_unit_test(reset_forgets_the_prompt),
         cmocka_unit_test(mistakes_lose_no_place),
         cmocka_unit_test(words_show_first_and_commit_next),
