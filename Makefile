@@ -86,49 +86,63 @@ PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-tr
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SRC))
 
+# Each step is a short line; V=1 shows the commands, -s nothing.
+Q   := $(if $(V),,@)
+say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-5s %s\n' $(1) $(2))
+
 .PHONY: all programs tests help clean
 all: programs
-programs: $(PROGRAMS)
-tests: $(TESTS)
+programs: $(PROGRAMS) ; @:
+tests: $(TESTS) ; @:
 
 ifdef PKGS_MISSING
 $(BUILD)/%.o: ; @echo "Libraries are missing. 'make deps' installs them." >&2; exit 1
 endif
 
 $(BUILD)/%.o: %.c
+	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(BUILD)/stream/silero/weights.o: stream/silero/weights.S stream/silero/silero16k.bin
+	$(call say,AS,$<)
 	@mkdir -p $(@D)
-	$(CC) -c -o $@ $<
+	$(Q)$(CC) -c -o $@ $<
 
 define isa_rule
 $(BUILD)/%.$(1).o: %.c
+	$$(call say,CC,'$$< ($(1))')
 	@mkdir -p $$(@D)
-	$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
+	$$(Q)$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
 $(LIB): $(LIB_OBJ)
+	$(call say,AR,$@)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(BUILD)/captiond: $(BUILD)/daemon/main.o $(LIB)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 $(BUILD)/captionctl: $(BUILD)/tools/captionctl.o $(LIB)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_TOOLS) -lm
 $(BUILD)/captiond-model: $(BUILD)/tools/captiond_model.o $(LIB)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU) $(LIBS_TOOLS)
 $(BUILD)/captiond-transcribe: $(BUILD)/tools/captiond_transcribe.o $(BUILD)/tools/recording.o $(LIB)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 $(BUILD)/live-eval: $(BUILD)/tools/live_eval.o $(BUILD)/tools/recording.o $(LIB)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU)
 
 # A test is one source file with its own main; it links everything but the programs' mains.
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
+	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 
 # --- what people type -----------------------------------------------------------------------------------------
 # A make of its own after the libraries are there: this one may have looked for them in vain.

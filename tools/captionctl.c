@@ -37,7 +37,8 @@ static const char usage[] =
     "\n"
     "  --socket PATH      the captions socket (default: $XDG_RUNTIME_DIR/captiond/captions.sock,\n"
     "                     for root /run/captiond/captions.sock)\n"
-    "  --control PATH     the control socket (default: control.sock beside the captions socket)\n"
+    "  --control PATH     the control socket (default: control.sock in the same folder; PATH.control\n"
+    "                     where --socket PATH is given)\n"
     "  --help, --version\n"
     "\n"
     "The exit status is 0, 1 for an error, 2 for a bad command line, 3 where no daemon is (any more).\n";
@@ -128,18 +129,13 @@ static int parse_options(int argc, char **argv, struct options *o, int *status)
     return *status;
 }
 
-/* control.sock beside the captions socket, or its default. */
+/* The same as the daemon's: PATH.control where the captions socket is at PATH, or the default. */
 static int control_path(const struct options *o, char path[SOCKET_PATH_MAX], struct err *err)
 {
-    const char *slash = o->socket ? strrchr(o->socket, '/') : NULL;
     char full[4096];
-    if (o->control)
-        snprintf(full, sizeof(full), "%s", o->control);
-    else if (o->socket)
-        snprintf(full, sizeof(full), "%.*s" SOCKET_NAME_CONTROL, slash ? (int)(slash - o->socket) + 1 : 0,
-                 o->socket);
-    else
+    if (!o->control && !o->socket)
         return socket_path_default(SOCKET_NAME_CONTROL, path, err);
+    snprintf(full, sizeof(full), "%s%s", o->control ? o->control : o->socket, o->control ? "" : ".control");
     int r = socket_path_check(full, err);
     if (r == 0)
         memcpy(path, full, strlen(full) + 1);

@@ -44,7 +44,8 @@ static int write_all(const char *s, size_t n)
 static int take_screen(void)
 {
     struct termios raw = term.before;
-    raw.c_lflag &= ~(tcflag_t)(ECHO | ICANON); /* ISIG stays: Ctrl-C is a signal */
+    /* Without ISIG Ctrl-C is a key of ours, and no signal to make or a script that has started us. */
+    raw.c_lflag &= ~(tcflag_t)(ECHO | ICANON | ISIG);
     raw.c_cc[VMIN] = 0;
     raw.c_cc[VTIME] = 0;
     if (tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw) < 0)
@@ -100,10 +101,12 @@ void terminal_fds(int fds[2])
     fds[1] = term.signals;
 }
 
-/* Ctrl-Z: the shell gets its screen, and we stop until it lets us go on. */
+/* Ctrl-Z: the shell gets its screen, and we stop, with all that the shell has started with us, until it lets us go on.
+ * SIGTSTP is blocked here and forgotten when we continue. */
 static void suspend(void)
 {
     release_screen();
+    kill(0, SIGTSTP);
     raise(SIGSTOP);
     take_screen();
 }
@@ -112,9 +115,7 @@ static enum terminal_event on_signal(int signal)
 {
     switch (signal) {
     case SIGWINCH:
-        return TERMINAL_REPAINT;
-    case SIGTSTP:
-        suspend();
+    case SIGTSTP: /* of our own making, see suspend */
         return TERMINAL_REPAINT;
     default:
         return TERMINAL_QUIT;
@@ -136,8 +137,12 @@ enum terminal_event terminal_event(void)
     switch (key) {
     case 'q':
     case 'Q':
+    case 3: /* Ctrl-C */
     case 4: /* Ctrl-D */
         return TERMINAL_QUIT;
+    case 26: /* Ctrl-Z */
+        suspend();
+        return TERMINAL_REPAINT;
     case 'p':
     case 'P':
     case ' ':
