@@ -56,7 +56,7 @@ DECODER_SRC := $(call src,decoder)
 GPU_SRC     := $(call src,gpu) $(filter-out $(wildcard gpu/host/kernels_*.c),$(call src,gpu/host))
 KERNEL_SRC  := $(wildcard gpu/host/kernels_*.c)
 DAEMON_SRC  := $(filter-out daemon/main.c,$(call src,daemon))
-TOOL_MAINS  := $(addprefix tools/,captionctl.c captiond_model.c captiond_transcribe.c)
+TOOL_MAINS  := $(addprefix tools/,captionctl.c captiond_model.c captiond_transcribe.c live_eval.c)
 TOOLS_SRC   := $(filter-out $(TOOL_MAINS),$(call src,tools))
 TEST_SUPPORT_SRC := $(call src,tests/support)
 
