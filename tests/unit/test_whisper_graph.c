@@ -474,83 +474,71 @@ static void runs_end_as_they_should(void **state)
     whisper_close(w);
 }
 
+static void refused(struct whisper *w, struct text_run run, const char *what)
+{
+    struct err err = {0};
+    if (whisper_run(w, &run, 1, &err) != -EINVAL || !strstr(err.msg, "slot"))
+        fail_msg("%s: not refused, or without a word: \"%s\"", what, err.msg);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
+#define FIELD(name, value)                                                                                   \
+    {                                                                                                        \
+#name " = " #value, offsetof(struct text_run, name), value                                           \
+    }
+    static const struct {
+        const char *what;
+        size_t offset;
+        int32_t value;
+    } changes[] = {
+        FIELD(slot, 4),
+        FIELD(slot, -1),
+        FIELD(audio, 2),
+        FIELD(audio, -1),
+        FIELD(n_prompt, 0),
+        FIELD(n_prompt, N_TEXT_CTX),
+        FIELD(n_cached, 5),
+        FIELD(n_cached, -1),
+        FIELD(n_draft, N_TEXT_CTX - 4),
+        FIELD(n_draft, INT32_MAX),
+        FIELD(n_draft, -1),
+        FIELD(sample_begin, 0),
+        FIELD(sample_begin, 6),
+        FIELD(max_tokens, 0),
+        FIELD(out_capacity, 2),
+        FIELD(probe_token, 51864),
+        FIELD(probe_index, 5),
+        FIELD(rules.mask, RUN_TOKEN_MASKS),
+        FIELD(rules.first_mask, RUN_TOKEN_MASKS),
+        FIELD(rules.eot, 51864),
+        FIELD(rules.timestamp_begin, -1),
+        FIELD(rules.no_timestamps, 51864),
+    };
+#undef FIELD
     struct whisper *w = open_model(ct2, PRECISION_F32, 1, true);
     struct err err = {0};
-    const struct sample *good = new_sample(0, 0, 50, 5, 3);
-    for (int i = 0; i < 19; i++) {
-        struct text_run r = good->run;
-        int32_t bad_tokens[5] = {0, 1, 2, 3, 51864};
-        switch (i) {
-        case 0:
-            r.slot = 4;
-            break;
-        case 1:
-            r.slot = -1;
-            break;
-        case 2:
-            r.audio = 2;
-            break;
-        case 3:
-            r.n_prompt = 0;
-            break;
-        case 4:
-            r.n_prompt = N_TEXT_CTX;
-            break;
-        case 5:
-            r.n_cached = 5;
-            break;
-        case 6:
-            r.n_draft = N_TEXT_CTX - 4;
-            break;
-        case 7:
-            r.n_draft = INT32_MAX;
-            break;
-        case 8:
-            r.tokens = bad_tokens;
-            break;
-        case 9:
-            r.sample_begin = 0;
-            break;
-        case 10:
-            r.sample_begin = 6;
-            break;
-        case 11:
-            r.max_tokens = 0;
-            break;
-        case 12:
-            r.out_capacity = 2;
-            break;
-        case 13:
-            r.probe_index = 5;
-            break;
-        case 14:
-            r.rules.mask = RUN_TOKEN_MASKS;
-            break;
-        case 15:
-            r.rules.temperature = NAN;
-            break;
-        case 16:
-            r.rules.eot = 51864;
-            break;
-        case 17:
-            r.probe_token = 51864;
-            break;
-        case 18:
-            r.rules.temperature = -1.0f;
-            break;
-        }
-        if (whisper_run(w, &r, 1, &err) != -EINVAL)
-            fail_msg("case %d was accepted", i);
+    struct sample *good = new_sample(0, 0, 50, 5, 3);
+    for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+        struct text_run bad = good->run;
+        memcpy((char *)&bad + changes[i].offset, &changes[i].value, sizeof(int32_t));
+        refused(w, bad, changes[i].what);
     }
+    struct text_run bad = good->run;
+    bad.rules.temperature = NAN;
+    refused(w, bad, "temperature nan");
+    bad.rules.temperature = -1.0f;
+    refused(w, bad, "temperature -1");
+    bad = good->run;
+    bad.tokens = (const int32_t[]){0, 1, 2, 3, 51864};
+    refused(w, bad, "a token of no vocabulary");
     struct text_run twice[2] = {good->run, good->run};
     assert_int_equal(whisper_run(w, twice, 2, &err), -EINVAL);
     int32_t token = 51864;
     assert_int_equal(whisper_set_mask(w, 0, &token, 1, &err), -EINVAL);
     assert_int_equal(whisper_set_mask(w, RUN_TOKEN_MASKS, &token, 0, &err), -EINVAL);
     wait_ok(w);
-    free((void *)good);
+    free(good);
     whisper_close(w);
     const struct whisper_options none = {.engine = "host", .n_audio_slots = 0, .n_text_slots = 1};
     assert_int_equal(whisper_open(ct2, &none, &w, &err), -EINVAL);
