@@ -97,15 +97,16 @@ static void add_layers(struct tiny_model *m, struct test_rng *rng, const char *s
     }
 }
 
-void tiny_model_init(struct tiny_model *m, uint64_t seed, int n_audio_ctx, int n_text_ctx)
+static void init(struct tiny_model *m, uint64_t seed, int n_mels, int n_vocab, int n_audio_ctx,
+                 int n_text_ctx)
 {
     struct test_rng rng = {seed};
-    *m = (struct tiny_model){.dims = {.n_mels = 80,
+    *m = (struct tiny_model){.dims = {.n_mels = n_mels,
                                       .n_audio_ctx = n_audio_ctx,
                                       .n_audio_state = 128,
                                       .n_audio_head = 2,
                                       .n_audio_layer = 2,
-                                      .n_vocab = 51864,
+                                      .n_vocab = n_vocab,
                                       .n_text_ctx = n_text_ctx,
                                       .n_text_state = 128,
                                       .n_text_head = 2,
@@ -113,7 +114,7 @@ void tiny_model_init(struct tiny_model *m, uint64_t seed, int n_audio_ctx, int n
                              .n_words = 50257};
     m->tensors = calloc(256, sizeof(*m->tensors));
     int n = m->dims.n_text_state;
-    add(m, &rng, "encoder.conv1.weight", 3, (int[]){n, 80, 3}, 0.0f, 0.1f);
+    add(m, &rng, "encoder.conv1.weight", 3, (int[]){n, n_mels, 3}, 0.0f, 0.1f);
     add(m, &rng, "encoder.conv1.bias", 1, &n, 0.0f, 0.1f);
     add(m, &rng, "encoder.conv2.weight", 3, (int[]){n, n, 3}, 0.0f, 0.1f);
     add(m, &rng, "encoder.conv2.bias", 1, &n, 0.0f, 0.1f);
@@ -125,6 +126,16 @@ void tiny_model_init(struct tiny_model *m, uint64_t seed, int n_audio_ctx, int n
     add(m, &rng, "decoder.positional_embedding", 2, (int[]){n_text_ctx, n}, 0.0f, 0.3f);
     add_layers(m, &rng, "decoder", 2, true);
     add_norm(m, &rng, "decoder", "ln");
+}
+
+void tiny_model_init(struct tiny_model *m, uint64_t seed, int n_audio_ctx, int n_text_ctx)
+{
+    init(m, seed, 80, 51864, n_audio_ctx, n_text_ctx);
+}
+
+void tiny_model_init_v3(struct tiny_model *m, uint64_t seed, int n_audio_ctx, int n_text_ctx)
+{
+    init(m, seed, 128, 51866, n_audio_ctx, n_text_ctx);
 }
 
 void tiny_model_finish(struct tiny_model *m)
@@ -216,7 +227,7 @@ static void open_writer(struct writer *w, const char *path, struct tiny_layout *
 void tiny_model_write_ggml(const struct tiny_model *m, const char *path, bool half,
                            struct tiny_layout *layout)
 {
-    static const float filters[80 * 201] = {1.0f};
+    static const float filters[128 * 201] = {1.0f};
     const struct whisper_dims *d = &m->dims;
     struct writer w;
     open_writer(&w, path, layout);
@@ -232,9 +243,9 @@ void tiny_model_write_ggml(const struct tiny_model *m, const char *path, bool ha
     put_int(&w, "n_text_layer", d->n_text_layer);
     put_int(&w, "n_mels", d->n_mels);
     put_int(&w, "ftype", half);
-    put_int(&w, "filter rows", 80);
+    put_int(&w, "filter rows", d->n_mels);
     put_int(&w, "filter columns", 201);
-    put_values(&w, filters, 80 * 201, false);
+    put_values(&w, filters, (size_t)d->n_mels * 201, false);
     put_int(&w, "tokens", m->n_words);
     for (int i = 0; i < m->n_words; i++) {
         char bytes[16];

@@ -22,6 +22,8 @@ struct tiny_model {
 
 /* 2 + 2 layers, 2 heads of 64, 80 mel bins, 51,864 tokens; n_audio_ctx and n_text_ctx as given. */
 void tiny_model_init(struct tiny_model *, uint64_t seed, int n_audio_ctx, int n_text_ctx);
+/* The same with large-v3's 128 mel bins and 51,866 tokens. */
+void tiny_model_init_v3(struct tiny_model *, uint64_t seed, int n_audio_ctx, int n_text_ctx);
 void tiny_model_finish(struct tiny_model *);
 const float *tiny_model_tensor(const struct tiny_model *, const char *name);
 
