@@ -28,16 +28,18 @@ void alsa_setup_quiet(void)
     }
 }
 
+#define MONITOR(name, source)                                                                                \
+    "pcm." name " { type pulse device \"" source                                                             \
+    "\" hint { show on description \"What is being played\" } }\n"
+
 /* PortAudio can only open the PCMs it finds in ALSA's configuration, and the plugin takes the source's name from there
- * alone (PULSE_SOURCE in the environment would hold for every input). The server itself resolves
- * @DEFAULT_MONITOR@, so that no name has to be asked for. */
-int alsa_setup_monitor(void)
+ * alone (PULSE_SOURCE in the environment would hold for every input). The server resolves the name of its default, so
+ * that it need not be asked for, but each has its own: PulseAudio knows @DEFAULT_MONITOR@ and refuses the other,
+ * PipeWire (0.3.65) takes @DEFAULT_MONITOR@ for the default microphone. */
+int alsa_setup_monitors(void)
 {
-    static const char text[] = "pcm." ALSA_MONITOR_NAME " {\n"
-                               "    type pulse\n"
-                               "    device \"@DEFAULT_MONITOR@\"\n"
-                               "    hint { show on description \"What the default output plays\" }\n"
-                               "}\n";
+    static const char text[] = MONITOR(ALSA_MONITOR_PIPEWIRE, "@DEFAULT_SINK@.monitor")
+        MONITOR(ALSA_MONITOR_PULSE, "@DEFAULT_MONITOR@");
     snd_input_t *input;
     int r = snd_config_update();
     if (r < 0)

@@ -2,16 +2,18 @@
 #ifndef CAPTIOND_STREAM_ALSA_SETUP_H
 #define CAPTIOND_STREAM_ALSA_SETUP_H
 
-/* The device by which the default output's monitor is heard. */
-#define ALSA_MONITOR_NAME "captiond_monitor"
+/* The devices by which the default output's monitor is heard; the one that the sound server does not understand cannot be
+ * opened, or hears the microphone instead, so the order is PipeWire's first. */
+#define ALSA_MONITOR_PIPEWIRE "captiond_monitor_pipewire"
+#define ALSA_MONITOR_PULSE    "captiond_monitor"
 
 /* Silences both libraries, which write to stderr whatever they do not find, and keeps JACK from starting a server. Sets
  * an environment variable: the first call belongs where no other thread reads the environment. */
 void alsa_setup_quiet(void);
 
-/* Adds ALSA_MONITOR_NAME to ALSA's configuration in memory: what the sound server's default output plays, through
- * ALSA's pulse plugin (PulseAudio, and PipeWire by its Pulse server). Needed before every Pa_Initialize, since
- * Pa_Terminate frees that configuration. 0 or a negative errno; without it there is only no monitor. */
-int alsa_setup_monitor(void);
+/* Adds both to ALSA's configuration in memory: what the sound server's default output plays, through ALSA's pulse plugin.
+ * Needed before every Pa_Initialize, since Pa_Terminate frees that configuration. 0 or a negative errno; without it
+ * there is only no monitor. */
+int alsa_setup_monitors(void);
 
 #endif

@@ -76,7 +76,7 @@ static int n_users; /* of PortAudio, guarded by lock */
 static PaError initialize(void)
 {
     alsa_setup_quiet();
-    alsa_setup_monitor();
+    alsa_setup_monitors();
     return Pa_Initialize();
 }
 
@@ -137,27 +137,40 @@ static void end_portaudio(void)
 
 /* --- devices ------------------------------------------------------------------------------------------------ */
 
-static const PaDeviceInfo *input_device(int index)
+static const PaDeviceInfo *any_input_device(int index)
 {
     const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
     return info && info->maxInputChannels > 0 ? info : NULL;
 }
 
-static bool is_monitor_pcm(const PaDeviceInfo *info)
+/* Those that people may choose from: without what alsa_setup_monitors has added. */
+static const PaDeviceInfo *input_device(int index)
 {
-    return strcmp(info->name, ALSA_MONITOR_NAME) == 0;
+    const PaDeviceInfo *info = any_input_device(index);
+    bool ours = info && (strcmp(info->name, ALSA_MONITOR_PULSE) == 0 ||
+                         strcmp(info->name, ALSA_MONITOR_PIPEWIRE) == 0);
+    return ours ? NULL : info;
 }
 
-/* PortAudio falls back to the first device there is; that must not be the monitor. paNoDevice if there is none. */
+static int monitor_device(const char *name)
+{
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = any_input_device(i);
+        if (info && strcmp(info->name, name) == 0)
+            return i;
+    }
+    return paNoDevice;
+}
+
+/* Where no device is called "default", PortAudio takes the first there is, which may be a monitor. paNoDevice if there
+ * is none. */
 static int default_device(void)
 {
     int index = Pa_GetDefaultInputDevice();
-    const PaDeviceInfo *info = index >= 0 ? input_device(index) : NULL;
-    if (info && !is_monitor_pcm(info))
+    if (index >= 0 && input_device(index))
         return index;
     for (int i = 0; i < Pa_GetDeviceCount(); i++) {
-        info = input_device(i);
-        if (info && !is_monitor_pcm(info))
+        if (input_device(i))
             return i;
     }
     return paNoDevice;
@@ -200,19 +213,23 @@ static int device_by_name(const char *name, struct err *err)
                    names[0] ? names : "are none");
 }
 
-static int choose_device(const char *name, bool monitor, struct err *err)
+static int choose_device(const char *name, struct err *err)
 {
-    if (monitor) {
-        int index = device_by_name(ALSA_MONITOR_NAME, NULL);
-        return index >= 0 ? index
-                          : err_set(err, -ENODEV,
-                                    "no monitor: it needs PulseAudio or PipeWire's Pulse server, "
-                                    "running, and ALSA's pulse plugin");
-    }
     if (name)
         return device_by_name(name, err);
     int index = default_device();
     return index >= 0 ? index : err_set(err, -ENODEV, "there is no input device; is a sound server running?");
+}
+
+static void describe_device(int index, bool is_default, struct source_device *d)
+{
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
+    *d = (struct source_device){.channels = info->maxInputChannels,
+                                .default_rate = (int)info->defaultSampleRate,
+                                .is_default = is_default,
+                                .is_monitor = strcasestr(info->name, "monitor") != NULL};
+    snprintf(d->name, sizeof(d->name), "%s", info->name);
+    snprintf(d->host_api, sizeof(d->host_api), "%s", Pa_GetHostApiInfo(info->hostApi)->name);
 }
 
 int source_list_devices(struct source_device *devices, int max, struct err *err)
@@ -225,17 +242,12 @@ int source_list_devices(struct source_device *devices, int max, struct err *err)
     if (r == 0) {
         int chosen = default_device();
         for (int i = 0; i < Pa_GetDeviceCount() && n < max; i++) {
-            const PaDeviceInfo *info = input_device(i);
-            if (!info)
-                continue;
-            struct source_device *d = &devices[n++];
-            *d = (struct source_device){.channels = info->maxInputChannels,
-                                        .default_rate = (int)info->defaultSampleRate,
-                                        .is_default = i == chosen,
-                                        .is_monitor = strcasestr(info->name, "monitor") != NULL};
-            snprintf(d->name, sizeof(d->name), "%s", info->name);
-            snprintf(d->host_api, sizeof(d->host_api), "%s", Pa_GetHostApiInfo(info->hostApi)->name);
+            if (input_device(i))
+                describe_device(i, i == chosen, &devices[n++]);
         }
+        int monitor = monitor_device(ALSA_MONITOR_PULSE);
+        if (monitor >= 0 && n < max)
+            describe_device(monitor, false, &devices[n++]);
         end_portaudio();
     }
     pthread_mutex_unlock(&lock);
@@ -446,6 +458,30 @@ static int open_stream(struct device_source *s, int index, struct err *err)
     return 0;
 }
 
+static int open_named(struct device_source *s, const char *name, struct err *err)
+{
+    int index = choose_device(name, err);
+    int r = index < 0 ? index : open_stream(s, index, err);
+    if (r == 0)
+        snprintf(s->base.info.name, sizeof(s->base.info.name), "%s", Pa_GetDeviceInfo(index)->name);
+    return r;
+}
+
+static int open_monitor(struct device_source *s, struct err *err)
+{
+    static const char *const names[] = {ALSA_MONITOR_PIPEWIRE, ALSA_MONITOR_PULSE};
+    int r = err_set(err, -ENODEV,
+                    "no monitor: it needs PulseAudio or PipeWire's Pulse server, running, and ALSA's "
+                    "pulse plugin");
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && r < 0; i++) {
+        int index = monitor_device(names[i]);
+        if (index >= 0)
+            r = open_stream(s, index, err);
+    }
+    snprintf(s->base.info.name, sizeof(s->base.info.name), "monitor of the default output");
+    return r;
+}
+
 int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
 {
     struct device_source *s =
@@ -463,12 +499,9 @@ int source_portaudio_open(const char *name, bool monitor, struct source **out, s
     if (r == 0) {
         r = begin_portaudio(err);
         if (r == 0) {
-            int index = choose_device(name, monitor, err);
-            r = index < 0 ? index : open_stream(s, index, err);
-            if (r == 0)
-                snprintf(s->base.info.name, sizeof(s->base.info.name), "%s",
-                         monitor ? "monitor of the default output" : Pa_GetDeviceInfo(index)->name);
-            else
+            monitor = monitor || (name && strcmp(name, ALSA_MONITOR_PULSE) == 0);
+            r = monitor ? open_monitor(s, err) : open_named(s, name, err);
+            if (r < 0)
                 end_portaudio();
         }
         pthread_mutex_unlock(&lock);

@@ -6,8 +6,8 @@
 #   virtual-microphone.sh stop DIR     ends it; DIR may be removed then
 #
 # Whatever is played to vmic is heard: paplay --device=vmic x.wav. DIR/pid holds the server's process.
-# PulseAudio is used where it is installed, else PipeWire with its Pulse server, both as instances of their own
-# that touch neither the user's session nor its configuration. Exit status 77 where neither is there.
+# PulseAudio is used where it is installed, else PipeWire with its Pulse server (VMIC_SERVER says which), both as instances
+# of their own that touch neither the user's session nor its configuration. Exit status 77 where neither is there.
 set -eu
 
 action=${1:?start, env or stop}
@@ -55,36 +55,55 @@ EOF
     echo $! > "$dir/pid"
 }
 
-# Without a session manager nothing is linked, so wireplumber is needed too.
+# Without a session manager nothing is linked, so wireplumber is needed too; it wants a message bus, any will do.
 start_pipewire() {
     pids=
-    for program in pipewire wireplumber pipewire-pulse; do
-        "$program" > "$dir/$program.log" 2>&1 < /dev/null &
+    for program in pipewire "dbus-run-session -- wireplumber" pipewire-pulse; do
+        $program > "$dir/${program##* }.log" 2>&1 < /dev/null &
         pids="$pids $!"
     done
-    echo $pids > "$dir/pids"
+    echo "$pids" > "$dir/pids"
     echo $! > "$dir/pid"
 }
 
+# The defaults can only be set once wireplumber is ready.
 make_pipewire_sink() {
     pactl load-module module-null-sink sink_name=vmic rate="${VMIC_RATE:-48000}" > /dev/null
-    pactl set-default-sink vmic
+    tries=0
+    until pactl set-default-sink vmic 2> /dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || { echo "PipeWire has no session manager, see $dir" >&2; exit 1; }
+        sleep 0.05
+    done
     pactl set-default-source vmic.monitor
+}
+
+stop() {
+    for file in "$dir/pids" "$dir/pid"; do
+        if [ -f "$file" ]; then
+            # shellcheck disable=SC2046
+            kill $(cat "$file") 2> /dev/null || true
+            rm "$file"
+        fi
+    done
 }
 
 start() {
     command -v pactl > /dev/null || exit 77
+    stop # what a server that died has left behind
     mkdir -p "$dir/run/pulse" "$dir/state" "$dir/config"
     chmod 700 "$dir/run"
     write_alsa_conf
     for line in $(print_env); do
         export "${line?}"
     done
-    if command -v pulseaudio > /dev/null; then
+    server=${VMIC_SERVER:-}
+    if [ "${server:-pulseaudio}" = pulseaudio ] && command -v pulseaudio > /dev/null; then
         start_pulseaudio
-    elif command -v pipewire-pulse > /dev/null && command -v wireplumber > /dev/null; then
-        start_pipewire
+    elif [ "${server:-pipewire}" = pipewire ] && command -v pipewire-pulse > /dev/null &&
+        command -v wireplumber > /dev/null; then
         server=pipewire
+        start_pipewire
     else
         exit 77
     fi
@@ -94,7 +113,7 @@ start() {
         [ $tries -lt 100 ] || { echo "the sound server does not answer, see $dir" >&2; exit 1; }
         sleep 0.05
     done
-    if [ "${server:-}" = pipewire ]; then
+    if [ "$server" = pipewire ]; then
         make_pipewire_sink
     fi
     print_env
@@ -103,12 +122,6 @@ start() {
 case $action in
 start) start ;;
 env) print_env ;;
-stop)
-    for file in "$dir/pids" "$dir/pid"; do
-        if [ -f "$file" ]; then
-            kill $(cat "$file") 2> /dev/null || true
-        fi
-    done
-    ;;
+stop) stop ;;
 *) echo "usage: $0 start|env|stop DIR" >&2; exit 2 ;;
 esac
