@@ -2,9 +2,9 @@
  * processor, gpu/cuda on a GPU; the Whisper graph (audio_encoder.c, text_decoder.c) is written once, above it.
  *
  * Order. Operations only *submit* work. They run in the order of submission, at any time up to the next wait;
- * until then the caller must not read a result and must not change what an upload or a registered buffer
- * still has to be read from. Errors stick: after the first one the remaining work is skipped, and wait reports
- * it and clears it.
+ * until then the caller must not read a result, must not change what an upload or a registered buffer still has to
+ * be read from, and must not free memory, weights, caches or graphs that submitted work uses. Errors stick: after the
+ * first one the remaining work is skipped, and wait reports it and clears it.
  *
  * Replay. No operation takes a host value that changes from token to token: tokens, positions, slots, lengths
  * and the state of sampling live in engine memory, where the operations read and advance them. A sequence

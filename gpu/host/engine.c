@@ -374,7 +374,7 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     if (r < 0)
         err_set(err, r, "cannot start the host engine with %d threads: %s", n_threads, strerror(-r));
     else
-        r = gemm_create(n_threads, &h->gemm, err);
+        r = gemm_create(n_threads, h->base.wide_type, &h->gemm, err);
     if (r < 0) {
         destroy(&h->base);
         return r;

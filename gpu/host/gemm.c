@@ -115,9 +115,9 @@ static dnnl_status_t md_rows(dnnl_memory_desc_t *md, enum dtype type, int rows, 
 /* --- plans -------------------------------------------------------------------------------------------------------- */
 
 struct plan_key {
-    int rows;
-    bool bias, gelu, sum; /* sum: adds what is in the output */
+    int rows, n_in, n_out;
     enum dtype out;
+    bool bias, gelu, sum; /* sum: adds what is in the output */
 };
 
 enum { SRC, BIAS, DST, SCRATCHPAD, N_MEMORIES };
@@ -142,17 +142,18 @@ struct plan {
 
 struct gemm {
     dnnl_engine_t engine;
+    enum dtype type;                         /* of inputs and packed weights */
     dnnl_stream_t streams[HOST_THREADS_MAX]; /* one a worker */
     int n_streams;
+    struct plan
+        *plans; /* serve all weights of their shape: oneDNN's layout depends on shape and type alone */
 };
 
 struct wide_weight {
     int n_out, n_in;
-    enum dtype type; /* of the inputs and the packed weights */
     dnnl_memory_desc_t packed_md;
     bool has_md;
     dnnl_memory_t packed;
-    struct plan *plans;
 };
 
 static int failed(struct err *err, dnnl_status_t s, const char *what)
@@ -167,47 +168,18 @@ static int failed(struct err *err, dnnl_status_t s, const char *what)
                    what, (int)s);
 }
 
-int gemm_create(int n_workers, struct gemm **out, struct err *err)
-{
-    struct gemm *g = calloc(1, sizeof(*g));
-    if (!g)
-        return err_set(err, -ENOMEM, "out of memory for the engine");
-    dnnl_status_t s = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
-    while (s == dnnl_success && g->n_streams < n_workers) {
-        s = dnnl_stream_create(&g->streams[g->n_streams], g->engine, dnnl_stream_default_flags);
-        g->n_streams += s == dnnl_success;
-    }
-    if (s != dnnl_success) {
-        gemm_destroy(g);
-        return failed(err, s, "start");
-    }
-    *out = g;
-    return 0;
-}
-
-void gemm_destroy(struct gemm *g)
-{
-    if (!g)
-        return;
-    for (int i = 0; i < g->n_streams; i++)
-        dnnl_stream_destroy(g->streams[i]);
-    if (g->engine)
-        dnnl_engine_destroy(g->engine);
-    free(g);
-}
-
 /* A matrix product of `rows` dense rows; weights as given, or in any layout that oneDNN prefers where NULL. */
-static dnnl_status_t describe(const struct gemm *g, const struct wide_weight *w, const struct plan_key *key,
-                              int rows, md_ref weights, dnnl_primitive_desc_t *pd)
+static dnnl_status_t describe(const struct gemm *g, const struct plan_key *key, int rows, md_ref weights,
+                              dnnl_primitive_desc_t *pd)
 {
     dnnl_memory_desc_t src = {0}, bias = {0}, dst = {0}, any = {0};
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
-    dnnl_dims_t weight_dims = {w->n_in, w->n_out};
-    dnnl_status_t s = md_rows(&src, w->type, rows, w->n_in);
-    s = s ? s : md_rows(&bias, DTYPE_F32, 1, w->n_out);
-    s = s ? s : md_rows(&dst, key->out, rows, w->n_out);
-    s = s ? s : md_create(&any, weight_dims, data_type(w->type), NULL);
+    dnnl_dims_t weight_dims = {key->n_in, key->n_out};
+    dnnl_status_t s = md_rows(&src, g->type, rows, key->n_in);
+    s = s ? s : md_rows(&bias, DTYPE_F32, 1, key->n_out);
+    s = s ? s : md_rows(&dst, key->out, rows, key->n_out);
+    s = s ? s : md_create(&any, weight_dims, data_type(g->type), NULL);
     s = s ? s : dnnl_primitive_attr_create(&attr);
     s = s ? s : dnnl_post_ops_create(&ops);
     if (!s && key->gelu)
@@ -240,18 +212,18 @@ static dnnl_status_t memory_create(const struct gemm *g, enum dtype type, int ro
     return s;
 }
 
-static dnnl_status_t product_create(const struct gemm *g, const struct wide_weight *w,
-                                    const struct plan_key *key, int rows, struct product *product)
+static dnnl_status_t product_create(const struct gemm *g, const struct plan_key *key, int rows,
+                                    md_ref weights, struct product *product)
 {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t s = describe(g, w, key, rows, MD_REF(w->packed_md), &pd);
+    dnnl_status_t s = describe(g, key, rows, weights, &pd);
     s = s ? s : dnnl_primitive_create(&product->primitive, pd);
     product->rows = rows;
     for (int i = 0; i < g->n_streams && !s; i++) {
         dnnl_memory_t *memory = product->memory[i];
-        s = memory_create(g, w->type, rows, w->n_in, &memory[SRC]);
-        s = s ? s : memory_create(g, DTYPE_F32, 1, w->n_out, &memory[BIAS]);
-        s = s ? s : memory_create(g, key->out, rows, w->n_out, &memory[DST]);
+        s = memory_create(g, g->type, rows, key->n_in, &memory[SRC]);
+        s = s ? s : memory_create(g, DTYPE_F32, 1, key->n_out, &memory[BIAS]);
+        s = s ? s : memory_create(g, key->out, rows, key->n_out, &memory[DST]);
         if (!s) {
             md_ref scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
             product->scratchpad_bytes = md_bytes(scratchpad);
@@ -284,14 +256,14 @@ static void plan_destroy(struct plan *plan)
 
 static bool key_equal(const struct plan_key *a, const struct plan_key *b)
 {
-    return a->rows == b->rows && a->bias == b->bias && a->gelu == b->gelu && a->sum == b->sum &&
-           a->out == b->out;
+    return a->rows == b->rows && a->n_in == b->n_in && a->n_out == b->n_out && a->bias == b->bias &&
+           a->gelu == b->gelu && a->sum == b->sum && a->out == b->out;
 }
 
 /* The plan for `key`, made if need be; NULL with the engine's error set. */
-static struct plan *plan_for(struct host_engine *h, struct wide_weight *w, const struct plan_key *key)
+static struct plan *plan_for(struct host_engine *h, const struct plan_key *key, md_ref weights)
 {
-    for (struct plan *p = w->plans; p; p = p->next) {
+    for (struct plan *p = h->gemm->plans; p; p = p->next) {
         if (key_equal(&p->key, key))
             return p;
     }
@@ -306,17 +278,51 @@ static struct plan *plan_for(struct host_engine *h, struct wide_weight *w, const
     plan->chunk_rows = (key->rows + n_chunks - 1) / n_chunks;
     plan->n_chunks = (key->rows + plan->chunk_rows - 1) / plan->chunk_rows;
     omp_set_num_threads(1);
-    dnnl_status_t s = product_create(h->gemm, w, key, plan->chunk_rows, &plan->whole);
-    s = s ? s
-          : product_create(h->gemm, w, key, key->rows - (plan->n_chunks - 1) * plan->chunk_rows, &plan->last);
+    int last = key->rows - (plan->n_chunks - 1) * plan->chunk_rows;
+    dnnl_status_t s = product_create(h->gemm, key, plan->chunk_rows, weights, &plan->whole);
+    s = s ? s : product_create(h->gemm, key, last, weights, &plan->last);
     if (s != dnnl_success) {
         plan_destroy(plan);
         failed(&h->err, s, "prepare a matrix product");
         return NULL;
     }
-    plan->next = w->plans;
-    w->plans = plan;
+    plan->next = h->gemm->plans;
+    h->gemm->plans = plan;
     return plan;
+}
+
+int gemm_create(int n_workers, enum dtype type, struct gemm **out, struct err *err)
+{
+    struct gemm *g = calloc(1, sizeof(*g));
+    if (!g)
+        return err_set(err, -ENOMEM, "out of memory for the engine");
+    g->type = type;
+    dnnl_status_t s = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
+    while (s == dnnl_success && g->n_streams < n_workers) {
+        s = dnnl_stream_create(&g->streams[g->n_streams], g->engine, dnnl_stream_default_flags);
+        g->n_streams += s == dnnl_success;
+    }
+    if (s != dnnl_success) {
+        gemm_destroy(g);
+        return failed(err, s, "start");
+    }
+    *out = g;
+    return 0;
+}
+
+void gemm_destroy(struct gemm *g)
+{
+    if (!g)
+        return;
+    for (struct plan *p = g->plans, *next; p; p = next) {
+        next = p->next;
+        plan_destroy(p);
+    }
+    for (int i = 0; i < g->n_streams; i++)
+        dnnl_stream_destroy(g->streams[i]);
+    if (g->engine)
+        dnnl_engine_destroy(g->engine);
+    free(g);
 }
 
 /* --- weights ------------------------------------------------------------------------------------------------------ */
@@ -328,8 +334,8 @@ static dnnl_status_t pack(const struct gemm *g, struct wide_weight *w, const flo
     dnnl_memory_desc_t plain = {0};
     dnnl_memory_t from = NULL;
     dnnl_dims_t dims = {w->n_in, w->n_out}, transposed = {1, w->n_in};
-    struct plan_key typical = {.bias = true, .out = w->type};
-    dnnl_status_t s = describe(g, w, &typical, 512, NULL, &pd);
+    struct plan_key typical = {.n_in = w->n_in, .n_out = w->n_out, .out = g->type, .bias = true};
+    dnnl_status_t s = describe(g, &typical, 512, NULL, &pd);
     s = s ? s : md_clone(&w->packed_md, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
     w->has_md = !s;
     s = s ? s : dnnl_memory_create(&w->packed, MD_REF(w->packed_md), g->engine, DNNL_MEMORY_ALLOCATE);
@@ -362,7 +368,6 @@ int host_wide_weight_create(struct host_engine *h, int n_out, int n_in, const fl
         return err_set(err, -ENOMEM, "out of memory for a weight");
     w->n_out = n_out;
     w->n_in = n_in;
-    w->type = h->base.wide_type;
     omp_set_num_threads(1);
     dnnl_status_t s = pack(h->gemm, w, values);
     if (s != dnnl_success) {
@@ -378,10 +383,6 @@ void host_wide_weight_destroy(void *packed)
     struct wide_weight *w = packed;
     if (!w)
         return;
-    for (struct plan *p = w->plans, *next; p; p = next) {
-        next = p->next;
-        plan_destroy(p);
-    }
     if (w->packed)
         dnnl_memory_destroy(w->packed);
     if (w->has_md)
@@ -489,13 +490,14 @@ static void linear_worker(void *arg, int worker, int n_workers)
 int host_linear(struct host_engine *h, const struct linear_args *a)
 {
     struct wide_weight *w = a->weight->packed;
-    if (a->weight->use != WEIGHT_WIDE || a->in.type != w->type || a->out.type == DTYPE_F16 ||
+    if (a->weight->use != WEIGHT_WIDE || a->in.type != h->gemm->type || a->out.type == DTYPE_F16 ||
         a->in.cols != w->n_in || a->out.cols != w->n_out || a->in.rows != a->out.rows || a->in.rows <= 0 ||
         (a->add.data && (a->add.type != DTYPE_F32 || a->out.type != DTYPE_F32 || a->add.rows != a->out.rows ||
                          a->add.cols != a->out.cols)))
         return err_set(&h->err, -EINVAL, "linear: types or shapes do not fit");
-    struct plan_key key = {a->in.rows, a->bias != NULL, a->gelu, a->add.data != NULL, a->out.type};
-    const struct plan *plan = plan_for(h, w, &key);
+    struct plan_key key = {a->in.rows,      w->n_in, w->n_out,           a->out.type,
+                           a->bias != NULL, a->gelu, a->add.data != NULL};
+    const struct plan *plan = plan_for(h, &key, MD_REF(w->packed_md));
     if (!plan)
         return h->err.code;
     struct linear_job job = {.gemm = h->gemm, .args = a, .weight = w, .plan = plan};

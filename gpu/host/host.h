@@ -53,7 +53,7 @@ const struct wide_kernels *wide_kernels_for(enum isa);
 const struct rows_kernels *rows_kernels_for(enum isa);
 
 struct gemm; /* gemm.c: what oneDNN needs */
-int gemm_create(int n_workers, struct gemm **, struct err *);
+int gemm_create(int n_workers, enum dtype, struct gemm **, struct err *);
 void gemm_destroy(struct gemm *);
 
 struct mel_basis; /* mel.c; laid out in kernels_wide.h */
