@@ -149,7 +149,7 @@ INLINE void tile(const struct panel_product *a, enum panel_type type, int row, i
 #if VEC == 16
 #define AT_ONCE 8
 #define WIDTHS                                                                                               \
-    SWEEP_OF(1, 8)                                                                                           \
+    SWEEP_OF(1, 6)                                                                                           \
     SWEEP_OF(2, 8) SWEEP_OF(3, 8) SWEEP_OF(4, 4) SWEEP_OF(5, 4) SWEEP_OF(6, 4) SWEEP_OF(7, 3) SWEEP_OF(8, 3)
 #elif VEC == 8
 #define AT_ONCE 6

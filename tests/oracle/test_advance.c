@@ -14,6 +14,8 @@ struct world {
 static struct world make_world(void)
 {
     struct world w = {.e = open_engine("generic", 2, PRECISION_AUTO)};
+    if (!w.e)
+        abort(); /* every processor has this one */
     w.slots = take(w.e, SLOTS * sizeof(*w.slots));
     w.rows = take_rows(w.e, ROWS);
     w.chosen = take(w.e, ROWS * sizeof(int32_t));

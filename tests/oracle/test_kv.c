@@ -99,6 +99,8 @@ static void test_copy(void **state)
 static void test_copy_to_itself_and_full(void **state)
 {
     struct world w = make_world("generic", 2, PRECISION_F32);
+    if (!w.e)
+        abort(); /* every processor has this one */
     float before[LAYERS * STATE], after[LAYERS * STATE];
     for (int layer = 0; layer < LAYERS; layer++) {
         feed(&w, layer, 0, 0, 0, CTX - 1);
@@ -123,6 +125,8 @@ static void expect_error(struct engine *e)
 static void test_refusals(void **state)
 {
     struct world w = make_world("generic", 1, PRECISION_F32);
+    if (!w.e)
+        abort(); /* every processor has this one */
     w.e->v->kv_copy(w.e, w.kv, 0, SLOTS, 1);
     expect_error(w.e);
     w.e->v->kv_copy(w.e, w.kv, -1, 0, 1);
