@@ -190,10 +190,10 @@ define tidy_recipe
 @mv $@.log $@
 endef
 define isa_tidy_rule
-$(BUILD)/%.$(1).tidy: %.c $(BUILD)/%.$(1).o .clang-tidy
+$(BUILD)/%.$(1).tidy: %.c $(BUILD)/%.$(1).o .clang-tidy tests/.clang-tidy
 	$$(call tidy_recipe,$(ISA_$(1)) -DKERNEL_ISA=$(1))
 endef
-$(BUILD)/%.tidy: %.c $(BUILD)/%.o .clang-tidy
+$(BUILD)/%.tidy: %.c $(BUILD)/%.o .clang-tidy tests/.clang-tidy
 	$(call tidy_recipe)
 $(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
 
