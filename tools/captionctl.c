@@ -37,8 +37,7 @@ static const char usage[] =
     "\n"
     "  --socket PATH      the captions socket (default: $XDG_RUNTIME_DIR/captiond/captions.sock,\n"
     "                     for root /run/captiond/captions.sock)\n"
-    "  --control PATH     the control socket (default: control.sock in the same folder; PATH.control\n"
-    "                     where --socket PATH is given)\n"
+    "  --control PATH     the control socket (default: control.sock in the captions socket's folder)\n"
     "  --help, --version\n"
     "\n"
     "The exit status is 0, 1 for an error, 2 for a bad command line, 3 where no daemon is (any more).\n";
@@ -129,13 +128,18 @@ static int parse_options(int argc, char **argv, struct options *o, int *status)
     return *status;
 }
 
-/* The same as the daemon's: PATH.control where the captions socket is at PATH, or the default. */
+/* As the daemon chooses it: control.sock in the captions socket's folder, unless it is given. */
 static int control_path(const struct options *o, char path[SOCKET_PATH_MAX], struct err *err)
 {
     char full[4096];
     if (!o->control && !o->socket)
         return socket_path_default(SOCKET_NAME_CONTROL, path, err);
-    snprintf(full, sizeof(full), "%s%s", o->control ? o->control : o->socket, o->control ? "" : ".control");
+    const char *slash = o->socket ? strrchr(o->socket, '/') : NULL;
+    if (o->control)
+        snprintf(full, sizeof(full), "%s", o->control);
+    else
+        snprintf(full, sizeof(full), "%.*s" SOCKET_NAME_CONTROL, slash ? (int)(slash - o->socket) + 1 : 0,
+                 o->socket);
     int r = socket_path_check(full, err);
     if (r == 0)
         memcpy(path, full, strlen(full) + 1);

@@ -178,7 +178,7 @@ static int set_up(void **state)
     signal(SIGPIPE, SIG_IGN);
     assert_non_null(mkdtemp(folder));
     snprintf(captions_path, sizeof(captions_path), "%s/captions.sock", folder);
-    snprintf(control_path, sizeof(control_path), "%s/captions.sock.control", folder);
+    snprintf(control_path, sizeof(control_path), "%s/control.sock", folder);
     return 0;
 }
 
