@@ -394,6 +394,9 @@ static void counts_what_a_slow_reader_loses(void **state)
            (double)lost / RATE);
     assert_true(lost > RATE);
     assert_true(fabs((double)n / RATE - elapsed) < 0.4);
+    int64_t age =
+        clock_now_ns() - source->heard_ns; /* with the lost frames left out it would be over a second */
+    assert_true(age >= 0 && age < 700 * MS);
     pid_t player = play("vmic"); /* and it goes on as before */
     n = capture(source, 1800, NULL);
     waitpid(player, NULL, 0);

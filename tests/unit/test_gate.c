@@ -190,6 +190,27 @@ static void the_end_closes(void **state)
     assert_int_equal(event.at, 10 * VAD_FRAME + 200 * MS);
 }
 
+/* 100 samples of silence close it, in a frame that is only complete with the zeros after the end. */
+static void the_last_frame_does_not_outlast_the_input(void **state)
+{
+    static const float zeros[100];
+    struct gate_options eager = usual;
+    struct script s;
+    struct gate_event event;
+    eager.min_silence_ms = 20;
+    eager.pad_ms = 1000;
+    begin(&s, &eager);
+    play(&s, '9', 10);
+    assert_int_equal(gate_process(&s.gate, zeros, 100, &event), 100);
+    assert_int_equal(event.type, GATE_NONE);
+    gate_finish(&s.gate, &event);
+    assert_int_equal(event.type, GATE_END);
+    assert_int_equal(event.at, 10 * VAD_FRAME + 100);
+    assert_int_equal(s.gate.probability < 0.35f, 1);
+    gate_finish(&s.gate, &event);
+    assert_int_equal(event.type, GATE_NONE);
+}
+
 static void without_a_gate_all_is_one_utterance(void **state)
 {
     static const float zeros[3000];
@@ -230,6 +251,7 @@ int main(void)
         cmocka_unit_test(pre_roll_ends_at_the_last_end),
         cmocka_unit_test(padding_never_reaches_into_the_future),
         cmocka_unit_test(the_end_closes),
+        cmocka_unit_test(the_last_frame_does_not_outlast_the_input),
         cmocka_unit_test(without_a_gate_all_is_one_utterance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
