@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "daemon/log.h"
 #include "daemon/protocol.h"
 
 #define INPUT_MAX     (2 * PROTOCOL_REQUEST_MAX)
@@ -79,6 +80,7 @@ static void on_write_timer(uv_timer_t *timer)
         return;
     }
     c->stats->clients_slow++;
+    log_info("a client was disconnected: it took nothing for %d ms", c->timeout_ms);
     client_close(c);
 }
 

@@ -1,5 +1,6 @@
 #include "daemon/config.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
@@ -349,7 +350,7 @@ static int read_flags(struct config *config, int argc, char *const *argv, bool s
 {
     for (int i = 1; i < argc;) {
         char name[64];
-        const char *value;
+        const char *value = NULL;
         int r = next_flag(argc, argv, &i, name, sizeof(name), &value, err);
         if (r < 0)
             return r;
@@ -370,6 +371,7 @@ static int read_flags(struct config *config, int argc, char *const *argv, bool s
 
 static int check_together(const struct config *config, struct err *err)
 {
+    assert(config->socket && config->control); /* the defaults set every string */
     bool paths = strcmp(config->socket, "auto") != 0 && strcmp(config->socket, "none") != 0;
     if (paths && strcmp(config->socket, config->control) == 0)
         return err_set(err, -EINVAL, "socket and control must differ: both are %s", config->socket);

@@ -6,11 +6,12 @@
 
 struct message *message_create(enum message_type type, const char *data, size_t size)
 {
-    struct message *m = malloc(sizeof(*m) + size);
+    struct message *m = malloc(sizeof(*m) + size + 1);
     if (!m)
         return NULL;
     *m = (struct message){.refs = 1, .type = type, .stream = -1, .size = size};
     memcpy(m->data, data, size);
+    m->data[size] = '\0';
     return m;
 }
 

@@ -25,7 +25,7 @@ struct message {
     int64_t utt;
     int rev;     /* MESSAGE_PARTIAL */
     size_t size; /* bytes of data, newline included */
-    char data[];
+    char data[]; /* and a NUL */
 };
 
 /* A copy of `size` bytes with one reference, owned by the caller. The other fields are zero and for the caller to set.

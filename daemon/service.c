@@ -7,13 +7,13 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/control.h"
-#include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/model_path.h"
 #include "daemon/notify.h"
 #include "daemon/pipeline.h"
 #include "daemon/printer.h"
 #include "daemon/service_status.h"
+#include "daemon/sockets.h"
 #include "daemon/subscriber.h"
 
 /* A stop on a signal, in milliseconds from it: the captioner is given until FINISH_MS for the last words, what it has
@@ -36,6 +36,7 @@ struct service {
     uv_loop_t loop;
     enum phase phase;
     int status;      /* of the process: 0 or a negative errno */
+    bool terminal;   /* standard error was one at the start */
     bool signaled;   /* the stop has a deadline */
     bool unfinished; /* the captioner was given up: its thread cannot be joined */
 
@@ -140,6 +141,7 @@ static void begin_stop(struct service *s, bool signaled)
     }
     captioner_stop(s->pipeline.captioner, clock_now_ns() + FINISH_MS * 1000000LL);
     s->stopping_inputs = uv_queue_work(&s->loop, &s->stop_inputs, work_stop_inputs, on_inputs_stopped) == 0;
+    uv_async_send(&s->wake); /* a captioner that never started has finished, and nobody else says so */
 }
 
 /* --- events -------------------------------------------------------------------------------------------------- */
@@ -172,18 +174,25 @@ static void take_event(struct service *s, const struct event *event)
         report_state(s, event->stream);
 }
 
-/* Takes what the captioner has queued, as long as standard output can follow. */
+/* A source that can wait does so for standard output. A live one, or an end with a deadline, cannot: then the printer
+ * reads what the history still has. */
+static bool must_wait(const struct service *s)
+{
+    return s->config->pace == PACE_FAST && !s->signaled && printer_full(&s->printer);
+}
+
+/* Takes what the captioner has queued. */
 static void take_events(struct service *s)
 {
     struct event event;
     bool ended = captioner_ended(s->pipeline.captioner), finished = captioner_finished(s->pipeline.captioner);
     for (int n = 1; n > 0;) {
-        for (n = 0; !printer_full(&s->printer) && captioner_next_event(s->pipeline.captioner, &event); n++)
+        for (n = 0; !must_wait(s) && captioner_next_event(s->pipeline.captioner, &event); n++)
             take_event(s, &event);
         hub_poke(&s->hub);
     }
     /* The flags were read before the queue was found empty: nothing can follow. */
-    if (printer_full(&s->printer))
+    if (must_wait(s))
         return;
     if (s->phase == PHASE_RUNNING && ended && s->config->once)
         begin_stop(s, false);
@@ -247,6 +256,11 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
     char value[4200];
     int n_keys;
     const struct config_key *keys = config_keys(&n_keys);
+    /* The signal of a terminal that has been closed, under which nobody sees any more that the microphone is open. */
+    if (s->terminal && !isatty(STDERR_FILENO)) {
+        on_stop_signal(handle, signum);
+        return;
+    }
     if (s->phase != PHASE_RUNNING)
         return;
     notify_reloading();
@@ -364,54 +378,6 @@ static void on_loaded(uv_work_t *work, int status)
     notify_ready();
 }
 
-/* The paths that "auto" and "none" stand for; "" for none. With sockets from a service manager none is looked for. */
-static int choose_paths(const struct config *c, char *captions, char *control, struct err *err)
-{
-    bool automatic = strcmp(c->socket, "auto") == 0;
-    captions[0] = control[0] = '\0';
-    int r = 0;
-    if (automatic && !c->once)
-        r = socket_path_default(SOCKET_NAME_CAPTIONS, captions, err);
-    else if (!automatic && strcmp(c->socket, "none") != 0)
-        strcpy(captions, c->socket);
-    if (r < 0 || strcmp(c->control, "none") == 0)
-        return r;
-    if (strcmp(c->control, "auto") != 0) {
-        strcpy(control, c->control);
-    } else if (captions[0]) {
-        char beside[SOCKET_PATH_MAX + sizeof(SOCKET_NAME_CONTROL)];
-        const char *slash = strrchr(captions, '/');
-        snprintf(beside, sizeof(beside), "%.*s" SOCKET_NAME_CONTROL, slash ? (int)(slash - captions) + 1 : 0,
-                 captions);
-        r = socket_path_check(beside, err);
-        if (r == 0)
-            strcpy(control, beside);
-    }
-    return r;
-}
-
-/* A socket from the service manager, else at the path, if there is one. */
-static int bind_socket(struct listener *l, int fd, const char *path, int mode, struct err *err)
-{
-    if (fd >= 0)
-        return listener_adopt(l, fd, err);
-    return path[0] ? listener_bind(l, path, mode, err) : 0;
-}
-
-static int bind_sockets(struct service *s, struct err *err)
-{
-    char captions[SOCKET_PATH_MAX] = "", control[SOCKET_PATH_MAX] = "";
-    int captions_fd = notify_socket("captions"), control_fd = notify_socket("control");
-    listener_init(&s->captions_socket);
-    listener_init(&s->control_socket);
-    int r = captions_fd < 0 ? choose_paths(s->config, captions, control, err) : 0;
-    if (r == 0)
-        r = bind_socket(&s->captions_socket, captions_fd, captions, s->config->socket_mode, err);
-    if (r == 0)
-        r = bind_socket(&s->control_socket, control_fd, control, s->config->control_mode, err);
-    return r;
-}
-
 static void init_handles(struct service *s)
 {
     uv_loop_t *loop = &s->loop;
@@ -448,13 +414,14 @@ int service_create(struct config *config, int argc, char *const *argv, struct se
     s->config = config;
     s->argc = argc;
     s->argv = argv;
+    s->terminal = isatty(STDERR_FILENO);
     int r = uv_loop_init(&s->loop);
     if (r < 0) {
         free(s);
         return err_set(err, r, "no event loop: %s", uv_strerror(r));
     }
     init_handles(s);
-    r = bind_sockets(s, err);
+    r = sockets_bind(config, &s->captions_socket, &s->control_socket, err);
     if (r == 0)
         r = init_hub(s, err);
     if (r < 0) {

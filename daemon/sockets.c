@@ -1,0 +1,69 @@
+#include "daemon/sockets.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/notify.h"
+
+static bool is(const char *setting, const char *word)
+{
+    return strcmp(setting, word) == 0;
+}
+
+/* A path that is known to fit. */
+static void copy_path(char to[SOCKET_PATH_MAX], const char *path)
+{
+    memcpy(to, path, strlen(path) + 1);
+}
+
+static int put_beside(const char *captions, char control[SOCKET_PATH_MAX], struct err *err)
+{
+    char path[SOCKET_PATH_MAX + sizeof(SOCKET_NAME_CONTROL)];
+    const char *slash = strrchr(captions, '/');
+    snprintf(path, sizeof(path), "%.*s" SOCKET_NAME_CONTROL, slash ? (int)(slash - captions) + 1 : 0,
+             captions);
+    int r = socket_path_check(path, err);
+    if (r == 0)
+        copy_path(control, path);
+    return r;
+}
+
+/* The paths that "auto" and "none" stand for; "" for none. */
+static int choose_paths(const struct config *c, char captions[SOCKET_PATH_MAX], char control[SOCKET_PATH_MAX],
+                        struct err *err)
+{
+    int r = 0;
+    if (is(c->socket, "auto"))
+        r = c->once ? 0 : socket_path_default(SOCKET_NAME_CAPTIONS, captions, err);
+    else if (!is(c->socket, "none"))
+        copy_path(captions, c->socket);
+    if (r < 0 || is(c->control, "none"))
+        return r;
+    if (!is(c->control, "auto"))
+        copy_path(control, c->control);
+    else if (captions[0])
+        r = put_beside(captions, control, err);
+    return r;
+}
+
+static int bind_one(struct listener *l, int fd, const char *path, int mode, struct err *err)
+{
+    if (fd >= 0)
+        return listener_adopt(l, fd, err);
+    return path[0] ? listener_bind(l, path, mode, err) : 0;
+}
+
+int sockets_bind(const struct config *c, struct listener *captions, struct listener *control, struct err *err)
+{
+    char captions_path[SOCKET_PATH_MAX] = "", control_path[SOCKET_PATH_MAX] = "";
+    int captions_fd = notify_socket("captions"), control_fd = notify_socket("control");
+    listener_init(captions);
+    listener_init(control);
+    /* A service need not have a place of its own for sockets that are there already. */
+    int r = captions_fd < 0 ? choose_paths(c, captions_path, control_path, err) : 0;
+    if (r == 0)
+        r = bind_one(captions, captions_fd, captions_path, c->socket_mode, err);
+    if (r == 0)
+        r = bind_one(control, control_fd, control_path, c->control_mode, err);
+    return r;
+}
