@@ -23,18 +23,18 @@ static void sleep_ms(int ms)
     nanosleep(&ts, NULL);
 }
 
-static const char *program(void)
+const char *daemon_program(void)
 {
-    static char path[1024];
+    static char path[1100];
+    char self[1024];
     const char *given = getenv("CAPTIOND_BIN");
     if (given)
         return given;
-    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     assert_true(n > 0);
-    path[n] = '\0';
-    char *dir = dirname(dirname(dirname(path))); /* build/tests/system/test_x */
-    memmove(path, dir, strlen(dir) + 1);
-    strcat(path, "/captiond");
+    self[n] = '\0';
+    snprintf(path, sizeof(path), "%s/captiond",
+             dirname(dirname(dirname(self)))); /* build/tests/system/test_x */
     return path;
 }
 
@@ -90,6 +90,7 @@ static void become_daemon(struct daemon *d, char *const *argv, const char *const
     }
     for (int fd = 3 + n_fds; fd < 256; fd++)
         close(fd);
+    putenv("LSAN_OPTIONS=suppressions=tests/support/lsan.supp:print_suppressions=0");
     signal(SIGPIPE, SIG_DFL);
     execv(argv[0], argv);
     _exit(127);
@@ -97,7 +98,7 @@ static void become_daemon(struct daemon *d, char *const *argv, const char *const
 
 void daemon_exec(struct daemon *d, const char *const *args, const char *const *env, const int *fds, int n_fds)
 {
-    char *argv[DAEMON_ARGS_MAX + 8] = {(char *)program(), "--config", d->config};
+    char *argv[DAEMON_ARGS_MAX + 8] = {(char *)daemon_program(), "--config", d->config};
     int argc = 3, in[2], out[2];
     if (DAEMON_SLOWNESS > 1)
         argv[argc++] =
@@ -201,7 +202,7 @@ int daemon_connect(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     assert_true(strlen(path) < sizeof(address.sun_path));
-    strcpy(address.sun_path, path);
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     for (int waited = 0; waited < DAEMON_TIMEOUT_MS; waited += TICK_MS) {
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         assert_true(fd >= 0);

@@ -40,6 +40,9 @@ void daemon_start(struct daemon *, const char *const *args);
  * descriptors 3 and on; LISTEN_PID is set where there are any. */
 void daemon_exec(struct daemon *, const char *const *args, const char *const *env, const int *fds, int n_fds);
 
+/* The program's path, in static storage. */
+const char *daemon_program(void);
+
 /* Waits for the end. Returns the exit status, or 128 + signal. */
 int daemon_wait(struct daemon *);
 int daemon_stop(struct daemon *, int signum); /* sends the signal and waits */

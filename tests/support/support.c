@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,12 @@ const char *test_speech(const char *file)
     const char *dir = getenv("CAPTIOND_TEST_SPEECH");
     snprintf(path, sizeof(path), "%s/%s", dir ? dir : "../shared/speech", file);
     return existing(path);
+}
+
+void test_append(char *to, size_t size, const char *text)
+{
+    size_t n = strlen(to);
+    snprintf(to + n, size - n, "%s", text);
 }
 
 uint64_t test_seed(void)

@@ -27,6 +27,9 @@ const char *test_speech(const char *file);
         skip();                                                                                              \
     } while (0)
 
+/* Appends, cut to `size` bytes with the NUL. */
+void test_append(char *to, size_t size, const char *text);
+
 /* The seed of this run: $CAPTIOND_TEST_SEED, else taken from the clock. Printed once. */
 uint64_t test_seed(void);
 

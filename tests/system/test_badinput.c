@@ -40,7 +40,7 @@ static void expect(const char *const *args, int status, const char *const *says)
     const char *log = daemon_log(&d), *error = strstr(log, "captiond: error: ");
     if (!error || strstr(error + 1, "captiond: error: "))
         fail_msg("not one error: %s", log);
-    for (; *says; says++) {
+    for (; error && *says; says++) {
         if (!strstr(error, *says))
             fail_msg("no \"%s\" in: %s", *says, log);
     }

@@ -160,7 +160,7 @@ static void refuses_long_lines(void **state)
     struct err err = {0};
     char text[6000] = "model = ";
     memset(text + 8, 'x', 300);
-    strcpy(text + 308, "\nstep = 500\n");
+    test_append(text, sizeof(text), "\nstep = 500\n");
     assert_int_equal(load(&c, text, NULL, &err), -EINVAL);
     assert_non_null(strstr(err.msg, ":1: the line is too long"));
     memset(text + 8, 'x', 5000);
@@ -235,7 +235,7 @@ static void help_names_every_setting(void **state)
 
 static int make_file(void **state)
 {
-    strcpy(file_path, "/tmp/captiond-test-XXXXXX");
+    snprintf(file_path, sizeof(file_path), "/tmp/captiond-test-XXXXXX");
     int fd = mkstemp(file_path);
     close(fd);
     return fd < 0;
