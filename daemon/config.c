@@ -151,7 +151,7 @@ static int set_value(struct config *config, const struct config_key *key, const 
     void *to = field(config, key);
     switch (key->type) {
     case CONFIG_STRING:
-        return value[0] ? set_string(to, value, err) : err_set(err, -EINVAL, "needs a value");
+        return set_string(to, value, err);
     case CONFIG_INT:
     case CONFIG_REAL:
         return set_number(to, key, value, err);
@@ -181,6 +181,8 @@ static int set_key(struct config *config, const char *name, const char *value, e
                     : err_set(err, -EINVAL, "unknown setting");
     }
     const struct config_key *key = &keys[i];
+    if (!value || !value[0])
+        return err_set(err, -EINVAL, "needs a value");
     if (key->type == CONFIG_INPUTS && config->set_by[i] != origin)
         clear_inputs(config);
     else if (origin == SET_BY_FILE && config->set_by[i] == origin && key->type != CONFIG_INPUTS)
@@ -361,7 +363,7 @@ static int read_flags(struct config *config, int argc, char *const *argv, bool s
                 return err_set(err, -EINVAL, "--config needs a file");
             *path = value;
         } else if (settings) {
-            r = set_key(config, name, value ? value : "", SET_BY_FLAG, err);
+            r = set_key(config, name, value, SET_BY_FLAG, err);
             if (r < 0)
                 return err_prefix(err, "--%s", name);
         }

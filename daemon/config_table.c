@@ -9,8 +9,6 @@
 
 static int check_socket(const char *value, struct err *err)
 {
-    if (!value[0])
-        return err_set(err, -EINVAL, "must be a path, auto or none");
     return socket_path_check(value, err);
 }
 

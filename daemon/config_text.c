@@ -143,10 +143,12 @@ static void describe(FILE *f, const char *prefix, const struct config_key *key)
     char allowed[128];
     config_allowed(key, allowed, sizeof(allowed));
     print_lines(f, prefix, key->help);
-    if (allowed[0])
-        fprintf(f, "%s(%s; default %s)\n", prefix, allowed, key->fallback);
-    else
-        fprintf(f, "%s(default %s)\n", prefix, key->fallback);
+    fprintf(f, "%s(%s%sdefault %s)\n", prefix, allowed, allowed[0] ? "; " : "", key->fallback);
+}
+
+static const char *argument_of(const struct config_key *key)
+{
+    return key->type == CONFIG_SWITCH ? "on|off" : key->choices ? key->choices : key->argument;
 }
 
 void config_print_help(FILE *f)
@@ -168,8 +170,7 @@ void config_print_help(FILE *f)
     for (int i = 0; i < n; i++) {
         if (keys[i].group)
             fprintf(f, "\n%s\n", keys[i].group);
-        const char *argument = keys[i].argument ? keys[i].argument : keys[i].choices;
-        fprintf(f, "  --%s%s%s\n", keys[i].name, argument ? " " : "", argument ? argument : "");
+        fprintf(f, "  --%s %s\n", keys[i].name, argument_of(&keys[i]));
         describe(f, "        ", &keys[i]);
     }
     fputs("\nExit status: 0 done or stopped by SIGTERM or SIGINT; 1 failed while running; 2 wrong flag, "
