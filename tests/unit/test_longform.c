@@ -126,7 +126,7 @@ static void say(const struct answer *a, struct text_run *r)
     r->stop = RUN_STOP_LIMIT;
     if (r->slot == 3)
         for (int i = 0; i < 4; i++)
-            r->out_tokens[1 + i] = "best"[i];
+            r->out_tokens[1 + i] = (unsigned char)"best"[i];
     if (a->n_tokens < 64) {
         r->out_tokens[r->n_out++] = EOT;
         r->stop = RUN_STOP_EOT;
@@ -397,12 +397,12 @@ static void test_does_not_get_stuck(void **state)
     struct answer answers[64];
     for (int i = 0; i < 64;
          i++) /* wherever a window begins, the first 20 ms are a segment and the rest is cut off */
-        answers[i] =
-            (struct answer)ANSWER(i / 4 * 30 + i % 4 * 0.02, AT(0), ' ', 'a', AT(0.02), AT(0.02), ' ', 'x');
+        answers[i] = (struct answer)ANSWER(30.0 * (double)(i / 4) + 0.02 * (i % 4), AT(0), ' ', 'a', AT(0.02),
+                                           AT(0.02), ' ', 'x');
     struct outcome *o = prepare(60, answers, 64);
     /* Two windows of 20 ms, then the third is passed over: it begins 40 ms late, and so does what follows. */
     for (int i = 4; i < 64; i++)
-        answers[i].start = 30.04 * (i / 4) + i % 4 * 0.02;
+        answers[i].start = 30.04 * (double)(i / 4) + 0.02 * (i % 4);
     assert_int_equal(transcribe(o), 0);
     assert_int_equal(o->result.n_windows, 6);
     finish(o);
@@ -500,7 +500,7 @@ static void test_repetition_is_decoded_again(void **state)
 {
     struct answer loop = ANSWER(0, AT(0)), fine = ANSWER(0, AT(0), ' ', 'f', 'i', 'n', 'e', '.', AT(29));
     for (int i = 1; i < 60; i++)
-        loop.tokens[i] = "ab "[i % 3];
+        loop.tokens[i] = (unsigned char)"ab "[i % 3];
     loop.n_tokens = 60;
     const struct answer next = ANSWER(30, AT(0), ' ', 'n', AT(2));
     const struct answer answers[] = {at_temperature(loop, 0.0f, -0.1f), at_temperature(loop, 0.2f, -0.1f),
