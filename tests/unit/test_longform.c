@@ -395,14 +395,14 @@ static void test_nothing_to_hear(void **state)
 static void test_does_not_get_stuck(void **state)
 {
     struct answer answers[64];
-    for (int i = 0; i < 64;
-         i++) /* wherever a window begins, the first 20 ms are a segment and the rest is cut off */
-        answers[i] = (struct answer)ANSWER(30.0 * (double)(i / 4) + 0.02 * (i % 4), AT(0), ' ', 'a', AT(0.02),
-                                           AT(0.02), ' ', 'x');
+    for (int i = 0; i < 64; i++) {
+        int whole = i / 4, part = i % 4;
+        /* Wherever a window begins, its first 20 ms are a segment and the rest is cut off. After two of them the third
+         * is passed over: it began 40 ms late, and so does what follows. */
+        answers[i] =
+            (struct answer)ANSWER(30.04 * whole + 0.02 * part, AT(0), ' ', 'a', AT(0.02), AT(0.02), ' ', 'x');
+    }
     struct outcome *o = prepare(60, answers, 64);
-    /* Two windows of 20 ms, then the third is passed over: it begins 40 ms late, and so does what follows. */
-    for (int i = 4; i < 64; i++)
-        answers[i].start = 30.04 * (double)(i / 4) + 0.02 * (i % 4);
     assert_int_equal(transcribe(o), 0);
     assert_int_equal(o->result.n_windows, 6);
     finish(o);
