@@ -31,6 +31,7 @@ struct transcriber {
     double load_seconds;
     const char *file; /* the one in work, for the progress line */
     bool progress;    /* a line on the terminal shows how far it is */
+    struct err *err;  /* of the recording in work */
     double audio_seconds, wall_seconds;
 };
 
@@ -171,6 +172,7 @@ static void clear_progress(const struct transcriber *t)
         fputs("\r\033[K", stderr);
 }
 
+/* The leading space of a segment joins it to the one before; here a line begins. */
 static int write_segment(void *ctx, const struct longform_segment *segment)
 {
     struct transcriber *t = ctx;
@@ -179,7 +181,7 @@ static int write_segment(void *ctx, const struct longform_segment *segment)
         text++;
     clear_progress(t);
     if (printf("%s\n", text) < 0 || fflush(stdout) != 0)
-        return -errno;
+        return err_set(t->err, -errno, "cannot write to standard output: %s", strerror(errno));
     return 0;
 }
 
@@ -195,6 +197,7 @@ static int transcribe_pcm(struct transcriber *t, const struct recording *recordi
 {
     struct longform_options o;
     longform_defaults(&o);
+    t->err = err;
     o.language = t->options.language;
     o.translate = t->options.translate;
     o.on_segment = write_segment;
@@ -232,6 +235,8 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
         return r;
     r = transcribe_pcm(t, &recording, &result, err);
     clear_progress(t);
+    if (r < 0)
+        err_prefix(err, "%s", path);
     double audio = (double)recording.n_samples / RECORDING_RATE, wall = seconds_since(start);
     recording_free(&recording);
     if (r < 0)
@@ -262,6 +267,12 @@ static int open_model(struct transcriber *t, struct err *err)
     if (r < 0)
         return r;
     t->load_seconds = seconds_since(start);
+    const char *language = t->options.language;
+    const struct special_tokens *special = tokenizer_special(t->model.tokenizer);
+    if (language && tokenizer_language_token(t->model.tokenizer, language) < 0)
+        return err_set(err, -EINVAL, "model %s does not know the language %s", t->options.model, language);
+    if (t->options.translate && !special->multilingual)
+        return err_set(err, -EINVAL, "model %s is for English only and cannot translate", t->options.model);
     return 0;
 }
 
@@ -275,6 +286,7 @@ int main(int argc, char **argv)
     t.progress = !t.options.quiet && isatty(STDERR_FILENO);
     if (open_model(&t, &err) < 0) {
         fprintf(stderr, PROGRAM ": %s\n", err.msg);
+        whisper_model_close(&t.model);
         return EXIT_FAILURE;
     }
     int n_done = 0;
@@ -283,7 +295,7 @@ int main(int argc, char **argv)
         int r = transcribe_file(&t, argv[i], &err);
         if (r < 0) {
             clear_progress(&t);
-            fprintf(stderr, PROGRAM ": %s: %s\n", argv[i], err.code ? err.msg : strerror(-r));
+            fprintf(stderr, PROGRAM ": %s\n", err.msg);
             status = EXIT_FAILURE;
         }
         n_done += r == 0;

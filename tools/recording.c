@@ -89,45 +89,45 @@ void recording_free(struct recording *r)
 
 /* --- speech --- */
 
-struct region_list {
-    struct longform_region *regions;
+/* Nobody waits here, so that speech is given much more room than in live captions: what the gate takes for the last
+ * breath of a sentence may be its last word, and the model likes to hear where a sentence begins. */
+#define MARGIN       RECORDING_RATE       /* 1 s before and after speech */
+#define SPEECH_LEAST (RECORDING_RATE / 4) /* no shorter burst makes a span of its own: 250 ms */
+#define PAUSE_MOST   (3 * RECORDING_RATE) /* a longer pause is left out: 3 s */
+
+struct span_list {
+    struct longform_region *spans;
     int n, capacity;
 };
 
-static int add_region(struct region_list *list, int64_t start, int64_t end)
+static int add_span(struct span_list *list, int64_t start, int64_t end)
 {
     if (list->n == list->capacity) {
         int wanted = list->capacity ? 2 * list->capacity : 64;
-        struct longform_region *regions = realloc(list->regions, (size_t)wanted * sizeof(*regions));
-        if (!regions)
+        struct longform_region *spans = realloc(list->spans, (size_t)wanted * sizeof(*spans));
+        if (!spans)
             return -ENOMEM;
-        list->regions = regions;
+        list->spans = spans;
         list->capacity = wanted;
     }
-    list->regions[list->n++] = (struct longform_region){.start = start, .end = end};
+    list->spans[list->n++] = (struct longform_region){.start = start, .end = end};
     return 0;
 }
 
-/* A span ends with the recording unless an event says otherwise. */
-static int take_event(struct region_list *list, const struct gate_event *event, int64_t n_samples)
+/* A burst of speech ends with the recording unless an event says otherwise. */
+static int take_event(struct span_list *list, const struct gate_event *event, int64_t n_samples)
 {
     if (event->type == GATE_START)
-        return add_region(list, event->at, n_samples);
+        return add_span(list, event->at, n_samples);
     if (event->type == GATE_END && list->n > 0)
-        list->regions[list->n - 1].end = event->at;
+        list->spans[list->n - 1].end = event->at;
     return 0;
 }
 
-int recording_find_speech(const struct recording *r, struct longform_region **regions, struct err *err)
+/* Every burst of speech, however short, without margins. */
+static int find_bursts(const struct recording *r, struct span_list *list)
 {
-    /* Nobody waits here, so the gate may be generous. */
-    const struct gate_options options = {.enabled = true,
-                                         .threshold = 0.5f,
-                                         .min_speech_ms = 100,
-                                         .min_silence_ms = 2000,
-                                         .pre_roll_ms = 400,
-                                         .pad_ms = 400};
-    struct region_list list = {0};
+    const struct gate_options options = {.enabled = true, .threshold = 0.5f};
     struct gate gate;
     struct gate_event event;
     int status = 0;
@@ -135,16 +135,44 @@ int recording_find_speech(const struct recording *r, struct longform_region **re
     for (int64_t at = 0; status == 0 && at < r->n_samples;) {
         int64_t left = r->n_samples - at;
         at += gate_process(&gate, r->pcm + at, left < RECORDING_RATE ? (int)left : RECORDING_RATE, &event);
-        status = take_event(&list, &event, r->n_samples);
+        status = take_event(list, &event, r->n_samples);
     }
     if (status == 0) {
         gate_finish(&gate, &event);
-        status = take_event(&list, &event, r->n_samples);
+        status = take_event(list, &event, r->n_samples);
     }
-    if (status < 0) {
-        free(list.regions);
-        return err_set(err, status, "no memory for the spans of speech");
+    return status;
+}
+
+/* Joins bursts with short pauses between them, leaves out what has no burst of speech worth the name, and adds margins.
+ * In place; returns the number of spans. */
+static int join(struct longform_region *spans, int n, int64_t n_samples)
+{
+    int kept = 0;
+    for (int i = 0, next; i < n; i = next) {
+        struct longform_region span = spans[i];
+        int64_t longest = span.end - span.start;
+        for (next = i + 1; next < n && spans[next].start - span.end <= PAUSE_MOST; next++) {
+            int64_t length = spans[next].end - spans[next].start;
+            longest = length > longest ? length : longest;
+            span.end = spans[next].end;
+        }
+        if (longest < SPEECH_LEAST)
+            continue;
+        span.start = span.start > MARGIN ? span.start - MARGIN : 0;
+        span.end = span.end + MARGIN < n_samples ? span.end + MARGIN : n_samples;
+        spans[kept++] = span;
     }
-    *regions = list.regions;
-    return list.n;
+    return kept;
+}
+
+int recording_find_speech(const struct recording *r, struct longform_region **spans, struct err *err)
+{
+    struct span_list list = {0};
+    if (find_bursts(r, &list) < 0) {
+        free(list.spans);
+        return err_set(err, -ENOMEM, "no memory for the spans of speech");
+    }
+    *spans = list.spans;
+    return join(list.spans, list.n, r->n_samples);
 }
