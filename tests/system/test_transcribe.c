@@ -1,0 +1,200 @@
+/* captiond-transcribe as a user runs it: text on standard output, one clear line for what went wrong, exit statuses. */
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sndfile.h>
+
+static char folder[256], model[300], silence[300], junk[300];
+static char out_path[300]; /* where standard output goes */
+static char out[1 << 16], err[1 << 16];
+
+static void write_wav(const char *path, int seconds)
+{
+    SF_INFO info = {.samplerate = 8000, .channels = 2, .format = SF_FORMAT_WAV | SF_FORMAT_PCM_16};
+    SNDFILE *f = sf_open(path, SFM_WRITE, &info);
+    static const short frames[2 * 8000];
+    assert_non_null(f);
+    for (int i = 0; i < seconds; i++)
+        assert_int_equal(sf_writef_short(f, frames, 8000), 8000);
+    sf_close(f);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    struct tiny_model tiny;
+    snprintf(folder, sizeof(folder), "%s", tiny_folder());
+    snprintf(model, sizeof(model), "%s/model.bin", folder);
+    snprintf(silence, sizeof(silence), "%s/silence.wav", folder);
+    snprintf(junk, sizeof(junk), "%s/junk.wav", folder);
+    snprintf(out_path, sizeof(out_path), "%s/out", folder);
+    tiny_model_init(&tiny, 5, 1500, 448);
+    tiny.n_words = 300;
+    tiny_model_write_ggml(&tiny, model, true, NULL);
+    tiny_model_finish(&tiny);
+    write_wav(silence, 3);
+    FILE *f = fopen(junk, "w");
+    fputs("this is no sound", f);
+    return fclose(f);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    tiny_folder_remove(folder);
+    return 0;
+}
+
+static void slurp(const char *path, char *text, size_t size)
+{
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    text[fread(text, 1, size - 1, f)] = '\0';
+    fclose(f);
+}
+
+/* Runs the program with these arguments, as a shell splits them. Returns the exit status; texts go to out and err. */
+__attribute__((format(printf, 1, 2))) static int transcribe(const char *format, ...)
+{
+    const char *build = getenv("CAPTIOND_BUILD");
+    char arguments[4096], command[8192], err_path[300];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(arguments, sizeof(arguments), format, list);
+    va_end(list);
+    snprintf(err_path, sizeof(err_path), "%s/err", folder);
+    snprintf(command, sizeof(command), "%s/captiond-transcribe %s >%s 2>%s </dev/null",
+             build ? build : "build", arguments, out_path, err_path);
+    int status = system(command);
+    assert_true(WIFEXITED(status));
+    if (strcmp(out_path, "/dev/full") != 0)
+        slurp(out_path, out, sizeof(out));
+    slurp(err_path, err, sizeof(err));
+    return WEXITSTATUS(status);
+}
+
+static void expect(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("\"%s\" lacks \"%s\"", text, part);
+}
+
+static int lines(const char *text)
+{
+    int n = 0;
+    for (; *text; text++)
+        n += *text == '\n';
+    return n;
+}
+
+static void test_one_bad_recording_does_not_stop_the_others(void **state)
+{
+    (void)state;
+    assert_int_equal(transcribe("--model %s --quiet %s/missing.wav %s %s", model, folder, silence, junk), 1);
+    assert_string_equal(out, "");
+    assert_int_equal(lines(err), 2);
+    expect(err, "missing.wav: No such file");
+    expect(err, "junk.wav is not a sound file");
+}
+
+static void test_silence_gives_no_words(void **state)
+{
+    (void)state;
+    assert_int_equal(transcribe("--model %s %s", model, silence), 0);
+    assert_string_equal(out, "");
+    assert_int_equal(lines(err), 1);
+    expect(err, "3.0 s of audio");
+    expect(err, "0 windows");
+}
+
+static void test_a_bad_model_is_said_once(void **state)
+{
+    (void)state;
+    assert_int_equal(transcribe("--model no-such-model %s %s", silence, silence), 1);
+    expect(err, "captiond-model get no-such-model");
+    assert_int_equal(lines(err), 1);
+    assert_int_equal(transcribe("--model %s %s %s", junk, silence, silence), 1);
+    assert_int_equal(lines(err), 1);
+    assert_int_equal(transcribe("--model %s --language German %s %s", model, silence, silence), 1);
+    expect(err, "does not know the language de");
+    assert_int_equal(lines(err), 1);
+    assert_int_equal(transcribe("--model %s --task translate %s", model, silence), 1);
+    expect(err, "English only");
+}
+
+static void test_bad_command_lines(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments, *says;
+    } cases[] = {
+        {"", "no recording is given"},
+        {"--threads many x.wav", "a number from 0 to 256"},
+        {"--threads 257 x.wav", "a number from 0 to 256"},
+        {"--language klingon x.wav", "klingon"},
+        {"--gate maybe x.wav", "on or off"},
+        {"--task sing x.wav", "translate or transcribe"},
+        {"--engine steam x.wav", "auto, host or cuda"},
+        {"--precision f16 x.wav", "f32 or auto"},
+        {"--surprise x.wav", "surprise"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(transcribe("%s", cases[i].arguments), 2);
+        expect(err, cases[i].says);
+        assert_int_equal(lines(err), 1);
+    }
+    assert_int_equal(transcribe("--help"), 0);
+    expect(out, "--language");
+    assert_string_equal(err, "");
+}
+
+static void test_a_full_disk_is_told(void **state)
+{
+    (void)state;
+    if (!test_model("tiny.en") || !test_speech("en_lamp.flac"))
+        test_skip("the model tiny.en or the speech collection is not installed");
+    char arguments[2300];
+    snprintf(arguments, sizeof(arguments), "--model %s", test_model("tiny.en"));
+    char usual[300];
+    memcpy(usual, out_path, sizeof(usual));
+    strcpy(out_path, "/dev/full");
+    int status = transcribe("%s %s", arguments, test_speech("en_lamp.flac"));
+    memcpy(out_path, usual, sizeof(usual));
+    assert_int_equal(status, 1);
+    expect(err, "No space left");
+}
+
+static void test_speech_becomes_text(void **state)
+{
+    (void)state;
+    if (!test_model("tiny.en") || !test_speech("en_jfk_stereo.flac"))
+        test_skip("the model tiny.en or the speech collection is not installed");
+    char arguments[2300];
+    snprintf(arguments, sizeof(arguments), "--model %s", test_model("tiny.en"));
+    assert_int_equal(transcribe("%s %s", arguments, test_speech("en_jfk_stereo.flac")), 0);
+    for (char *c = out; *c; c++)
+        *c = *c == '\n' ? ' ' : *c;
+    expect(out, "my fellow Americans");
+    expect(out, "ask what you can do for your country");
+    assert_true(out[0] != ' ');
+    expect(err, "11.0 s of audio");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
+        cmocka_unit_test(test_silence_gives_no_words),
+        cmocka_unit_test(test_a_bad_model_is_said_once),
+        cmocka_unit_test(test_bad_command_lines),
+        cmocka_unit_test(test_a_full_disk_is_told),
+        cmocka_unit_test(test_speech_becomes_text),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
