@@ -128,8 +128,6 @@ static int walk(const struct rows_kernels *k, const float *logits, int first, in
             continue;
         }
         for (int i = block; i < end; i++) {
-            if (logits[i] == -INFINITY)
-                continue;
             *left -= exp(((double)logits[i] - greatest) * scale);
             if (*left < 0.0)
                 return i;
