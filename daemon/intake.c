@@ -1,12 +1,12 @@
 #include "daemon/intake.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "daemon/base/clock.h"
 #include "stream/resample.h"
@@ -20,22 +20,16 @@
 #define BACKOFF_MS_MAX        5000
 #define CLOSE_TIMEOUT_MS      3000
 #define PACED_BLOCKS_A_SECOND 20
-#define NS_A_SECOND           1000000000LL
 #define NS_A_SAMPLE           (NS_A_SECOND / SAMPLE_RATE)
-#define NS_A_MS               1000000LL
+
+/* What READ_FRAMES frames make at the lowest rate, 1 kHz, with what the resampler has held back. */
+#define READ_SAMPLES_MAX (READ_FRAMES * 18)
 
 static void sleep_until_ns(int64_t when)
 {
-    struct timespec ts = {.tv_sec = when / NS_A_SECOND, .tv_nsec = when % NS_A_SECOND};
+    struct timespec ts = clock_timespec(when);
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
         continue;
-}
-
-/* On CLOCK_MONOTONIC. */
-static struct timespec deadline(int ms)
-{
-    int64_t when = clock_now_ns() + ms * NS_A_MS;
-    return (struct timespec){.tv_sec = when / NS_A_SECOND, .tv_nsec = when % NS_A_SECOND};
 }
 
 static void describe(struct intake *in, enum stream_state state, const char *device, const char *message)
@@ -150,7 +144,7 @@ static void put_waiting(struct intake *in, const float *pcm, int n)
         pcm += written;
         n -= written;
         if (n > 0) {
-            const struct timespec until = deadline(50);
+            const struct timespec until = clock_timespec(clock_now_ns() + 50 * NS_A_MS);
             sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
         }
     }
@@ -200,10 +194,9 @@ static void put_samples(struct intake *in, const float *pcm, int n)
 /* n ≤ READ_FRAMES frames through the resampler into the ring; `last` drains it. 0 or a negative errno. */
 static int convert(struct intake *in, const float *frames, int n, bool last, struct err *err)
 {
-    float pcm[READ_FRAMES * 17]; /* at the lowest rate, 1 kHz, with what the filter holds back */
+    float pcm[READ_SAMPLES_MAX];
     _Static_assert(sizeof(pcm) < 128 * 1024, "must fit a thread's stack");
-    if (resampler_output_max(in->resampler, n) > (int)(sizeof(pcm) / sizeof(pcm[0])))
-        return err_set(err, -EOVERFLOW, "the sound could not be resampled");
+    assert(resampler_output_max(in->resampler, n) <= READ_SAMPLES_MAX);
     int got = resampler_run(in->resampler, frames, n, last, pcm, err);
     if (got > 0)
         put_samples(in, pcm, got);
@@ -340,11 +333,12 @@ static int take_frames(struct intake *in, const float *frames, int n, struct err
     int64_t dropped = source->v->take_dropped(in->source);
     if (in->live) {
         int64_t block_ns = source->heard_ns - n * NS_A_SECOND / source->info.rate;
-        if (in->away)
-            come_back(in, block_ns);
-        else if (dropped > 0)
+        if (in->away) {
+            come_back(in, block_ns); /* what was dropped is a part of the absence */
+        } else if (dropped > 0) {
             end_stretch(in);
-        in->lost += dropped * SAMPLE_RATE / source->info.rate;
+            in->lost += dropped * SAMPLE_RATE / source->info.rate;
+        }
         in->heard_ns = source->heard_ns;
         in->backoff_ms = 0;
     }

@@ -55,16 +55,14 @@ struct intake {
     struct ring ring;
     void *storage;
     size_t storage_bytes;
-    struct spsc marks;      /* struct mark: intake → captioner */
-    _Atomic int64_t judged; /* samples the gate has seen */
-    _Atomic int64_t
-        origin_ns; /* CLOCK_MONOTONIC when the stream's clock was 0, by the newest sample: for lags */
-    sem_t room;    /* posted by the captioner when it has released samples */
+    struct spsc marks;         /* struct mark: intake → captioner */
+    _Atomic int64_t judged;    /* samples the gate has seen */
+    _Atomic int64_t origin_ns; /* CLOCK_MONOTONIC at the stream's clock 0, by the newest sample: for lags */
+    sem_t room;                /* posted by the captioner when it has released samples */
 
     /* Said by intake, read by anyone. */
-    _Atomic int
-        state; /* enum stream_state, of the device only: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
-    _Atomic int level_cdb;     /* RMS of the last 100 ms, 1/100 dB relative to full scale */
+    _Atomic int state;     /* enum stream_state, the device's: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
+    _Atomic int level_cdb; /* RMS of the last 100 ms, 1/100 dB relative to full scale */
     _Atomic int64_t overruns;  /* samples lost because they were not read, or not captioned, in time */
     pthread_mutex_t text_lock; /* guards the two strings: taken for a copy only */
     char device[128];

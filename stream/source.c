@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "daemon/base/clock.h"
 #include "stream/source_kinds.h"
 
 /* What follows "kind:" in spec; NULL if it is another kind or nothing follows. */
@@ -69,28 +69,34 @@ static void *close_thread(void *arg)
     return NULL;
 }
 
-int source_close_timeout(struct source *source, int timeout_ms)
+/* NULL where no thread can be started. */
+static struct closing *close_elsewhere(struct source *source)
 {
     pthread_t thread;
     struct closing *closing = calloc(1, sizeof(*closing));
     if (!closing)
-        return -ENOMEM;
+        return NULL;
     closing->source = source;
     atomic_init(&closing->users, 2);
     sem_init(&closing->done, 0, 0);
-    int r = pthread_create(&thread, NULL, close_thread, closing);
-    if (r) {
+    if (pthread_create(&thread, NULL, close_thread, closing)) {
         sem_destroy(&closing->done);
         free(closing);
-        return -r;
+        return NULL;
     }
     pthread_detach(thread);
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    return closing;
+}
+
+int source_close_timeout(struct source *source, int timeout_ms)
+{
+    struct closing *closing = close_elsewhere(source);
+    if (!closing) {
+        source->v->close(source);
+        return 0;
+    }
+    const struct timespec until = clock_timespec(clock_now_ns() + timeout_ms * NS_A_MS);
+    int r;
     while ((r = sem_clockwait(&closing->done, CLOCK_MONOTONIC, &until)) != 0 && errno == EINTR)
         continue;
     let_go(closing);

@@ -40,8 +40,7 @@ struct source_vtable {
 struct source {
     const struct source_vtable *v;
     struct source_info info;
-    int64_t
-        heard_ns; /* live: when the newest frame that has been read was heard, on CLOCK_MONOTONIC; set by read */
+    int64_t heard_ns; /* live: when the newest frame read was heard, on CLOCK_MONOTONIC; set by read */
 };
 
 /* Opens "portaudio", "portaudio:NAME", "monitor", "file:PATH", "pipe:RATE,CHANNELS,FORMAT" (FORMAT: s16le, s24le,
@@ -52,7 +51,8 @@ int source_open(const char *spec, struct source **, struct err *);
 int source_check_spec(const char *spec, struct err *);
 
 /* Closes in a thread of its own and waits at most timeout_ms for it. 0, or -ETIMEDOUT: the source is lost to a
- * sound server that does not answer, and the process should be restarted before it opens another. */
+ * sound server that does not answer, and the process should be restarted before it opens another. Without a deadline
+ * where no thread can be started. */
 int source_close_timeout(struct source *, int timeout_ms);
 
 struct source_device {

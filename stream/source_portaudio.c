@@ -34,7 +34,6 @@
 #define LATE_PATIENCE_NS 2000000000LL
 #define TRIAL_MS         3000
 #define LOCK_MS          2000
-#define NS_A_SECOND      1000000000LL
 
 /* Frames lost before the frame that is the at-th in the FIFO. */
 struct fifo_gap {
@@ -101,8 +100,8 @@ static int from_pa(PaError code, const char *what, struct err *err)
 
 static int take_lock(struct err *err)
 {
-    const struct timespec pause = {.tv_nsec = 5000000};
-    int64_t until = clock_now_ns() + LOCK_MS * 1000000LL;
+    const struct timespec pause = {.tv_nsec = 5 * NS_A_MS};
+    int64_t until = clock_now_ns() + LOCK_MS * NS_A_MS;
     while (pthread_mutex_trylock(&lock) != 0) {
         if (clock_now_ns() >= until)
             return err_set(err, -EBUSY, "the sound server holds a device that is being closed");
@@ -358,8 +357,8 @@ static int check_device(struct device_source *s, int64_t now, struct err *err)
 static int device_read(struct source *base, float *frames, int max_frames, int timeout_ms, struct err *err)
 {
     struct device_source *s = (struct device_source *)base;
-    int64_t deadline = clock_now_ns() + timeout_ms * 1000000LL;
-    const struct timespec until = {.tv_sec = deadline / NS_A_SECOND, .tv_nsec = deadline % NS_A_SECOND};
+    int64_t deadline = clock_now_ns() + timeout_ms * NS_A_MS;
+    const struct timespec until = clock_timespec(deadline);
     for (;;) {
         int64_t now = clock_now_ns();
         int64_t n = available(s);

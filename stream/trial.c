@@ -84,7 +84,7 @@ int trial_run(int timeout_ms)
     int status, r = spawn(&pid);
     if (r < 0)
         return r;
-    int64_t deadline = clock_now_ns() + timeout_ms * 1000000LL;
+    int64_t deadline = clock_now_ns() + timeout_ms * NS_A_MS;
     bool killed = false;
     for (;;) {
         pid_t done = waitpid(pid, &status, killed ? 0 : WNOHANG);
@@ -96,7 +96,7 @@ int trial_run(int timeout_ms)
             kill(pid, SIGKILL);
             killed = true;
         }
-        const struct timespec pause = {.tv_nsec = 2000000};
+        const struct timespec pause = {.tv_nsec = 2 * NS_A_MS};
         nanosleep(&pause, NULL);
     }
     if (killed)

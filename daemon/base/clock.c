@@ -1,12 +1,10 @@
 #include "daemon/base/clock.h"
 
-#include <time.h>
-
 static int64_t read_clock(clockid_t id)
 {
     struct timespec ts;
     clock_gettime(id, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+    return (int64_t)ts.tv_sec * NS_A_SECOND + ts.tv_nsec;
 }
 
 int64_t clock_now_ns(void)
@@ -16,5 +14,10 @@ int64_t clock_now_ns(void)
 
 int64_t clock_unix_ms(void)
 {
-    return read_clock(CLOCK_REALTIME) / 1000000;
+    return read_clock(CLOCK_REALTIME) / NS_A_MS;
+}
+
+struct timespec clock_timespec(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / NS_A_SECOND, .tv_nsec = ns % NS_A_SECOND};
 }

@@ -3,9 +3,16 @@
 #define CAPTIOND_BASE_CLOCK_H
 
 #include <stdint.h>
+#include <time.h>
+
+#define NS_A_SECOND 1000000000LL
+#define NS_A_MS     1000000LL
 
 /* Nanoseconds on CLOCK_MONOTONIC. */
 int64_t clock_now_ns(void);
+
+/* Such a time in the form that system calls take. */
+struct timespec clock_timespec(int64_t ns);
 
 /* Milliseconds since the Unix epoch, for the edge only: inside, the sample index is the clock. */
 int64_t clock_unix_ms(void);
