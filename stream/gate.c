@@ -12,6 +12,13 @@
 #define SURE    0.2f
 #define SURE_MS 500
 
+/* A high threshold must not ask for what no frame can reach. */
+static float sure_level(float threshold)
+{
+    float half = (1.0f - threshold) / 2.0f;
+    return threshold + (half < SURE ? half : SURE);
+}
+
 static int64_t samples(int ms)
 {
     return (int64_t)ms * (SAMPLE_RATE / 1000);
@@ -70,7 +77,7 @@ void gate_judge(struct gate *gate, float probability, int64_t start, struct gate
     gate->speaking = speech;
 
     int64_t burst = end - gate->speech_since;
-    bool sure = gate->peak >= o->threshold + SURE || burst >= samples(SURE_MS);
+    bool sure = gate->peak >= sure_level(o->threshold) || burst >= samples(SURE_MS);
     if (!gate->open && speech && sure && burst >= samples(o->min_speech_ms))
         open_at(gate, gate->speech_since - samples(o->pre_roll_ms), event);
     else if (gate->open && !speech && end - gate->speech_last >= samples(o->min_silence_ms))

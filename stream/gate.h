@@ -1,8 +1,11 @@
 /* The voice gate: from frame probabilities to utterances with pre-roll, hangover and merging.
  *
  * A frame is speech when p ≥ threshold, silence when p < threshold − 0.15; the band between holds what was. An
- * utterance opens once a burst of speech is min_speech_ms long and sure: one frame of it reached threshold + 0.2, or it
- * has lasted 500 ms. It closes after min_silence_ms of silence, so shorter gaps merge. Times are sample indices on the stream's clock. Belongs to the intake thread. */
+ * utterance opens once a burst of speech is min_speech_ms long and sure: one frame of it reached threshold + 0.2
+ * (or half the way from the threshold to 1, if that is less), or it has lasted 500 ms. It closes after
+ * min_silence_ms of silence, so shorter gaps merge.
+ *
+ * Times are indices of the samples that the gate was given. Belongs to the intake thread. */
 #ifndef CAPTIOND_STREAM_GATE_H
 #define CAPTIOND_STREAM_GATE_H
 
@@ -24,8 +27,7 @@ enum gate_event_type { GATE_NONE, GATE_START, GATE_END };
 
 struct gate_event {
     enum gate_event_type type;
-    int64_t
-        at; /* START: first sample of the utterance; END: sample after its last. Never before an earlier event */
+    int64_t at; /* START: the utterance's first sample; END: the one after its last. Never descends */
 };
 
 struct gate {

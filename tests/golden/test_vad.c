@@ -2,9 +2,6 @@
 #include "tests/support/support.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 #include "stream/ring.h"
 #include "stream/source.h"
@@ -90,32 +87,12 @@ static void extremes_stay_probabilities(void **state)
     }
 }
 
-/* A gross bound, half of real time, that holds under a thread sanitizer too; the figure is printed. */
-static void a_frame_is_cheap(void **state)
-{
-    struct vad vad;
-    double best = 1.0;
-    for (int repeat = 0; repeat < 3; repeat++) {
-        struct timespec a, b;
-        vad_init(&vad);
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
-        for (int i = 0; i < 100; i++)
-            vad_process(&vad, pcm + i * VAD_FRAME);
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
-        double took = (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
-        best = fmin(best, took / 100);
-    }
-    printf("%.3f ms a frame\n", best * 1e3);
-    assert_true(best < 16e-3);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(probabilities_are_the_reference_s),
         cmocka_unit_test(state_carries_over),
         cmocka_unit_test(extremes_stay_probabilities),
-        cmocka_unit_test(a_frame_is_cheap),
     };
     return cmocka_run_group_tests(tests, load, NULL);
 }

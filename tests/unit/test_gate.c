@@ -133,6 +133,28 @@ static void a_burst_must_be_sure(void **state)
     assert_int_equal(s.n_events, 0);
 }
 
+/* threshold + 0.2 would be more than 1: half the way up, 0.95, is what 0.96 and not 0.94 reaches. */
+static void a_high_threshold_can_be_sure(void **state)
+{
+    static const struct {
+        float peak;
+        int n_events;
+    } cases[] = {{0.94f, 0}, {0.96f, 1}};
+    struct gate_options strict = usual;
+    strict.threshold = 0.9f;
+    for (size_t i = 0; i < 2; i++) {
+        struct gate gate;
+        struct gate_event event;
+        int n_events = 0;
+        gate_init(&gate, &strict, 0);
+        for (int frame = 0; frame < 10; frame++) {
+            gate_judge(&gate, frame == 5 ? cases[i].peak : 0.91f, (int64_t)frame * VAD_FRAME, &event);
+            n_events += event.type == GATE_START;
+        }
+        assert_int_equal(n_events, cases[i].n_events);
+    }
+}
+
 static void pre_roll_ends_at_the_last_end(void **state)
 {
     struct script s;
@@ -248,6 +270,7 @@ int main(void)
         cmocka_unit_test(short_gaps_merge),
         cmocka_unit_test(the_band_holds_what_was),
         cmocka_unit_test(a_burst_must_be_sure),
+        cmocka_unit_test(a_high_threshold_can_be_sure),
         cmocka_unit_test(pre_roll_ends_at_the_last_end),
         cmocka_unit_test(padding_never_reaches_into_the_future),
         cmocka_unit_test(the_end_closes),
