@@ -350,6 +350,20 @@ static const struct engine_vtable vtable = {
     .kv_copy = submit_kv_copy,
 };
 
+/* bf16 where both the kernels here and oneDNN have it. */
+static int choose_type(struct host_engine *h, int n_threads, struct err *err)
+{
+    bool bf16 = h->options.precision == PRECISION_AUTO && h->wide->attention_bf16;
+    int r = bf16 ? gemm_create(n_threads, DTYPE_BF16, &h->gemm, err) : -ENOTSUP;
+    if (r == -ENOTSUP) {
+        bf16 = false;
+        r = gemm_create(n_threads, DTYPE_F32, &h->gemm, err);
+    }
+    h->base.wide_type = bf16 ? DTYPE_BF16 : DTYPE_F32;
+    snprintf(h->base.name, sizeof(h->base.name), "host %s (%s)", bf16 ? "bf16" : "f32", isa_name(h->isa));
+    return r;
+}
+
 int host_engine_open(const struct engine_options *options, struct engine **out, struct err *err)
 {
     if (options->n_threads < 0 || options->n_threads > HOST_THREADS_MAX)
@@ -362,9 +376,7 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     h->isa = isa_detect();
     h->wide = wide_kernels_for(h->isa);
     h->rows = rows_kernels_for(h->isa);
-    bool bf16 = options->precision == PRECISION_AUTO && h->wide->attention_bf16;
-    h->base = (struct engine){.v = &vtable, .wide_type = bf16 ? DTYPE_BF16 : DTYPE_F32};
-    snprintf(h->base.name, sizeof(h->base.name), "host %s (%s)", bf16 ? "bf16" : "f32", isa_name(h->isa));
+    h->base.v = &vtable;
     int n_threads = options->n_threads ? options->n_threads : processor_count();
     n_threads = n_threads > HOST_THREADS_MAX ? HOST_THREADS_MAX : n_threads;
     h->submission = calloc(1, sizeof(*h->submission));
@@ -374,7 +386,7 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     if (r < 0)
         err_set(err, r, "cannot start the host engine with %d threads: %s", n_threads, strerror(-r));
     else
-        r = gemm_create(n_threads, h->base.wide_type, &h->gemm, err);
+        r = choose_type(h, n_threads, err);
     if (r < 0) {
         destroy(&h->base);
         return r;

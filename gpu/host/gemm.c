@@ -1,106 +1,16 @@
 /* Products of hundreds of rows, by oneDNN: the only file that knows it.
  *
  * oneDNN as distributions build it runs on OpenMP, so its own threads are kept out: each worker of the pool calls it
- * with one OpenMP thread on a few dozen rows at a time. Primitives are made for (rows, options) at the first call, which
- * is the warm-up, and found again afterwards. Its fast matrix products take dense matrices only: inputs whose rows overlap
- * and outputs with gaps pass through scratch. */
+ * with one OpenMP thread on a few dozen rows at a time. Primitives are made for (rows, options) at the first call,
+ * which is the warm-up, and found again afterwards. Its fast matrix products take dense matrices only: inputs whose
+ * rows overlap and outputs with gaps pass through scratch. */
 #include <errno.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <oneapi/dnnl/dnnl.h>
-
 #include "gpu/host/host.h"
-
-/* --- the two C interfaces of oneDNN ------------------------------------------------------------------------------- */
-
-#if DNNL_VERSION_MAJOR < 3
-typedef const dnnl_memory_desc_t *md_ref;
-#define MD_REF(md) (&(md))
-
-static void md_destroy(dnnl_memory_desc_t *md)
-{
-    (void)md;
-}
-
-static dnnl_status_t md_create(dnnl_memory_desc_t *md, dnnl_dims_t dims, dnnl_data_type_t type,
-                               dnnl_dims_t strides)
-{
-    return strides ? dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides)
-                   : dnnl_memory_desc_init_by_tag(md, 2, dims, type, dnnl_format_tag_any);
-}
-
-static dnnl_status_t md_clone(dnnl_memory_desc_t *md, md_ref from)
-{
-    *md = *from;
-    return dnnl_success;
-}
-
-static size_t md_bytes(md_ref md)
-{
-    return dnnl_memory_desc_get_size(md);
-}
-
-static dnnl_status_t matmul_create(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, md_ref src,
-                                   md_ref weights, md_ref bias, md_ref dst, dnnl_primitive_attr_t attr)
-{
-    dnnl_matmul_desc_t desc;
-    dnnl_status_t s = dnnl_matmul_desc_init(&desc, src, weights, bias, dst);
-    return s != dnnl_success ? s : dnnl_primitive_desc_create(pd, &desc, attr, engine, NULL);
-}
-
-static dnnl_status_t append_gelu(dnnl_post_ops_t ops)
-{
-    return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
-}
-
-static dnnl_status_t append_sum(dnnl_post_ops_t ops)
-{
-    return dnnl_post_ops_append_sum(ops, 1.0f);
-}
-#else
-typedef const_dnnl_memory_desc_t md_ref;
-#define MD_REF(md) (md)
-
-static void md_destroy(dnnl_memory_desc_t *md)
-{
-    dnnl_memory_desc_destroy(*md);
-}
-
-static dnnl_status_t md_create(dnnl_memory_desc_t *md, dnnl_dims_t dims, dnnl_data_type_t type,
-                               dnnl_dims_t strides)
-{
-    return strides ? dnnl_memory_desc_create_with_strides(md, 2, dims, type, strides)
-                   : dnnl_memory_desc_create_with_tag(md, 2, dims, type, dnnl_format_tag_any);
-}
-
-static dnnl_status_t md_clone(dnnl_memory_desc_t *md, md_ref from)
-{
-    return dnnl_memory_desc_clone(md, from);
-}
-
-static size_t md_bytes(md_ref md)
-{
-    return dnnl_memory_desc_get_size(md);
-}
-
-static dnnl_status_t matmul_create(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, md_ref src,
-                                   md_ref weights, md_ref bias, md_ref dst, dnnl_primitive_attr_t attr)
-{
-    return dnnl_matmul_primitive_desc_create(pd, engine, src, weights, bias, dst, attr);
-}
-
-static dnnl_status_t append_gelu(dnnl_post_ops_t ops)
-{
-    return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
-}
-
-static dnnl_status_t append_sum(dnnl_post_ops_t ops)
-{
-    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
-}
-#endif
+#include "gpu/host/onednn.h"
 
 static dnnl_data_type_t data_type(enum dtype t)
 {
@@ -145,8 +55,7 @@ struct gemm {
     enum dtype type;                         /* of inputs and packed weights */
     dnnl_stream_t streams[HOST_THREADS_MAX]; /* one a worker */
     int n_streams;
-    struct plan
-        *plans; /* serve all weights of their shape: oneDNN's layout depends on shape and type alone */
+    struct plan *plans; /* serve all weights of a shape: their layout depends on shape and type alone */
 };
 
 struct wide_weight {
@@ -226,7 +135,7 @@ static dnnl_status_t product_create(const struct gemm *g, const struct plan_key 
         s = s ? s : memory_create(g, key->out, rows, key->n_out, &memory[DST]);
         if (!s) {
             md_ref scratchpad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-            product->scratchpad_bytes = md_bytes(scratchpad);
+            product->scratchpad_bytes = dnnl_memory_desc_get_size(scratchpad);
             s = dnnl_memory_create(&memory[SCRATCHPAD], scratchpad, g->engine, DNNL_MEMORY_NONE);
         }
     }
@@ -291,6 +200,18 @@ static struct plan *plan_for(struct host_engine *h, const struct plan_key *key, 
     return plan;
 }
 
+/* Whether there is a kernel for this type: DNNL_MAX_CPU_ISA or the way oneDNN was built may exclude what the
+ * processor has. */
+static dnnl_status_t try_type(const struct gemm *g)
+{
+    const struct plan_key key = {.n_in = 64, .n_out = 64, .out = g->type, .bias = true};
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t s = describe(g, &key, CHUNK_ROWS, NULL, &pd);
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    return s;
+}
+
 int gemm_create(int n_workers, enum dtype type, struct gemm **out, struct err *err)
 {
     struct gemm *g = calloc(1, sizeof(*g));
@@ -302,9 +223,10 @@ int gemm_create(int n_workers, enum dtype type, struct gemm **out, struct err *e
         s = dnnl_stream_create(&g->streams[g->n_streams], g->engine, dnnl_stream_default_flags);
         g->n_streams += s == dnnl_success;
     }
+    s = s ? s : try_type(g);
     if (s != dnnl_success) {
         gemm_destroy(g);
-        return failed(err, s, "start");
+        return failed(err, s, type == DTYPE_BF16 ? "multiply bf16 matrices" : "multiply f32 matrices");
     }
     *out = g;
     return 0;

@@ -53,6 +53,7 @@ const struct wide_kernels *wide_kernels_for(enum isa);
 const struct rows_kernels *rows_kernels_for(enum isa);
 
 struct gemm; /* gemm.c: what oneDNN needs */
+/* For inputs and weights of one type. 0, -ENOMEM, -ENOTSUP where oneDNN has no kernel for it, -EIO. */
 int gemm_create(int n_workers, enum dtype, struct gemm **, struct err *);
 void gemm_destroy(struct gemm *);
 

@@ -3,7 +3,9 @@
 #include "tests/support/engines.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -293,12 +295,47 @@ static void test_says_what_forbids_it(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-int main(void)
+/* In a process of its own: oneDNN reads its limit once. */
+static int limited(void)
 {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_double)};
+    struct engine *e = NULL;
+    const struct engine_options options = {.n_threads = 1, .n_mels = 80};
+    if (engine_open("host", &options, &e, NULL) < 0)
+        return 1;
+    bool f32 = e->wide_type == DTYPE_F32 && strstr(e->name, "f32");
+    engine_close(e);
+    return f32 ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
+}
+
+/* oneDNN that is held to AVX2 has no bf16, whatever the processor can do. */
+static void test_without_bf16_in_onednn(void **state)
+{
+    extern char **environ;
+    char name[] = "test_linear", what[] = "limited", *argv[] = {name, what, NULL};
+    posix_spawn_file_actions_t quiet;
+    pid_t child;
+    int status;
+    setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+    posix_spawn_file_actions_init(&quiet);
+    posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    assert_int_equal(posix_spawn(&child, "/proc/self/exe", &quiet, NULL, argv, environ), 0);
+    posix_spawn_file_actions_destroy(&quiet);
+    unsetenv("DNNL_MAX_CPU_ISA");
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "limited"))
+        return limited();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_encoder_shapes),
         cmocka_unit_test(test_refuses_shapes),
+        cmocka_unit_test(test_without_bf16_in_onednn),
 #if defined(__x86_64__) /* elsewhere oneDNN may have compiled kernels */
         cmocka_unit_test(test_says_what_forbids_it),
 #endif
