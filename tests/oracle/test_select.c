@@ -206,7 +206,8 @@ static void draw_logits(struct test_rng *rng, const struct world *w, float *x)
         break;
     case 5: /* the end of text and the ids around the borders */
         fill(rng, x, (size_t)n, 1.0f);
-        x[w->v.eot] = x[0] = x[n - 1] = x[begin] = x[begin - 1] = 20.0f;
+        for (int i = 0; i < 5; i++)
+            x[(int[]){w->v.eot, 0, n - 1, begin, begin - 1}[i]] = 20.0f + test_rng_uniform(rng);
         break;
     default:
         fill(rng, x, (size_t)n, 5.0f);
@@ -236,7 +237,8 @@ static int check_row(const struct world *w, int r, const float *logits, double *
         return 0;
     }
     double margin = filter(w, s, pos, logits, x);
-    if (margin < 1e-5)
+    if (margin > 0.0 &&
+        margin < 1e-5) /* one timestamp against an equal text token is an exact tie, and no doubt */
         return 1;
     int best = argmax(x, w->v.n);
     if (x[best] == -INFINITY) { /* the original has no answer; ours ends the text */
@@ -252,11 +254,11 @@ static int check_row(const struct world *w, int r, const float *logits, double *
     return 0;
 }
 
-static void check_rules(struct world *w, struct test_rng *rng, int rounds)
+/* Counts rows, and those that were too near to call. */
+static void check_rules(struct world *w, struct test_rng *rng, int rounds, int *rows, int *near)
 {
     float *given = malloc((size_t)ROWS * (size_t)w->v.n * sizeof(float));
     double *x = malloc((size_t)w->v.n * sizeof(double));
-    int near = 0, rows = 0;
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < RUN_TOKEN_MASKS * w->mask_words; i++)
             w->masks[i] =
@@ -271,16 +273,16 @@ static void check_rules(struct world *w, struct test_rng *rng, int rounds)
         }
         run(w, n);
         for (int r = 0; r < n; r++)
-            near += check_row(w, r, given + (size_t)r * (size_t)w->v.n, x);
-        rows += n;
+            *near += check_row(w, r, given + (size_t)r * (size_t)w->v.n, x);
+        *rows += n;
     }
-    assert_true(near <= rows / 20); /* ties of sums of exponentials, among small whole numbers, are rare */
     free(given);
     free(x);
 }
 
 static void test_rules(void **state)
 {
+    int rows = 0, near = 0;
     struct test_rng rng;
     test_rng_init(&rng, 9);
     for (int isa = 0; isa < N_ISAS; isa++) {
@@ -288,10 +290,12 @@ static void test_rules(void **state)
             struct world w = make_world(isa_names[isa], threads, threads == 2 ? large : small);
             if (!w.e)
                 continue;
-            check_rules(&w, &rng, threads == 2 ? 8 : 150);
+            check_rules(&w, &rng, threads == 2 ? 8 : 150, &rows, &near);
             drop_world(&w);
         }
     }
+    printf("%d of %d rows too near to call\n", near, rows);
+    assert_true(near <= rows / 1000);
 }
 
 static void test_probe(void **state)
