@@ -131,6 +131,9 @@ static struct message *write_message(struct hub *hub, const struct event *e, int
 void hub_poke(struct hub *hub)
 {
     int64_t began = clock_now_ns();
+    if (!hub->news)
+        return;
+    hub->news = false;
     for (struct reader *r = hub->readers, *next; r; r = next) {
         next = r->next;
         r->poke(r);
@@ -150,6 +153,7 @@ void hub_publish(struct hub *hub, const struct event *e)
     int64_t seq = e->type == EVENT_PARTIAL ? 0 : hub->journal.next;
     follow(hub, s, e, seq);
     struct message *m = write_message(hub, e, seq);
+    hub->news = true;
     if (!m)
         abort(); /* out of memory: an event would be lost silently */
     if (seq) {

@@ -59,6 +59,7 @@ struct hub {
     struct reader *readers;
     struct stats *stats;
     const char *model, *engine;
+    bool news;  /* since the last poke */
     char *line; /* [PROTOCOL_LINE_MAX] scratch */
 };
 
@@ -77,7 +78,8 @@ void hub_finish(struct hub *); /* NULL and zeroed objects are accepted; readers 
 /* Numbers the event and puts its line into the history. A quiet status is only remembered. */
 void hub_publish(struct hub *, const struct event *);
 
-/* Pokes every reader: once after all events that were waiting, so that they leave in one write. */
+/* Pokes every reader if there is something new: once after all events that were waiting, so that they leave in one
+ * write. */
 void hub_poke(struct hub *);
 
 /* Says for every utterance that is still open that its rest was not transcribed: a gap up to now_ms[stream], then a final.

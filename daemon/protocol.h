@@ -5,7 +5,7 @@
  * followed by events: speech_start, partial, commit, final, gap, status. Besides there are
  *   {"type":"missed","from_seq":3,"to_seq":17}   these events are no longer in the history
  *   {"type":"error","message":"…"}               about the client's last request
- *   {"type":"bye","reason":"shutdown|end|slow|error","message":"…"}   the last line of a connection
+ *   {"type":"bye","reason":"shutdown|end|error","message":"…"}   the last line of a connection
  * Events but partials carry `seq`, which grows by one and begins at 1 in each session (a run of the daemon). A partial is
  * the tail behind all commits before it and holds until the stream's next partial, commit or final.
  *

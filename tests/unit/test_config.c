@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/config.h"
@@ -154,6 +155,33 @@ static void checks_socket_paths(void **state)
     config_finish(&c);
 }
 
+/* Without --config the user's file is read where there is one. */
+static void finds_the_users_file(void **state)
+{
+    char dir[] = "/tmp/captiond-test-XXXXXX", path[128];
+    struct config c;
+    struct err err;
+    enum config_action action;
+    char *argv[] = {"captiond", NULL};
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/captiond", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/captiond/captiond.conf", dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("step = 1234\n", f);
+    fclose(f);
+    setenv("XDG_CONFIG_HOME", dir, 1);
+    assert_int_equal(config_load(&c, 1, argv, &action, &err), 0);
+    assert_int_equal(c.step_ms, 1234);
+    assert_string_equal(c.file, path);
+    config_finish(&c);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/captiond", dir);
+    rmdir(path);
+    rmdir(dir);
+}
+
 /* Lines that inih would cut are refused instead. */
 static void refuses_long_lines(void **state)
 {
@@ -250,15 +278,11 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),
-        cmocka_unit_test(layers_values),
-        cmocka_unit_test(takes_switches),
-        cmocka_unit_test(explains_mistakes),
-        cmocka_unit_test(checks_socket_paths),
-        cmocka_unit_test(refuses_long_lines),
-        cmocka_unit_test(example_is_a_configuration),
-        cmocka_unit_test(tells_differences),
-        cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(has_defaults),        cmocka_unit_test(layers_values),
+        cmocka_unit_test(takes_switches),      cmocka_unit_test(explains_mistakes),
+        cmocka_unit_test(checks_socket_paths), cmocka_unit_test(finds_the_users_file),
+        cmocka_unit_test(refuses_long_lines),  cmocka_unit_test(example_is_a_configuration),
+        cmocka_unit_test(tells_differences),   cmocka_unit_test(help_names_every_setting),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
