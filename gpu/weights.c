@@ -1,13 +1,11 @@
 /* Opening a model file, and the check that every tensor of the graph is there. */
 #include "gpu/weights.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -106,10 +104,14 @@ static int check_tensor(const struct weights *w, const char *name, const struct 
             n += snprintf(found + n, sizeof(found) - (size_t)n, "%s%u", i ? " × " : "", t.dims[i]);
         for (int i = 0, n = 0; i < 3 && q->dims[i] != NONE; i++)
             n += snprintf(wanted + n, sizeof(wanted) - (size_t)n, "%s%u", i ? " × " : "", sizes[q->dims[i]]);
-        return weights_damaged(w, t.offset, name, err, "the shape is %s instead of %s", found, wanted);
+        return weights_damaged(t.file, t.offset, name, err, "the shape is %s instead of %s", found, wanted);
     }
     if (!t.codec->decode)
-        return weights_damaged(w, t.offset, name, err, "numbers of type %s are not supported", t.codec->name);
+        return weights_damaged(t.file, t.offset, name, err, "numbers of type %s are not supported",
+                               t.codec->name);
+    if (t.codec->scaled && !t.n_scales)
+        return weights_damaged(t.file, t.offset, name, err, "numbers of type %s without a scale",
+                               t.codec->name);
     return 0;
 }
 
@@ -192,32 +194,6 @@ static int check_dims(const struct weights *w, struct err *err)
 
 /* --- life ------------------------------------------------------------------------------------------------------- */
 
-static int map_file(struct weights *w, struct err *err)
-{
-    assert(w->path);
-    /* O_NONBLOCK: a FIFO in place of the file is refused below instead of waited for. */
-    int fd = open(w->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return err_set(err, -errno, "%s: %s", w->path, strerror(errno));
-    struct stat st;
-    int r = 0;
-    if (fstat(fd, &st) < 0)
-        r = err_set(err, -errno, "%s: %s", w->path, strerror(errno));
-    else if (!S_ISREG(st.st_mode) || st.st_size < 8)
-        r = err_set(err, -EINVAL, "%s: not a model file", w->path);
-    if (r == 0) {
-        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) {
-            r = err_set(err, -errno, "%s: cannot be mapped: %s", w->path, strerror(errno));
-        } else {
-            w->data = p;
-            w->size = (size_t)st.st_size;
-        }
-    }
-    close(fd);
-    return r;
-}
-
 static int set_paths(struct weights *w, const char *path, struct err *err)
 {
     struct stat st;
@@ -240,7 +216,7 @@ int weights_open(const char *path, struct weights **out, struct err *err)
         return err_set(err, -ENOMEM, "%s: out of memory", path);
     int r = set_paths(w, path, err);
     if (r == 0)
-        r = map_file(w, err);
+        r = weights_add_file(w, w->path, err);
     if (r == 0)
         r = w->format->parse(w, err);
     if (r == 0)
@@ -256,12 +232,12 @@ int weights_open(const char *path, struct weights **out, struct err *err)
     return 0;
 }
 
-void weights_unmap(struct weights *w)
+void weights_close_files(struct weights *w)
 {
-    if (w->data)
-        munmap((void *)w->data, w->size);
-    w->data = NULL;
-    w->size = 0;
+    for (; w->n_files > 0; w->n_files--) {
+        close(w->files[w->n_files - 1].fd);
+        free(w->files[w->n_files - 1].path);
+    }
     free(w->tensors);
     w->tensors = NULL;
     w->n_tensors = 0;
@@ -271,7 +247,7 @@ void weights_close(struct weights *w)
 {
     if (!w)
         return;
-    weights_unmap(w);
+    weights_close_files(w);
     free(w->mel_filters);
     free(w->vocabulary.tokens);
     free(w->vocabulary.bytes);
@@ -296,13 +272,57 @@ const float *weights_mel_filters(const struct weights *w)
     return w->mel_filters;
 }
 
-/* A tensor is read once as a rule: its pages need not stay in this process' memory until the file is closed. */
-static void release_pages(const struct weights *w, const struct tensor *t)
+/* --- numbers ---------------------------------------------------------------------------------------------------- */
+
+#define CHUNK                                                                                                \
+    16384 /* numbers: a whole number of blocks, and what is read stays in the cache until it is decoded */
+
+/* Divides the numbers first … first + n − 1 of a tensor of rows of `row`. */
+static int apply_scales(const struct tensor *t, size_t row, size_t first, size_t n, float *dst,
+                        struct err *err)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t first = (t->offset + page - 1) / page * page, last = (t->offset + t->bytes) / page * page;
-    if (last > first)
-        madvise((void *)(w->data + first), last - first, MADV_DONTNEED);
+    float scale = 1.0f;
+    for (size_t i = 0, next = 0; i < n; i++) {
+        if (i == next) {
+            size_t k = t->n_scales > 1 ? (first + i) / row : 0;
+            int r = model_file_read(t->file, t->scales + k * sizeof(scale), &scale, sizeof(scale), err);
+            if (r < 0)
+                return r;
+            if (!(scale > 0.0f && scale <= 3.4e38f))
+                return weights_damaged(t->file, t->scales + k * sizeof(scale), "scale", err,
+                                       "%g is not positive", (double)scale);
+            next = t->n_scales > 1 ? i + row - (first + i) % row : n;
+        }
+        dst[i] /= scale;
+    }
+    return 0;
+}
+
+static int read_numbers(const struct tensor *t, size_t n, float *dst, struct err *err)
+{
+    unsigned char bytes[CHUNK * sizeof(float)];
+    const struct codec *codec = t->codec;
+    size_t row = t->n_dims ? n / t->dims[0] : 1;
+    for (size_t done = 0; done < n;) {
+        size_t part = n - done < CHUNK ? n - done : CHUNK;
+        size_t offset = t->offset + done / codec->block * codec->block_bytes;
+        int r = model_file_read(t->file, offset, bytes, part / codec->block * codec->block_bytes, err);
+        if (r < 0)
+            return r;
+        bool finite = codec->decode(bytes, part, dst + done);
+        if (finite && codec->scaled)
+            r = apply_scales(t, row, done, part, dst + done, err);
+        if (r < 0)
+            return r;
+        for (size_t i = 0; !finite && i < part; i += codec->block) {
+            size_t at = i / codec->block * codec->block_bytes;
+            if (!codec->decode(bytes + at, codec->block, dst + done + i))
+                return weights_damaged(t->file, offset + at, t->name, err, "number %zu is not finite",
+                                       done + i);
+        }
+        done += part;
+    }
+    return 0;
 }
 
 int weights_read(const struct weights *w, const char *name, float *dst, size_t n, struct err *err)
@@ -312,11 +332,8 @@ int weights_read(const struct weights *w, const char *name, float *dst, size_t n
     if (!w->n_tensors || !w->format->find(w, name, &t))
         return err_set(err, -ENOENT, "%s: tensor %s is missing", w->path, name);
     if (!tensor_count(t.dims, t.n_dims, &count) || count != n)
-        return weights_damaged(w, t.offset, name, err, "it does not have %zu numbers", n);
-    if (!t.codec->decode(w->data + t.offset, n, dst))
-        return weights_damaged(w, t.offset, name, err, "not all of its numbers are finite");
-    release_pages(w, &t);
-    return 0;
+        return weights_damaged(t.file, t.offset, name, err, "it does not have %zu numbers", n);
+    return read_numbers(&t, n, dst, err);
 }
 
 const char *weights_token_bytes(const struct weights *w, int32_t id, size_t *n_bytes)

@@ -1,6 +1,7 @@
-/* Trained weights and vocabulary of a Whisper model file, mapped read-only and checked before use.
+/* Trained weights and vocabulary of a Whisper model file, checked before use.
  *
- * Formats: a CTranslate2 folder (model.bin, config.json, tokenizer.json) and a ggml .bin file. Tensors are asked
+ * Formats: a CTranslate2 folder (model.bin, config.json, tokenizer.json; f32, f16, bf16, int8, int16) and a ggml .bin
+ * file (f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0). Tensors are asked
  * for by OpenAI's names (encoder.blocks.0.attn.query.weight …), whatever the file calls them and however it
  * fuses them, and are delivered as f32 in OpenAI's layout. One thread at a time. */
 #ifndef CAPTIOND_GPU_WEIGHTS_H
@@ -21,14 +22,14 @@ struct align_head {
     int layer, head;
 };
 
-/* Maps and checks the file: every size and offset lies within it, every tensor of the graph is there with the
+/* Opens and checks the file: every size and offset lies within it, every tensor of the graph is there with the
  * expected shape, every number of the header is plausible. 0; -ENOENT; -EINVAL with a message that names the
  * file, the field and the offset; -ENOMEM. */
 int weights_open(const char *path, struct weights **, struct err *);
 void weights_close(struct weights *); /* NULL is accepted; invalidates all that was borrowed */
 
-/* Lets go of the file once its tensors have been read. Dims, heads, filters and vocabulary stay. */
-void weights_unmap(struct weights *);
+/* Closes the files once their tensors have been read. Dims, heads, filters and vocabulary stay. */
+void weights_close_files(struct weights *);
 
 const struct whisper_dims *weights_dims(const struct weights *);
 
@@ -40,7 +41,8 @@ int whisper_eot(int n_vocab);
  * Sorted by layer, then head. Returns their number, at most RUN_ALIGN_HEADS. */
 int weights_align_heads(const struct weights *, const struct align_head **heads);
 
-/* Copies tensor `name`, which must have n elements, to dst. 0; -ENOENT; -EINVAL (other size, NaN or infinity). */
+/* Copies tensor `name`, which must have n elements, to dst. 0; -ENOENT; -EINVAL (other size, NaN or
+ * infinity, a file that has become shorter); another negative errno of a read that failed. */
 int weights_read(const struct weights *, const char *name, float *dst, size_t n, struct err *);
 
 /* The mel filterbank [n_mels, 201] of the file if it carries one (ggml), else NULL. */

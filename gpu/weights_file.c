@@ -1,13 +1,17 @@
 /* Reading a model file within its bounds, and the tables that come of it. */
 #include "gpu/weights_file.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-int weights_damaged(const struct weights *w, size_t offset, const char *what, struct err *err,
+int weights_damaged(const struct model_file *file, size_t offset, const char *what, struct err *err,
                     const char *fmt, ...)
 {
     char cause[256];
@@ -15,20 +19,90 @@ int weights_damaged(const struct weights *w, size_t offset, const char *what, st
     va_start(ap, fmt);
     vsnprintf(cause, sizeof(cause), fmt, ap);
     va_end(ap);
-    err_set(err, -EINVAL, "%s: %s at byte %zu: %s", w->path, what, offset, cause);
+    err_set(err, -EINVAL, "%s: %s at byte %zu: %s", file->path, what, offset, cause);
     return -EINVAL;
 }
 
-/* --- reading ---------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------------------------ */
+
+int weights_add_file(struct weights *w, const char *path, struct err *err)
+{
+    if (w->n_files == MODEL_FILES_MAX)
+        return err_set(err, -EINVAL, "%s: the model has more than %d files", path, MODEL_FILES_MAX);
+    struct model_file *file = &w->files[w->n_files];
+    /* O_NONBLOCK: a FIFO in place of the file is refused below instead of waited for. */
+    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file->fd < 0)
+        return err_set(err, -errno, "%s: %s", path, strerror(errno));
+    struct stat st;
+    int r = 0;
+    if (fstat(file->fd, &st) < 0)
+        r = err_set(err, -errno, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode) || st.st_size < 8)
+        r = err_set(err, -EINVAL, "%s: not a model file", path);
+    else if (!(file->path = strdup(path)))
+        r = err_set(err, -ENOMEM, "%s: out of memory", path);
+    if (r < 0) {
+        close(file->fd);
+        return r;
+    }
+    file->size = (size_t)st.st_size;
+    w->n_files++;
+    return 0;
+}
+
+int model_file_read(const struct model_file *file, size_t offset, void *dst, size_t n, struct err *err)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(file->fd, (char *)dst + done, n - done, (off_t)(offset + done));
+        if (got == 0)
+            return weights_damaged(file, offset + done, "end", err, "the file has become shorter");
+        if (got < 0 && errno != EINTR)
+            return err_set(err, -errno, "%s: byte %zu: %s", file->path, offset + done, strerror(errno));
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return 0;
+}
+
+/* --- reading a file's structure ----------------------------------------------------------------------------------- */
+
+void cursor_init(struct cursor *c, const struct model_file *file, struct err *err)
+{
+    c->file = file;
+    c->err = err;
+    c->at = c->start = c->n = 0;
+}
+
+static int check_left(const struct cursor *c, size_t n, const char *what)
+{
+    size_t left = c->file->size - c->at;
+    return n <= left ? 0
+                     : weights_damaged(c->file, c->at, what, c->err, "needs %zu bytes, the file has %zu left",
+                                       n, left);
+}
 
 int cursor_bytes(struct cursor *c, size_t n, const char *what, const unsigned char **p)
 {
-    if (n > c->w->size - c->at)
-        return weights_damaged(c->w, c->at, what, c->err, "needs %zu bytes, the file has %zu left", n,
-                               c->w->size - c->at);
-    *p = c->w->data + c->at;
+    assert(n <= CURSOR_BYTES);
+    int r = check_left(c, n, what);
+    if (r == 0 && (c->at < c->start || c->at + n > c->start + c->n)) {
+        size_t left = c->file->size - c->at;
+        c->start = c->at;
+        c->n = left < CURSOR_BYTES ? left : CURSOR_BYTES;
+        r = model_file_read(c->file, c->start, c->buffer, c->n, c->err);
+    }
+    if (r != 0)
+        return r;
+    *p = c->buffer + (c->at - c->start);
     c->at += n;
     return 0;
+}
+
+int cursor_skip(struct cursor *c, size_t n, const char *what)
+{
+    int r = check_left(c, n, what);
+    c->at += r == 0 ? n : 0;
+    return r;
 }
 
 static int cursor_copy(struct cursor *c, void *value, size_t n, const char *what)
@@ -63,7 +137,7 @@ int cursor_i32(struct cursor *c, const char *what, int low, int high, int *value
     if (r != 0)
         return r;
     if (read < low || read > high)
-        return weights_damaged(c->w, at, what, c->err, "%d is not between %d and %d", read, low, high);
+        return weights_damaged(c->file, at, what, c->err, "%d is not between %d and %d", read, low, high);
     *value = read;
     return 0;
 }
@@ -88,36 +162,39 @@ bool tensor_bytes(const struct codec *codec, const uint32_t *dims, int n_dims, s
            !__builtin_mul_overflow(n / codec->block, codec->block_bytes, bytes);
 }
 
-static int compare_names(const char *a, size_t a_length, const char *b, size_t b_length)
+int weights_take_tensors(struct weights *w, struct err *err)
 {
-    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
-    return order ? order : (a_length > b_length) - (a_length < b_length);
+    w->tensors = calloc(TENSORS_MAX, sizeof(*w->tensors));
+    return w->tensors ? 0 : err_set(err, -ENOMEM, "%s: out of memory", w->path);
 }
 
 static int compare_tensors(const void *a, const void *b)
 {
     const struct tensor *x = a, *y = b;
-    return compare_names(x->name, x->name_length, y->name, y->name_length);
+    return strcmp(x->name, y->name);
 }
 
 int weights_sort(struct weights *w, struct err *err)
 {
     if (w->n_tensors == 0)
-        return weights_damaged(w, w->size, "tensors", err, "there are none");
+        return err_set(err, -EINVAL, "%s: there are no tensors", w->path);
     qsort(w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
     for (int i = 1; i < w->n_tensors; i++) {
         const struct tensor *t = &w->tensors[i];
         if (compare_tensors(t - 1, t) == 0)
-            return weights_damaged(w, t->offset, "tensor", err, "%.*s is there twice", (int)t->name_length,
-                                   t->name);
+            return weights_damaged(t->file, t->offset, "tensor", err, "%s is there twice", t->name);
     }
     return 0;
 }
 
+static int compare_name(const void *name, const void *tensor)
+{
+    return strcmp(name, ((const struct tensor *)tensor)->name);
+}
+
 const struct tensor *weights_lookup(const struct weights *w, const char *file_name)
 {
-    struct tensor key = {.name = file_name, .name_length = strlen(file_name)};
-    return bsearch(&key, w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_tensors);
+    return bsearch(file_name, w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_name);
 }
 
 /* --- vocabulary ------------------------------------------------------------------------------------------------- */

@@ -7,16 +7,18 @@
 
 #include "gpu/weights_file.h"
 
-#define MAGIC          0x67676d6cu
-#define N_BINS         201 /* of a spectrum over 400 samples */
-#define NAME_BYTES_MAX 128
+#define MAGIC  0x67676d6cu
+#define N_BINS 201 /* of a spectrum over 400 samples */
+/* ftype counts the layouts that quantised blocks have had in thousands. What the first two looked like is past. */
+#define LAYOUT_FACTOR  1000
+#define LAYOUT_CURRENT 2
 
-static int read_header(struct cursor *c, struct whisper_dims *d)
+static int read_header(struct cursor *c, struct whisper_dims *d, int *layout)
 {
     uint32_t magic = 0;
-    int r = cursor_u32(c, "magic", &magic), ftype;
+    int r = cursor_u32(c, "magic", &magic), ftype = 0;
     if (r == 0 && magic != MAGIC)
-        return weights_damaged(c->w, 0, "magic", c->err, "0x%08x is no ggml file's 0x%08x", magic, MAGIC);
+        return weights_damaged(c->file, 0, "magic", c->err, "0x%08x is no ggml file's 0x%08x", magic, MAGIC);
     const struct {
         const char *name;
         int low, high, *value;
@@ -31,31 +33,37 @@ static int read_header(struct cursor *c, struct whisper_dims *d)
         {"n_text_head", 1, 32, &d->n_text_head},
         {"n_text_layer", 1, WHISPER_LAYERS_MAX, &d->n_text_layer},
         {"n_mels", 80, 128, &d->n_mels},
-        {"ftype", 0, 99999, &ftype}, /* each tensor says its own */
+        {"ftype", 0, 99999, &ftype},
     };
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]) && r == 0; i++)
         r = cursor_i32(c, fields[i].name, fields[i].low, fields[i].high, fields[i].value);
+    *layout = ftype / LAYOUT_FACTOR; /* the type itself is said again by each tensor */
     return r;
 }
 
 static int read_filters(struct cursor *c, struct weights *w)
 {
     int rows, cols;
-    const unsigned char *p;
     int r = cursor_i32(c, "mel filter rows", w->dims.n_mels, w->dims.n_mels, &rows);
     if (r == 0)
         r = cursor_i32(c, "mel filter columns", N_BINS, N_BINS, &cols);
     if (r != 0)
         return r;
     size_t n = (size_t)rows * (size_t)cols, at = c->at;
-    r = cursor_bytes(c, n * sizeof(float), "mel filters", &p);
+    r = cursor_skip(c, n * sizeof(float), "mel filters");
     if (r != 0)
         return r;
     w->mel_filters = malloc(n * sizeof(float));
     if (!w->mel_filters)
         return err_set(c->err, -ENOMEM, "%s: out of memory", w->path);
-    if (!codec_f32.decode(p, n, w->mel_filters))
-        return weights_damaged(w, at, "mel filters", c->err, "not all of the numbers are finite");
+    r = model_file_read(c->file, at, w->mel_filters, n * sizeof(float), c->err);
+    if (r != 0)
+        return r;
+    bool finite = true;
+    for (size_t i = 0; i < n; i++)
+        finite = finite && isfinite(w->mel_filters[i]);
+    if (!finite)
+        return weights_damaged(c->file, at, "mel filters", c->err, "not all of the numbers are finite");
     return 0;
 }
 
@@ -76,22 +84,42 @@ static int read_vocabulary(struct cursor *c, struct weights *w)
     return r;
 }
 
-static const struct codec *codec_of(int type)
+static const struct {
+    const char *name;
+    const struct codec *codec; /* NULL: known by name only */
+} types[] = {
+    {"f32", &codec_f32}, {"f16", &codec_f16},   {"q4_0", &codec_q4_0}, {"q4_1", &codec_q4_1}, {"q4_2", NULL},
+    {"q4_3", NULL},      {"q5_0", &codec_q5_0}, {"q5_1", &codec_q5_1}, {"q8_0", &codec_q8_0}, {"q8_1", NULL},
+    {"q2_K", NULL},      {"q3_K", NULL},        {"q4_K", NULL},        {"q5_K", NULL},        {"q6_K", NULL},
+};
+
+static int find_codec(struct cursor *c, size_t at, int type, int layout, const struct codec **codec)
 {
-    return type == 0 ? &codec_f32 : type == 1 ? &codec_f16 : NULL;
+    bool known = type >= 0 && type < (int)(sizeof(types) / sizeof(types[0]));
+    *codec = known ? types[type].codec : NULL;
+    if (!*codec)
+        return weights_damaged(c->file, at, "type of a tensor", c->err,
+                               "%d (%s) is not supported: f32, f16, q4_0, q4_1, q5_0, q5_1 and q8_0 are",
+                               type, known ? types[type].name : "unknown");
+    if ((*codec)->block > 1 && layout != LAYOUT_CURRENT)
+        return weights_damaged(
+            c->file, at, "type of a tensor", c->err,
+            "%s in layout %d instead of %d: quantise the model again with a newer whisper.cpp",
+            (*codec)->name, layout, LAYOUT_CURRENT);
+    return 0;
 }
 
-static int read_tensor(struct cursor *c, struct tensor *t)
+static int read_tensor(struct cursor *c, int layout, struct tensor *t)
 {
-    const unsigned char *name, *data;
+    const unsigned char *name;
     int name_length, type, dim;
     size_t at;
     int r = cursor_i32(c, "number of dimensions", 1, TENSOR_DIMS_MAX, &t->n_dims);
     if (r == 0)
-        r = cursor_i32(c, "length of a tensor's name", 1, NAME_BYTES_MAX, &name_length);
+        r = cursor_i32(c, "length of a tensor's name", 1, TENSOR_NAME_MAX - 1, &name_length);
     at = c->at;
     if (r == 0)
-        r = cursor_i32(c, "type of a tensor", 0, INT32_MAX, &type);
+        r = cursor_i32(c, "type of a tensor", INT32_MIN, INT32_MAX, &type);
     for (int i = 0; i < t->n_dims && r == 0; i++) {
         r = cursor_i32(c, "dimension of a tensor", 1, INT32_MAX, &dim);
         t->dims[t->n_dims - 1 - i] = (uint32_t)dim; /* the file has the fastest first */
@@ -100,40 +128,35 @@ static int read_tensor(struct cursor *c, struct tensor *t)
         r = cursor_bytes(c, (size_t)name_length, "name of a tensor", &name);
     if (r != 0)
         return r;
-    t->name = (const char *)name;
-    t->name_length = (size_t)name_length;
-    t->codec = codec_of(type);
-    if (!t->codec)
-        return weights_damaged(c->w, at, "type of a tensor", c->err,
-                               "%d is not supported: f32 (0) and f16 (1) are", type);
+    memcpy(t->name, name, (size_t)name_length);
+    t->file = c->file;
     t->offset = c->at;
-    if (!tensor_bytes(t->codec, t->dims, t->n_dims, &t->bytes))
-        return weights_damaged(c->w, at, "dimensions of a tensor", c->err, "absurdly large");
-    return cursor_bytes(c, t->bytes, "tensor", &data);
+    r = find_codec(c, at, type, layout, &t->codec);
+    if (r == 0 && t->codec && !tensor_bytes(t->codec, t->dims, t->n_dims, &t->bytes))
+        r = weights_damaged(c->file, at, "dimensions of a tensor", c->err,
+                            "absurdly large, or no whole blocks of %s", t->codec->name);
+    return r < 0 ? r : cursor_skip(c, t->bytes, "tensor");
 }
 
 static int parse(struct weights *w, struct err *err)
 {
-    struct cursor c = {.w = w, .err = err};
-    int r = read_header(&c, &w->dims);
+    struct cursor c;
+    int layout = 0;
+    cursor_init(&c, &w->files[0], err);
+    int r = read_header(&c, &w->dims, &layout);
     if (r == 0)
         r = read_filters(&c, w);
     if (r == 0)
         r = read_vocabulary(&c, w);
-    if (r != 0)
-        return r;
-    w->tensors = calloc(TENSORS_MAX, sizeof(*w->tensors));
-    if (!w->tensors)
-        return err_set(err, -ENOMEM, "%s: out of memory", w->path);
-    while (c.at < w->size) {
+    if (r == 0)
+        r = weights_take_tensors(w, err);
+    while (r == 0 && c.at < c.file->size) {
         if (w->n_tensors == TENSORS_MAX)
-            return weights_damaged(w, c.at, "tensor", err, "there are more than %d", TENSORS_MAX);
-        r = read_tensor(&c, &w->tensors[w->n_tensors]);
-        if (r < 0)
-            return r;
-        w->n_tensors++;
+            return weights_damaged(c.file, c.at, "tensor", err, "there are more than %d", TENSORS_MAX);
+        r = read_tensor(&c, layout, &w->tensors[w->n_tensors]);
+        w->n_tensors += r == 0;
     }
-    return weights_sort(w, err);
+    return r < 0 ? r : weights_sort(w, err);
 }
 
 static bool find(const struct weights *w, const char *name, struct tensor *t)

@@ -104,7 +104,7 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     layer_loader_init(&loader, w->engine, w->weights, err);
     r = loader.code < 0 ? loader.code : build(w, &loader);
     layer_loader_finish(&loader);
-    weights_unmap(w->weights);
+    weights_close_files(w->weights);
     return r < 0 ? r : warm_up(w, err);
 }
 

@@ -1,6 +1,7 @@
 #include "tests/support/tiny_model.h"
 
 #include <assert.h>
+#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,29 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/blocks.h"
 #include "tests/support/support.h"
-
-/* --- half floats, bit by bit -------------------------------------------------------------------------------------- */
-
-/* For finite numbers below 65504, rounded to nearest even. */
-static uint16_t to_half(float x)
-{
-    if (x == 0.0f)
-        return signbit(x) ? 0x8000 : 0;
-    int exponent;
-    float fraction = frexpf(fabsf(x), &exponent); /* 0.5 ≤ fraction < 1 */
-    int shift = exponent - 1 < -14 ? -14 - (exponent - 1) : 0;
-    int mantissa = (int)nearbyintf(ldexpf(fraction, 11 - shift)); /* with the leading bit of normal numbers */
-    int biased = shift ? 0 : exponent - 1 + 14;
-    return (uint16_t)((signbit(x) ? 0x8000 : 0) | ((biased << 10) + mantissa));
-}
-
-static float from_half(uint16_t h)
-{
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    float x = exponent ? ldexpf((float)(mantissa + 1024), exponent - 25) : ldexpf((float)mantissa, -24);
-    return h & 0x8000 ? -x : x;
-}
 
 /* --- the weights -------------------------------------------------------------------------------------------------- */
 
@@ -207,6 +187,15 @@ static void put_values(struct writer *w, const float *values, size_t n, bool hal
     }
 }
 
+static void put_blocks(struct writer *w, const struct block_type *type, const float *values, size_t n)
+{
+    unsigned char block[BLOCK_BYTES_MAX];
+    for (size_t i = 0; i < n; i += 32) {
+        block_quantise(type, values + i, block);
+        assert_int_equal(fwrite(block, (size_t)type->n_bytes, 1, w->f), 1);
+    }
+}
+
 static size_t count(const struct tiny_tensor *t)
 {
     size_t n = 1;
@@ -224,54 +213,81 @@ static void open_writer(struct writer *w, const char *path, struct tiny_layout *
     assert_non_null(w->f);
 }
 
-void tiny_model_write_ggml(const struct tiny_model *m, const char *path, bool half,
-                           struct tiny_layout *layout)
+static void put_ggml_header(struct writer *w, const struct tiny_model *m, int ftype)
 {
     static const float filters[128 * 201] = {1.0f};
     const struct whisper_dims *d = &m->dims;
-    struct writer w;
-    open_writer(&w, path, layout);
-    put_int(&w, "magic", 0x67676d6c);
-    put_int(&w, "n_vocab", d->n_vocab);
-    put_int(&w, "n_audio_ctx", d->n_audio_ctx);
-    put_int(&w, "n_audio_state", d->n_audio_state);
-    put_int(&w, "n_audio_head", d->n_audio_head);
-    put_int(&w, "n_audio_layer", d->n_audio_layer);
-    put_int(&w, "n_text_ctx", d->n_text_ctx);
-    put_int(&w, "n_text_state", d->n_text_state);
-    put_int(&w, "n_text_head", d->n_text_head);
-    put_int(&w, "n_text_layer", d->n_text_layer);
-    put_int(&w, "n_mels", d->n_mels);
-    put_int(&w, "ftype", half);
-    put_int(&w, "filter rows", d->n_mels);
-    put_int(&w, "filter columns", 201);
-    put_values(&w, filters, (size_t)d->n_mels * 201, false);
-    put_int(&w, "tokens", m->n_words);
+    struct tiny_layout *layout = w->layout;
+    put_int(w, "magic", 0x67676d6c);
+    put_int(w, "n_vocab", d->n_vocab);
+    put_int(w, "n_audio_ctx", d->n_audio_ctx);
+    put_int(w, "n_audio_state", d->n_audio_state);
+    put_int(w, "n_audio_head", d->n_audio_head);
+    put_int(w, "n_audio_layer", d->n_audio_layer);
+    put_int(w, "n_text_ctx", d->n_text_ctx);
+    put_int(w, "n_text_state", d->n_text_state);
+    put_int(w, "n_text_head", d->n_text_head);
+    put_int(w, "n_text_layer", d->n_text_layer);
+    put_int(w, "n_mels", d->n_mels);
+    put_int(w, "ftype", ftype);
+    put_int(w, "filter rows", d->n_mels);
+    put_int(w, "filter columns", 201);
+    put_values(w, filters, (size_t)d->n_mels * 201, false);
+    put_int(w, "tokens", m->n_words);
     for (int i = 0; i < m->n_words; i++) {
         char bytes[16];
-        w.layout = i < 3 ? layout : NULL; /* a few say as much as all of them */
+        w->layout = i < 3 ? layout : NULL; /* a few say as much as all of them */
         int n = tiny_model_token(i, bytes);
-        put_int(&w, "token length", n);
-        put(&w, "token", bytes, (size_t)n);
+        put_int(w, "token length", n);
+        put(w, "token", bytes, (size_t)n);
     }
-    w.layout = layout;
-    for (int i = 0; i < m->n_tensors; i++) {
-        const struct tiny_tensor *t = &m->tensors[i];
-        /* As whisper.cpp's converter: one-dimensional tensors stay single, a convolution's bias is a column. */
-        bool column = !strcmp(t->name, "encoder.conv1.bias") || !strcmp(t->name, "encoder.conv2.bias");
-        bool as_half = half && t->n_dims > 1;
-        put_int(&w, "dimensions", t->n_dims + column);
-        put_int(&w, "name length", (int)strlen(t->name));
-        put_int(&w, "type", as_half);
-        if (column)
-            put_int(&w, "column", 1);
-        for (int k = t->n_dims - 1; k >= 0; k--)
-            put_int(&w, "dimension", t->dims[k]);
-        put(&w, "name", t->name, strlen(t->name));
-        put(&w, "data", NULL, 0);
-        put_values(&w, t->values, count(t), as_half);
-    }
+    w->layout = layout;
+}
+
+/* As whisper.cpp's converter: one-dimensional tensors stay single, a convolution's bias is a column. And as its quantiser:
+ * of the matrices, the positions stay what they were. */
+static void put_ggml_tensor(struct writer *w, const struct tiny_tensor *t, bool half,
+                            const struct block_type *type)
+{
+    bool column = !strcmp(t->name, "encoder.conv1.bias") || !strcmp(t->name, "encoder.conv2.bias");
+    bool as_half = half && t->n_dims > 1;
+    bool as_blocks = type && t->n_dims == 2 && !strstr(t->name, "positional");
+    put_int(w, "dimensions", t->n_dims + column);
+    put_int(w, "name length", (int)strlen(t->name));
+    put_int(w, "type", as_blocks ? type->number : as_half);
+    if (column)
+        put_int(w, "column", 1);
+    for (int k = t->n_dims - 1; k >= 0; k--)
+        put_int(w, "dimension", t->dims[k]);
+    put(w, "name", t->name, strlen(t->name));
+    put(w, "data", NULL, 0);
+    if (as_blocks)
+        put_blocks(w, type, t->values, count(t));
+    else
+        put_values(w, t->values, count(t), as_half);
+}
+
+static void write_ggml(const struct tiny_model *m, const char *path, bool half, const struct block_type *type,
+                       struct tiny_layout *layout)
+{
+    struct writer w;
+    open_writer(&w, path, layout);
+    put_ggml_header(&w, m, type ? 2000 : half);
+    for (int i = 0; i < m->n_tensors; i++)
+        put_ggml_tensor(&w, &m->tensors[i], half, type);
     assert_int_equal(fclose(w.f), 0);
+}
+
+void tiny_model_write_ggml(const struct tiny_model *m, const char *path, bool half,
+                           struct tiny_layout *layout)
+{
+    write_ggml(m, path, half, NULL, layout);
+}
+
+void tiny_model_write_blocks(const struct tiny_model *m, const char *path, const struct block_type *type,
+                             struct tiny_layout *layout)
+{
+    write_ggml(m, path, true, type, layout);
 }
 
 static void put_string(struct writer *w, const char *what, const char *text)
@@ -477,13 +493,12 @@ const char *tiny_folder(void)
     return path;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    return remove(path);
+}
+
 void tiny_folder_remove(const char *folder)
 {
-    static const char *const names[] = {
-        "ct2/model.bin", "ct2/tokenizer.json", "ct2/config.json", "ct2", "half.bin", "single.bin", ""};
-    char path[512];
-    for (int i = 0; i < COUNT(names); i++) {
-        snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
-        remove(path);
-    }
+    nftw(folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }

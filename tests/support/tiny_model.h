@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "gpu/whisper.h"
+#include "tests/support/blocks.h"
 
 struct tiny_tensor {
     char name[64]; /* OpenAI's */
@@ -44,11 +45,14 @@ struct tiny_layout {
 /* Write the model. `layout` may be NULL; it is freed with tiny_layout_finish. */
 void tiny_model_write_ggml(const struct tiny_model *, const char *path, bool half,
                            struct tiny_layout *layout);
+/* A quantised ggml file. */
+void tiny_model_write_blocks(const struct tiny_model *, const char *path, const struct block_type *,
+                             struct tiny_layout *layout);
 void tiny_model_write_ct2(const struct tiny_model *, const char *folder, bool half,
                           struct tiny_layout *layout);
 void tiny_layout_finish(struct tiny_layout *);
 
-/* A new folder under $TMPDIR for a test's files; static storage. Removed with its files by tiny_folder_remove. */
+/* A new folder under $TMPDIR for a test's files; static storage. Removed with all that is in it by tiny_folder_remove. */
 const char *tiny_folder(void);
 void tiny_folder_remove(const char *folder);
 

@@ -110,7 +110,7 @@ static void vocabularies_agree(void **state)
     const char *paths[] = {f->ct2, f->half};
     for (int p = 0; p < 2; p++) {
         struct weights *w = open_ok(paths[p]);
-        weights_unmap(w); /* the vocabulary outlives the file */
+        weights_close_files(w); /* the vocabulary outlives the file */
         for (int id = 0; id < 50256; id++) {
             char expected[16];
             size_t n;
