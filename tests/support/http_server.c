@@ -33,7 +33,7 @@ static void send_body(struct http_server *s, int fd, size_t begin)
         if (s->drop_after && sent + n > s->drop_after)
             n = s->drop_after - sent;
         if (s->cancel_after && sent >= s->cancel_after) {
-            *s->cancelled = 1;
+            *s->cancelled = s->arrived();
             usleep(10000);
             continue;
         }
