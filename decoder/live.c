@@ -63,7 +63,8 @@ struct live {
     int tail; /* first word of `before` that is not committed */
     const char *language, *next_language;
     bool change_language, language_locked;
-    float *logits; /* [n_vocab], NULL for English-only models */
+    bool language_doubtful; /* of this pass: nothing in it is shown */
+    float *logits;          /* [n_vocab], NULL for English-only models */
     int32_t prompt[PROMPT_MAX];
     int64_t ends[HYPOTHESIS_TOKENS];
     float levels[RUN_AUDIO_FRAMES];
@@ -334,13 +335,15 @@ static int detect_language(struct live *l, const char **language, float *probabi
 /* Decides the language of this pass. Detection goes on, pass by pass, until it is confident. */
 static int choose_language(struct live *l, int n_samples, struct err *err)
 {
+    l->language_doubtful = false;
     if (l->language_locked)
         return 0;
     float probability;
     int r = detect_language(l, &l->language, &probability, err);
     if (r < 0)
         return r;
-    l->language_locked = probability >= LANGUAGE_SURE && n_samples >= LANGUAGE_SAMPLES;
+    l->language_doubtful = probability < LANGUAGE_SURE;
+    l->language_locked = !l->language_doubtful && n_samples >= LANGUAGE_SAMPLES;
     return 0;
 }
 
@@ -456,13 +459,13 @@ static void show_partial(struct live *l, struct live_output *out)
 {
     const struct hypothesis *h = l->before;
     size_t used = 0;
-    for (int i = l->tail; i < h->n_words; i++) {
+    bool any = l->tail < h->n_words && !l->language_doubtful;
+    for (int i = l->tail; any && i < h->n_words; i++) {
         size_t n = strlen(h->words[i].text);
         memcpy(l->partial + used, h->words[i].text, n);
         used += n;
     }
     l->partial[used] = '\0';
-    bool any = l->tail < h->n_words;
     int64_t start = any ? h->words[l->tail].start : l->b.last_end;
     out->partial = l->partial;
     out->partial_start = start > l->b.last_end ? start : l->b.last_end;
@@ -505,6 +508,8 @@ static int decode(struct live *l, const float *pcm, int n_samples, int n_before,
     out->n_steps += l->now->n_steps;
     out->n_draft += l->now->n_draft;
     out->n_accepted += l->now->n_accepted;
+    if (l->now->looped)
+        l->b.n_history = 0; /* loops feed on the prompt */
     return 0;
 }
 
