@@ -545,7 +545,15 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
 {
     struct buffer saved;
     int saved_tail = l->tail, excess = n_samples > WINDOW ? n_samples - WINDOW : 0;
+    if (n_samples <= 0 && kind == LIVE_FINAL) {
+        live_abandon(l, out);
+        return 0;
+    }
     begin_output(l, out);
+    if (n_samples <= 0) {
+        end_output(l, out);
+        return 0;
+    }
     if (excess) {
         saved = l->b;
         cut_window(l, excess);
@@ -553,7 +561,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         n_samples -= excess;
         n_before = 200;
     }
-    int r = n_samples > 0 ? decode(l, pcm, n_samples, n_before, out, err) : 0;
+    int r = decode(l, pcm, n_samples, n_before, out, err);
     if (r < 0) {
         if (excess) {
             l->b = saved;
@@ -561,12 +569,9 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         }
         return r;
     }
-    if (n_samples <= 0)
-        l->now->n_words = 0;
     struct buffer *b = &l->b;
     b->end = b->start + n_samples;
-    if (n_samples > 0)
-        refine_ends(l);
+    refine_ends(l);
     guard_words(l, l->now, pcm, n_samples);
     int n = l->now->n_words;
     if (kind == LIVE_TICK)

@@ -363,6 +363,23 @@ static void abandon_keeps_tentative_words(void **state)
     free(t);
 }
 
+/* A final without audio of its own commits what was tentative, a tick without any changes nothing. */
+static void empty_updates_lose_nothing(void **state)
+{
+    struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
+    struct listener *t = malloc(sizeof(*t));
+    open_listener(t, words, 2, 15000);
+    live_begin(t->live, 0, 0, false);
+    assert_int_equal(update(t, MS(1200), LIVE_TICK), 0);
+    assert_int_equal(update(t, 0, LIVE_TICK), 0);
+    assert_string_equal(t->out.partial, " w0 w1");
+    assert_string_equal(t->text, "");
+    assert_int_equal(update(t, 0, LIVE_FINAL), 0);
+    assert_string_equal(t->text, " w0 w1");
+    close_listener(t);
+    free(t);
+}
+
 /* Speech that never comes to rest in the model's ears: the buffer stays within its limit and the words within reach. */
 static void disagreement_is_bounded(void **state)
 {
@@ -534,6 +551,7 @@ int main(void)
         cmocka_unit_test(failures_change_nothing),
         cmocka_unit_test(overlong_windows_are_cut),
         cmocka_unit_test(abandon_keeps_tentative_words),
+        cmocka_unit_test(empty_updates_lose_nothing),
         cmocka_unit_test(disagreement_is_bounded),
         cmocka_unit_test(no_speech_says_nothing),
         cmocka_unit_test(words_past_the_end_wait),
