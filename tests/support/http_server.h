@@ -12,9 +12,9 @@ struct http_server {
     /* What it serves, set before the start. */
     const void *data;
     size_t n;
-    int status;        /* other than 200: the answer to every request */
-    bool no_ranges;    /* a request for the rest gets the whole */
-    size_t drop_after; /* > 0: the connection is closed after so many bytes of the body */
+    int status;            /* other than 200: the answer to every request */
+    bool no_ranges;        /* a request for the rest gets the whole */
+    size_t drop_after;     /* > 0: the connection is closed after so many bytes of the body */
     size_t cancel_after;   /* > 0: after so many bytes nothing more is sent, and *cancelled set once … */
     bool (*arrived)(void); /* … this says that some of them have been stored */
     volatile sig_atomic_t *cancelled;
