@@ -10,7 +10,7 @@
 #define LOOP_TIMES       4
 #define LOOP_TOKENS      16
 #define AUDIBLE_BELOW_DB 40.0f /* quietest speech below the loudest of the same window */
-#define AUDIBLE_LEAST_DB -70.0f
+#define AUDIBLE_LEAST_DB (-70.0f)
 
 int guard_max_tokens(int64_t n_samples)
 {
