@@ -400,7 +400,7 @@ static void *run(void *arg)
 /* All but the source. NULL if there is no memory. */
 static struct intake *create(const struct intake_options *options)
 {
-    struct intake *in = aligned_alloc(CACHE_LINE, (sizeof(*in) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    struct intake *in = aligned_alloc(_Alignof(struct intake), sizeof(*in));
     if (!in)
         return NULL;
     memset(in, 0, sizeof(*in));

@@ -12,13 +12,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/cache_line.h"
+
 #define SAMPLE_RATE 16000
 
 struct ring {
-    float *data;                       /* 2 × capacity samples, not owned */
-    size_t capacity;                   /* samples */
-    _Alignas(64) _Atomic int64_t head; /* samples ever written: the producer's */
-    _Alignas(64) _Atomic int64_t tail; /* first sample still needed: the consumer's */
+    float *data;                               /* 2 × capacity samples, not owned */
+    size_t capacity;                           /* samples */
+    _Alignas(CACHE_LINE) _Atomic int64_t head; /* samples ever written: the producer's */
+    _Alignas(CACHE_LINE) _Atomic int64_t tail; /* first sample still needed: the consumer's */
 };
 
 /* Bytes of storage for `capacity` samples. */

@@ -483,8 +483,7 @@ static int open_monitor(struct device_source *s, struct err *err)
 
 int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
 {
-    struct device_source *s =
-        aligned_alloc(CACHE_LINE, (sizeof(*s) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    struct device_source *s = aligned_alloc(_Alignof(struct device_source), sizeof(*s));
     if (!s)
         return err_set(err, -ENOMEM, "out of memory for a device");
     memset(s, 0, sizeof(*s));

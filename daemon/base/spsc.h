@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CACHE_LINE 64
+#include "daemon/base/cache_line.h"
 
 struct spsc {
     unsigned char *data; /* capacity × elem_size bytes, owned */

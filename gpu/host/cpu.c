@@ -68,7 +68,12 @@ int processor_count(void)
     }
     if (f)
         fclose(f);
-    n = group_quota("/sys/fs/cgroup/cpu.max", n);
-    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", group);
-    return group_quota(path, n);
+    for (char *end = group; end;) { /* the group and all that it is in: any may have the limit */
+        snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", group);
+        n = group_quota(path, n);
+        end = strrchr(group, '/');
+        if (end)
+            *end = '\0';
+    }
+    return n;
 }

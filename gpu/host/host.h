@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 
+#include "daemon/base/cache_line.h"
 #include "gpu/engine.h"
 #include "gpu/host/memory.h"
 
@@ -24,13 +25,13 @@ void pool_share(int n, int grain, int worker, int n_workers, int *first, int *la
 
 #define HOST_THREADS_MAX 64
 
-/* The items 0 … n − 1 of a job. A worker first takes those of its share, which are the same from operation to operation, so
- * that its rows stay in its processor's cache; when they are used up it takes over what others have left, since
- * processors differ and may have other work. */
+/* The items 0 … n − 1 of a job. A worker first takes those of its share, which are the same from operation to
+ * operation, so that its rows stay in its processor's cache; when they are used up it takes over what others have
+ * left, since processors differ and may have other work. */
 struct tickets {
-    int n, n_workers;
+    int n_workers;
     struct {
-        _Alignas(64) _Atomic int next;
+        _Alignas(CACHE_LINE) _Atomic int next;
         int last;
     } share[HOST_THREADS_MAX];
 };
@@ -38,13 +39,14 @@ struct tickets {
 void tickets_init(struct tickets *, const struct pool *, int n);
 bool tickets_take(struct tickets *, int worker, int *item); /* false: none is left */
 
-/* What the processor can do, best first usable. CAPTIOND_ISA=generic|avx2|avx512|avx512bf16 in the environment
- * lowers it, for tests. */
+/* The most that the processor can do. CAPTIOND_ISA=generic|avx2|avx512|avx512bf16 in the environment lowers it, for
+ * tests; any other value counts for nothing. */
 enum isa { ISA_GENERIC, ISA_AVX2, ISA_AVX512, ISA_AVX512BF16 };
 enum isa isa_detect(void);
 const char *isa_name(enum isa);
 
-/* Processors this process may keep busy: its affinity mask, less where its control group has a smaller share. ≥ 1. */
+/* Processors this process may keep busy: its affinity mask, less where a control group that it is in has a smaller
+ * share. ≥ 1. */
 int processor_count(void);
 
 struct wide_kernels; /* kernels_wide.c: encoder; its table is in kernels_wide.h */

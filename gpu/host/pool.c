@@ -6,10 +6,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "daemon/base/spsc.h"
+#include "daemon/base/cache_line.h"
+#include "daemon/base/clock.h"
 #include "gpu/host/host.h"
 
 /* How long a worker looks for more work before it sleeps: longer than the gaps between the operations of a decoding
@@ -20,9 +20,10 @@
 /* How often the caller looks for the others' end before it gives way. */
 #define SPINS_BEFORE_YIELD 2000
 
-/* Where a worker's part of generation g stands: BEFORE(g), which is AFTER(g − 1); RUNNING(g); AFTER(g). Who moves it from
- * BEFORE to RUNNING runs the part: the worker, or the caller when the worker has not begun by the time that the caller
- * is through with its own. So a processor that is busy with something else is waited for only if it stopped halfway. */
+/* Where a worker's part of generation g stands: BEFORE(g), which is AFTER(g − 1); RUNNING(g); AFTER(g). Who moves it
+ * from BEFORE to RUNNING runs the part: the worker, or the caller when the worker has not begun by the time that the
+ * caller is through with its own. So a processor that is busy with something else is waited for only if it stopped
+ * halfway. */
 #define BEFORE(g)  (2 * (g)-2)
 #define RUNNING(g) (2 * (g)-1)
 #define AFTER(g)   (2 * (g))
@@ -57,18 +58,11 @@ static inline void cpu_relax(void)
 #endif
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Returns the generation that has come after `seen`. */
 static uint32_t wait_generation(struct pool *p, uint32_t seen)
 {
     uint32_t generation;
-    int64_t deadline = now_ns() + SPIN_NS;
+    int64_t deadline = clock_now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPINS_A_LOOK; i++) {
             generation = atomic_load_explicit(&p->generation, memory_order_acquire);
@@ -76,7 +70,7 @@ static uint32_t wait_generation(struct pool *p, uint32_t seen)
                 return generation;
             cpu_relax();
         }
-    } while (now_ns() < deadline);
+    } while (clock_now_ns() < deadline);
     atomic_fetch_add(&p->sleepers, 1);
     while ((generation = atomic_load(&p->generation)) == seen)
         syscall(SYS_futex, &p->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
@@ -117,7 +111,7 @@ static void advance_generation(struct pool *p)
 
 int pool_create(int n_workers, struct pool **out)
 {
-    struct pool *p = aligned_alloc(CACHE_LINE, (sizeof(*p) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    struct pool *p = aligned_alloc(_Alignof(struct pool), sizeof(*p));
     if (!p)
         return -ENOMEM;
     p->n_workers = 1;
@@ -185,8 +179,7 @@ void pool_run(struct pool *p, void (*fn)(void *arg, int worker, int n_workers), 
     for (int w = 1; w < p->n_workers; w++) {
         while (atomic_load_explicit(&p->parts[w].state, memory_order_acquire) != AFTER(generation)) {
             cpu_relax();
-            if (++spins >=
-                SPINS_BEFORE_YIELD) /* it has lost its processor: do not keep it from getting one */
+            if (++spins >= SPINS_BEFORE_YIELD) /* it has lost its processor and shall get one */
                 sched_yield();
         }
     }
