@@ -51,3 +51,14 @@ int alsa_setup_monitors(void)
     snd_input_close(input);
     return r;
 }
+
+/* The plugin asks the server for the source when parameters are set, not when it is opened. */
+bool alsa_can_capture(const char *name)
+{
+    snd_pcm_t *pcm;
+    if (snd_pcm_open(&pcm, name, SND_PCM_STREAM_CAPTURE, 0) < 0)
+        return false;
+    int r = snd_pcm_set_params(pcm, SND_PCM_FORMAT_S16, SND_PCM_ACCESS_RW_INTERLEAVED, 2, 48000, 1, 100000);
+    snd_pcm_close(pcm);
+    return r == 0;
+}

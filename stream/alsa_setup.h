@@ -1,9 +1,11 @@
-/* What must be set up around ALSA and JACK before PortAudio may start. Not safe while PortAudio is in a call. */
+/* What must be done about ALSA and JACK behind PortAudio's back. Not safe while PortAudio is in a call. */
 #ifndef CAPTIOND_STREAM_ALSA_SETUP_H
 #define CAPTIOND_STREAM_ALSA_SETUP_H
 
-/* The devices by which the default output's monitor is heard; the one that the sound server does not understand cannot be
- * opened, or hears the microphone instead, so the order is PipeWire's first. */
+#include <stdbool.h>
+
+/* The devices by which the default output's monitor is heard; the one that the sound server does not understand cannot
+ * be opened, or hears the microphone instead, so the order is PipeWire's first. */
 #define ALSA_MONITOR_PIPEWIRE "captiond_monitor_pipewire"
 #define ALSA_MONITOR_PULSE    "captiond_monitor"
 
@@ -11,9 +13,12 @@
  * an environment variable: the first call belongs where no other thread reads the environment. */
 void alsa_setup_quiet(void);
 
-/* Adds both to ALSA's configuration in memory: what the sound server's default output plays, through ALSA's pulse plugin.
- * Needed before every Pa_Initialize, since Pa_Terminate frees that configuration. 0 or a negative errno; without it
- * there is only no monitor. */
+/* Adds both to ALSA's configuration in memory: what the sound server's default output plays, through ALSA's pulse
+ * plugin. Needed before every Pa_Initialize, since Pa_Terminate frees that configuration. 0 or a negative errno;
+ * without it there is only no monitor. */
 int alsa_setup_monitors(void);
+
+/* Whether a PCM can be recorded from just now. PortAudio, asked to open one that cannot, prints lines to stderr. */
+bool alsa_can_capture(const char *name);
 
 #endif

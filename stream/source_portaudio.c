@@ -21,13 +21,12 @@
 #include <portaudio.h>
 
 #include "daemon/base/clock.h"
-#include "daemon/base/spsc.h"
 #include "stream/alsa_setup.h"
+#include "stream/frame_fifo.h"
 #include "stream/source_kinds.h"
 #include "stream/trial.h"
 
 #define FIFO_SECONDS     2
-#define GAPS_MAX         64
 #define LATENCY_S        0.1 /* asked of the device: its thread has no real-time priority */
 #define STALL_NS         1500000000LL
 #define LATE_NS          3000000000LL /* sound this old, for LATE_PATIENCE_NS, is no live sound */
@@ -35,17 +34,11 @@
 #define TRIAL_MS         3000
 #define LOCK_MS          2000
 
-/* Frames lost before the frame that is the at-th in the FIFO. */
-struct fifo_gap {
-    int64_t at, n;
-};
-
 struct device_source {
     struct source base;
     PaStream *stream;
-    struct spsc fifo; /* float: callback → read */
-    struct spsc gaps; /* struct fifo_gap: callback → read */
-    sem_t arrived;    /* posted by the callback and by wake */
+    struct frame_fifo fifo; /* callback → read */
+    sem_t arrived;          /* posted by the callback and by wake */
 
     /* Said by the callback. */
     _Atomic int64_t callback_ns; /* when it last ran */
@@ -53,18 +46,9 @@ struct device_source {
     _Atomic int64_t origin_ns;   /* when frame 0 was heard, by the newest frame; lost ones count */
     _Atomic bool finished, woken;
 
-    /* The callback's own. */
-    int64_t n_pushed;    /* frames put into the FIFO */
-    int64_t n_lost;      /* since the last that was */
-    int64_t n_delivered; /* both, ever */
-
     /* The reader's own. */
-    int64_t n_taken;  /* frames from the FIFO */
-    int64_t n_passed; /* with the lost ones before them */
-    int64_t dropped;  /* not yet reported */
+    int64_t dropped; /* not yet reported */
     int64_t late_since;
-    struct fifo_gap gap; /* the next one */
-    bool has_gap;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -273,29 +257,17 @@ static int on_audio(const void *input, void *output, unsigned long n_frames,
     struct device_source *s = arg;
     int64_t n = (int64_t)n_frames, now = clock_now_ns();
     int64_t block_ns = now - block_age_ns(time);
-    size_t n_samples = n_frames * (size_t)s->base.info.channels;
 
     /* The device has lost sound and does not say how much: its clock does. */
-    if (flags & paInputOverflow && s->n_delivered > 0) {
-        int64_t ahead = block_ns - atomic_load(&s->origin_ns) - frames_to_ns(s, s->n_delivered);
-        int64_t lost = ahead > 0 ? (int64_t)((double)ahead * 1e-9 * s->base.info.rate) : 0;
-        s->n_lost += lost;
-        s->n_delivered += lost;
+    if (flags & paInputOverflow && s->fifo.n_delivered > 0) {
+        int64_t ahead = block_ns - atomic_load(&s->origin_ns) - frames_to_ns(s, s->fifo.n_delivered);
+        frame_fifo_lose(&s->fifo, ahead > 0 ? (int64_t)((double)ahead * 1e-9 * s->base.info.rate) : 0);
     }
-    const struct fifo_gap gap = {.at = s->n_pushed, .n = s->n_lost};
-    bool fits = input && s->fifo.capacity - spsc_count(&s->fifo) >= n_samples;
-    if (fits && (s->n_lost == 0 || spsc_push(&s->gaps, &gap, 1) == 1)) {
-        spsc_push(&s->fifo, input, n_samples);
-        s->n_pushed += n;
-        s->n_lost = 0;
-    } else {
-        s->n_lost += n;
-    }
-    s->n_delivered += n;
+    frame_fifo_push(&s->fifo, input, n);
     int64_t newest_ns = block_ns + frames_to_ns(s, n);
     if (newest_ns > now)
         newest_ns = now;
-    atomic_store(&s->origin_ns, newest_ns - frames_to_ns(s, s->n_delivered));
+    atomic_store(&s->origin_ns, newest_ns - frames_to_ns(s, s->fifo.n_delivered));
     atomic_store(&s->late_ns, now - newest_ns);
     atomic_store(&s->callback_ns, now);
     sem_post(&s->arrived);
@@ -311,32 +283,13 @@ static void on_finished(void *arg)
 
 /* --- the reader --------------------------------------------------------------------------------------------- */
 
-/* Frames that can be taken now, up to the next gap; passes the gap that is reached. */
-static int64_t available(struct device_source *s)
+static int take(struct device_source *s, float *frames, int max_frames)
 {
-    for (;;) {
-        /* First the frames, then the gaps: a gap is queued before the frames that follow it. */
-        int64_t n = (int64_t)spsc_count(&s->fifo) / s->base.info.channels;
-        if (!s->has_gap)
-            s->has_gap = spsc_pop(&s->gaps, &s->gap, 1) == 1;
-        if (!s->has_gap || s->gap.at > s->n_taken + n)
-            return n;
-        if (s->gap.at > s->n_taken)
-            return s->gap.at - s->n_taken;
-        s->dropped += s->gap.n;
-        s->n_passed += s->gap.n;
-        s->has_gap = false;
-    }
-}
-
-static int take(struct device_source *s, float *frames, int64_t n)
-{
-    size_t channels = (size_t)s->base.info.channels;
-    spsc_pop(&s->fifo, frames, (size_t)n * channels);
-    s->n_taken += n;
-    s->n_passed += n;
-    s->base.heard_ns = atomic_load(&s->origin_ns) + frames_to_ns(s, s->n_passed);
-    return (int)n;
+    int64_t dropped;
+    int n = frame_fifo_take(&s->fifo, frames, max_frames, &dropped);
+    s->dropped += dropped;
+    s->base.heard_ns = atomic_load(&s->origin_ns) + frames_to_ns(s, s->fifo.n_passed);
+    return n;
 }
 
 /* 0 while the device works. */
@@ -361,12 +314,10 @@ static int device_read(struct source *base, float *frames, int max_frames, int t
     const struct timespec until = clock_timespec(deadline);
     for (;;) {
         int64_t now = clock_now_ns();
-        int64_t n = available(s);
         int r = check_device(s, now, err);
-        if (n > 0 && r != -ESTALE)
-            return take(s, frames, n < max_frames ? n : max_frames);
-        if (r < 0)
-            return r;
+        int n = r == -ESTALE ? 0 : take(s, frames, max_frames);
+        if (n > 0 || r < 0)
+            return n > 0 ? n : r;
         if (atomic_exchange(&s->woken, false) || now >= deadline)
             return SOURCE_TIMEOUT;
         sem_clockwait(&s->arrived, CLOCK_MONOTONIC, &until);
@@ -390,8 +341,7 @@ static void device_wake(struct source *base)
 
 static void free_source(struct device_source *s)
 {
-    spsc_finish(&s->fifo);
-    spsc_finish(&s->gaps);
+    frame_fifo_finish(&s->fifo);
     sem_destroy(&s->arrived);
     free(s);
 }
@@ -417,9 +367,8 @@ static int prepare(struct device_source *s, const PaDeviceInfo *info, int rate, 
     /* Microphones have one channel or two; of an interface with more, the first two. */
     s->base.info.channels = info->maxInputChannels < 2 ? 1 : 2;
     s->base.info.rate = rate;
-    size_t n = (size_t)rate * FIFO_SECONDS * (size_t)s->base.info.channels;
-    spsc_finish(&s->fifo);
-    if (spsc_init(&s->fifo, sizeof(float), n) < 0)
+    frame_fifo_finish(&s->fifo);
+    if (frame_fifo_init(&s->fifo, s->base.info.channels, rate * FIFO_SECONDS) < 0)
         return err_set(err, -ENOMEM, "out of memory for the sound of %s", info->name);
     return 0;
 }
@@ -472,10 +421,12 @@ static int open_monitor(struct device_source *s, struct err *err)
     int r = err_set(err, -ENODEV,
                     "no monitor: it needs PulseAudio or PipeWire's Pulse server, running, and ALSA's "
                     "pulse plugin");
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && r < 0; i++) {
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         int index = monitor_device(names[i]);
-        if (index >= 0)
+        if (index >= 0 && alsa_can_capture(names[i])) {
             r = open_stream(s, index, err);
+            break;
+        }
     }
     snprintf(s->base.info.name, sizeof(s->base.info.name), "monitor of the default output");
     return r;
@@ -491,9 +442,7 @@ int source_portaudio_open(const char *name, bool monitor, struct source **out, s
     s->base.v = &device_vtable;
     s->base.info.live = true;
     s->base.info.n_frames = -1;
-    int r = spsc_init(&s->gaps, sizeof(struct fifo_gap), GAPS_MAX) < 0
-                ? err_set(err, -ENOMEM, "out of memory for a device")
-                : take_lock(err);
+    int r = take_lock(err);
     if (r == 0) {
         r = begin_portaudio(err);
         if (r == 0) {
