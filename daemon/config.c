@@ -197,8 +197,10 @@ static int set_defaults(struct config *config, struct err *err)
     const struct config_key *keys = config_keys(&n);
     for (int i = 0; i < n; i++) {
         int r = set_value(config, &keys[i], keys[i].fallback, err);
-        if (r < 0)
-            return err_prefix(err, "%s: its default", keys[i].name);
+        if (r < 0) {
+            err_prefix(err, "%s: its default", keys[i].name);
+            return r;
+        }
     }
     return 0;
 }
@@ -364,8 +366,10 @@ static int read_flags(struct config *config, int argc, char *const *argv, bool s
             *path = value;
         } else if (settings) {
             r = set_key(config, name, value, SET_BY_FLAG, err);
-            if (r < 0)
-                return err_prefix(err, "--%s", name);
+            if (r < 0) {
+                err_prefix(err, "--%s", name);
+                return r;
+            }
         }
     }
     return 0;

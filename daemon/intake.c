@@ -214,6 +214,7 @@ static int open_source(struct intake *in, struct err *err)
         return r;
     r = resampler_create(source->info.rate, source->info.channels, &resampler, err);
     if (r < 0) {
+        err_prefix(err, "%s", source->info.name);
         source->v->close(source);
         return r;
     }

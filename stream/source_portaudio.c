@@ -82,6 +82,7 @@ static int from_pa(PaError code, const char *what, struct err *err)
     return err_set(err, r, "%s: %s", what, host && host->errorText ? host->errorText : Pa_GetErrorText(code));
 }
 
+/* Polled, for thread sanitizers do not know pthread_mutex_clocklock. */
 static int take_lock(struct err *err)
 {
     const struct timespec pause = {.tv_nsec = 5 * NS_A_MS};
@@ -373,6 +374,13 @@ static int prepare(struct device_source *s, const PaDeviceInfo *info, int rate, 
     return 0;
 }
 
+static int cannot_open(PaError code, const PaDeviceInfo *info, struct err *err)
+{
+    int r = from_pa(code, info->name, err);
+    err_prefix(err, "cannot open the input device");
+    return r;
+}
+
 /* The device's own rate, so that no one converts before us. Sound servers have one too, but ALSA cannot tell it and
  * PortAudio then says 44100; nearly all run at 48000. */
 static int open_stream(struct device_source *s, int index, struct err *err)
@@ -394,14 +402,14 @@ static int open_stream(struct device_source *s, int index, struct err *err)
                              on_audio, s);
     }
     if (code != paNoError)
-        return from_pa(code, info->name, err);
+        return cannot_open(code, info, err);
     Pa_SetStreamFinishedCallback(s->stream, on_finished);
     s->late_since = clock_now_ns();
     atomic_store(&s->callback_ns, clock_now_ns());
     code = Pa_StartStream(s->stream);
     if (code != paNoError) {
         Pa_CloseStream(s->stream);
-        return from_pa(code, info->name, err);
+        return cannot_open(code, info, err);
     }
     return 0;
 }

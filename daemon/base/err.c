@@ -16,10 +16,10 @@ int err_set(struct err *err, int code, const char *fmt, ...)
     return code;
 }
 
-int err_prefix(struct err *err, const char *fmt, ...)
+void err_prefix(struct err *err, const char *fmt, ...)
 {
     if (!err)
-        return 0;
+        return;
     char joined[ERR_MSG_MAX];
     va_list ap;
     va_start(ap, fmt);
@@ -29,5 +29,4 @@ int err_prefix(struct err *err, const char *fmt, ...)
         snprintf(joined + n, sizeof(joined) - (size_t)n, ": %.*s", (int)(sizeof(joined) - (size_t)n),
                  err->msg);
     memcpy(err->msg, joined, sizeof(joined));
-    return err->code;
 }

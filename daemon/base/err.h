@@ -17,8 +17,7 @@ struct err {
  * `err` may be NULL. A message too long for the buffer is cut. */
 int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* Puts "context: " in front of the recorded message, for callers that know the file or the key. Returns the
- * recorded code. */
-int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Puts "context: " in front of the recorded message, for callers that know the file or the key. `err` may be NULL. */
+void err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif
