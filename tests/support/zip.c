@@ -9,7 +9,7 @@
 static void put(FILE *f, unsigned long value, int bytes)
 {
     for (int i = 0; i < bytes; i++)
-        fputc((int)(value >> (8 * i)) & 0xff, f);
+        fputc(i < 8 ? (int)(value >> (8 * i)) & 0xff : 0, f);
 }
 
 /* What the local header and the central directory's entry have in common. */
