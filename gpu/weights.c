@@ -1,6 +1,7 @@
-/* Opening a model file, and the check that every tensor of the graph is there. */
+/* Opening a model, and the check that every tensor of the graph is there. */
 #include "gpu/weights.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -194,19 +195,86 @@ static int check_dims(const struct weights *w, struct err *err)
 
 /* --- life ------------------------------------------------------------------------------------------------------- */
 
-static int set_paths(struct weights *w, const char *path, struct err *err)
+static bool has(const char *folder, const char *file)
+{
+    char *path;
+    struct stat st;
+    bool found = asprintf(&path, "%s/%s", folder, file) >= 0;
+    if (!found)
+        return false;
+    found = stat(path, &st) == 0;
+    free(path);
+    return found;
+}
+
+static int choose_in_folder(struct weights *w, const char *folder, struct err *err)
+{
+    static const struct {
+        const char *file;
+        const struct weights_format *format;
+    } choices[] = {
+        {"model.bin", &weights_ct2},
+        {"model.safetensors.index.json", &weights_safetensors},
+        {"model.safetensors", &weights_safetensors},
+    };
+    for (size_t i = 0; i < sizeof(choices) / sizeof(choices[0]); i++) {
+        if (!has(folder, choices[i].file))
+            continue;
+        w->format = choices[i].format;
+        if (!(w->folder = strdup(folder)))
+            return err_set(err, -ENOMEM, "%s: out of memory", folder);
+        if (asprintf(&w->path, "%s/%s", folder, choices[i].file) >= 0)
+            return 0;
+        w->path = NULL;
+        return err_set(err, -ENOMEM, "%s: out of memory", folder);
+    }
+    return err_set(
+        err, -ENOENT, "%s: there is neither a model.bin (CTranslate2) nor a model.safetensors%s", folder,
+        has(folder, "pytorch_model.bin") ? ": pytorch_model.bin has to be converted to safetensors" : "");
+}
+
+/* By what a single file begins with. */
+static int choose_by_content(struct weights *w, struct err *err)
+{
+    unsigned char head[18] = {0};
+    const struct model_file *file = &w->files[0];
+    int r = model_file_read(file, 0, head, file->size < sizeof(head) ? file->size : sizeof(head), err);
+    if (r < 0)
+        return r;
+    bool safetensors = head[8] == '{' && !memcmp(head + 4, "\0\0\0\0", 4);
+    if (!memcmp(head, "lmgg", 4)) {
+        w->format = &weights_ggml;
+        return 0;
+    }
+    if (!memcmp(head, "GGUF", 4))
+        return err_set(err, -EINVAL, "%s: GGUF is not supported: whisper.cpp's own .bin files are", w->path);
+    if (!memcmp(head, "PK\3\4", 4) || !memcmp(head, "\x80\2", 2))
+        return err_set(err, -EINVAL, "%s: PyTorch's files are not supported: convert it to safetensors",
+                       w->path);
+    if (!safetensors && memcmp(head + 6, "WhisperSpec", 12) != 0)
+        return err_set(err, -EINVAL, "%s: no model file: neither ggml, CTranslate2 nor safetensors", w->path);
+    w->format = safetensors ? &weights_safetensors : &weights_ct2;
+    const char *slash = strrchr(w->path, '/');
+    w->folder = slash ? strndup(w->path, (size_t)(slash - w->path) + (slash == w->path)) : strdup(".");
+    return w->folder ? 0 : err_set(err, -ENOMEM, "%s: out of memory", w->path);
+}
+
+static int choose_format(struct weights *w, const char *path, struct err *err)
 {
     struct stat st;
     if (stat(path, &st) < 0)
         return err_set(err, -errno, "%s: %s", path, strerror(errno));
-    bool folder = S_ISDIR(st.st_mode);
-    w->format = folder ? &weights_ct2 : &weights_ggml;
-    w->folder = folder ? strdup(path) : NULL;
-    if (folder ? asprintf(&w->path, "%s/model.bin", path) < 0 : !(w->path = strdup(path))) {
-        w->path = NULL;
-        return err_set(err, -ENOMEM, "%s: out of memory", path);
+    if (S_ISDIR(st.st_mode)) {
+        int r = choose_in_folder(w, path, err);
+        assert(r < 0 || w->path);
+        bool listed =
+            r == 0 && strstr(w->path + strlen(path), ".index.json"); /* the format opens what is listed */
+        return r < 0 || listed ? r : weights_add_file(w, w->path, err);
     }
-    return folder && !w->folder ? err_set(err, -ENOMEM, "%s: out of memory", path) : 0;
+    if (!(w->path = strdup(path)))
+        return err_set(err, -ENOMEM, "%s: out of memory", path);
+    int r = weights_add_file(w, path, err);
+    return r < 0 ? r : choose_by_content(w, err);
 }
 
 int weights_open(const char *path, struct weights **out, struct err *err)
@@ -214,9 +282,8 @@ int weights_open(const char *path, struct weights **out, struct err *err)
     struct weights *w = calloc(1, sizeof(*w));
     if (!w)
         return err_set(err, -ENOMEM, "%s: out of memory", path);
-    int r = set_paths(w, path, err);
-    if (r == 0)
-        r = weights_add_file(w, w->path, err);
+    int r = choose_format(w, path, err);
+    assert(r < 0 || w->format);
     if (r == 0)
         r = w->format->parse(w, err);
     if (r == 0)

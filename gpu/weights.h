@@ -1,9 +1,14 @@
 /* Trained weights and vocabulary of a Whisper model file, checked before use.
  *
- * Formats: a CTranslate2 folder (model.bin, config.json, tokenizer.json; f32, f16, bf16, int8, int16) and a ggml .bin
- * file (f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0). Tensors are asked
- * for by OpenAI's names (encoder.blocks.0.attn.query.weight …), whatever the file calls them and however it
- * fuses them, and are delivered as f32 in OpenAI's layout. One thread at a time. */
+ * Formats, told apart by what is there and by what a file begins with:
+ *   ggml .bin file               f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0
+ *   Hugging Face folder          f32, f16, bf16; model.safetensors, or several files and their index; config.json,
+ *                                generation_config.json, tokenizer.json or vocab.json
+ *   CTranslate2 folder           f32, f16, bf16, int8, int8_float*, int16; model.bin, config.json, tokenizer.json or
+ *                                vocabulary.json
+ *
+ * Tensors are asked for by OpenAI's names (encoder.blocks.0.attn.query.weight …), whatever the file calls them and
+ * however it fuses them, and are delivered as f32 in OpenAI's layout. One thread at a time. */
 #ifndef CAPTIOND_GPU_WEIGHTS_H
 #define CAPTIOND_GPU_WEIGHTS_H
 
@@ -22,9 +27,9 @@ struct align_head {
     int layer, head;
 };
 
-/* Opens and checks the file: every size and offset lies within it, every tensor of the graph is there with the
- * expected shape, every number of the header is plausible. 0; -ENOENT; -EINVAL with a message that names the
- * file, the field and the offset; -ENOMEM. */
+/* Opens and checks a model, given as its folder or file: every size and offset lies within a file, every tensor of the
+ * graph is there with the expected shape, every number of the header is plausible. 0; -ENOENT; -EINVAL with a message
+ * that names the file, the field and the offset; -ENOMEM. */
 int weights_open(const char *path, struct weights **, struct err *);
 void weights_close(struct weights *); /* NULL is accepted; invalidates all that was borrowed */
 

@@ -284,6 +284,7 @@ static const struct renaming once[] = {
     {"ln_post", "layer_norm", 0, 1, true},
     {"ln", "layer_norm", 0, 1, true},
     {"token_embedding", "embeddings", 0, 1, false},
+    {"positional_embedding", "position_encodings", 0, 1, false},
 };
 
 static const struct renaming in_layer[] = {
@@ -319,9 +320,28 @@ static bool take_part(struct tensor *t, int part, int n_parts)
     return true;
 }
 
-static bool find_file_name(const struct weights *w, const char *file_name, const struct renaming *r,
-                           struct tensor *t)
+static bool find(const struct weights *w, const char *openai, struct tensor *t)
 {
+    struct tensor_name name;
+    char file_name[TENSOR_NAME_MAX], layer[32] = "";
+    if (!tensor_name_parse(openai, &name))
+        return false;
+    const struct renaming *r = name.layer < 0 ? once : in_layer;
+    size_t n = name.layer < 0 ? sizeof(once) / sizeof(once[0]) : sizeof(in_layer) / sizeof(in_layer[0]);
+    for (; n > 0 && strcmp(r->openai, name.stem) != 0; n--)
+        r++;
+    if (n == 0)
+        return false;
+    if (name.bias && strstr(r->openai, "attn.key"))
+        return false; /* zeros in the file; OpenAI's model has none */
+    bool positions = !strcmp(name.stem, "positional_embedding");
+    const char *kind = positions   ? "encodings"
+                       : r->norm   ? (name.bias ? "beta" : "gamma")
+                       : name.bias ? "bias"
+                                   : "weight";
+    if (name.layer >= 0)
+        snprintf(layer, sizeof(layer), "layer_%d/", name.layer);
+    snprintf(file_name, sizeof(file_name), "%s/%s%s/%s", name.side, layer, r->ct2, kind);
     const struct tensor *found = weights_lookup(w, file_name);
     if (!found)
         return false;
@@ -329,49 +349,13 @@ static bool find_file_name(const struct weights *w, const char *file_name, const
     return take_part(t, r->part, r->n_parts);
 }
 
-static bool find(const struct weights *w, const char *name, struct tensor *t)
-{
-    static const struct renaming whole = {.n_parts = 1};
-    char file_name[128], layer[32] = "";
-    int index, length = 0;
-    const char *side = !strncmp(name, "encoder.", 8)   ? "encoder"
-                       : !strncmp(name, "decoder.", 8) ? "decoder"
-                                                       : NULL;
-    if (!side)
-        return false;
-    const char *stem = name + 8;
-    if (!strcmp(stem, "positional_embedding")) {
-        snprintf(file_name, sizeof(file_name), "%s/position_encodings/encodings", side);
-        return find_file_name(w, file_name, &whole, t);
-    }
-    bool layered = sscanf(stem, "blocks.%d.%n", &index, &length) == 1 && length > 0;
-    if (layered)
-        snprintf(layer, sizeof(layer), "layer_%d/", index);
-    stem += length;
-    const char *kind = strrchr(stem, '.');
-    const struct renaming *r = layered ? in_layer : once;
-    size_t n = layered ? sizeof(in_layer) / sizeof(in_layer[0]) : sizeof(once) / sizeof(once[0]);
-    if (!kind)
-        return false;
-    for (; n > 0; n--, r++) {
-        if (strlen(r->openai) == (size_t)(kind - stem) && !strncmp(r->openai, stem, (size_t)(kind - stem)))
-            break;
-    }
-    bool weight = !strcmp(kind, ".weight");
-    if (n == 0 || (!weight && strcmp(kind, ".bias") != 0))
-        return false;
-    if (!strcmp(kind, ".bias") && strstr(r->openai, "attn.key"))
-        return false; /* zeros in the file; OpenAI's model has none */
-    snprintf(file_name, sizeof(file_name), "%s/%s%s/%s", side, layer, r->ct2,
-             r->norm ? (weight ? "gamma" : "beta") : (weight ? "weight" : "bias"));
-    return find_file_name(w, file_name, r, t);
-}
-
 static int parse(struct weights *w, struct err *err)
 {
     int r = read_model(w, err);
     if (r == 0)
         r = read_dims(w, err);
+    if (r == 0)
+        r = weights_check_tied(w, "decoder/projection/weight", "decoder/embeddings/weight", err);
     if (r == 0)
         r = weights_read_heads(w, "config.json", err);
     return r < 0 ? r : weights_read_vocabulary(w, err);

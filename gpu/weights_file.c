@@ -197,6 +197,56 @@ const struct tensor *weights_lookup(const struct weights *w, const char *file_na
     return bsearch(file_name, w->tensors, (size_t)w->n_tensors, sizeof(*w->tensors), compare_name);
 }
 
+#define PART 8192 /* bytes compared at a time */
+
+int weights_check_tied(const struct weights *w, const char *projection, const char *embedding,
+                       struct err *err)
+{
+    const struct tensor *p = weights_lookup(w, projection), *e = weights_lookup(w, embedding);
+    if (!p || !e || (p->file == e->file && p->offset == e->offset))
+        return 0;
+    unsigned char a[PART], b[PART];
+    bool same = p->codec == e->codec && p->bytes == e->bytes && !p->n_scales && !e->n_scales;
+    for (size_t at = 0; same && at < p->bytes; at += PART) {
+        size_t n = p->bytes - at < PART ? p->bytes - at : PART;
+        int r = model_file_read(p->file, p->offset + at, a, n, err);
+        if (r == 0)
+            r = model_file_read(e->file, e->offset + at, b, n, err);
+        if (r < 0)
+            return r;
+        same = memcmp(a, b, n) == 0;
+    }
+    return same ? 0
+                : weights_damaged(
+                      p->file, p->offset, projection, err,
+                      "it differs from %s: models with an output projection of their own are not supported",
+                      embedding);
+}
+
+bool tensor_name_parse(const char *openai, struct tensor_name *name)
+{
+    int length = 0;
+    if (!strncmp(openai, "encoder.", 8))
+        name->side = "encoder";
+    else if (!strncmp(openai, "decoder.", 8))
+        name->side = "decoder";
+    else
+        return false;
+    const char *stem = openai + 8;
+    if (sscanf(stem, "blocks.%d.%n", &name->layer, &length) != 1 || length == 0)
+        name->layer = -1;
+    stem += length;
+    const char *kind = strrchr(stem, '.');
+    size_t n = kind ? (size_t)(kind - stem) : strlen(stem);
+    if (n == 0 || n >= sizeof(name->stem) ||
+        (kind && strcmp(kind, ".weight") != 0 && strcmp(kind, ".bias") != 0))
+        return false;
+    memcpy(name->stem, stem, n);
+    name->stem[n] = 0;
+    name->bias = kind && !strcmp(kind, ".bias");
+    return kind || !strcmp(name->stem, "positional_embedding");
+}
+
 /* --- vocabulary ------------------------------------------------------------------------------------------------- */
 
 int vocabulary_init(struct vocabulary *v, int n)

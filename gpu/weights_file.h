@@ -49,14 +49,15 @@ struct tensor {
 };
 
 struct weights_format {
-    /* Fills dims, tensors, vocabulary and what the model has of alignment heads and filters. */
+    /* Fills dims, tensors, vocabulary and what the model has of alignment heads and filters. files[0] is open,
+     * but for a list of files. */
     int (*parse)(struct weights *, struct err *);
     /* Finds a tensor, or the part of one, by OpenAI's name. */
     bool (*find)(const struct weights *, const char *name, struct tensor *);
     bool exact; /* the file has no tensors but those of the graph, one for each of OpenAI's */
 };
 
-extern const struct weights_format weights_ct2, weights_ggml;
+extern const struct weights_format weights_ct2, weights_ggml, weights_safetensors;
 
 struct token_text {
     uint32_t start, n_bytes; /* in vocabulary.bytes; 0 bytes: the id has no text */
@@ -71,8 +72,8 @@ struct vocabulary {
 
 struct weights {
     const struct weights_format *format;
-    char *folder; /* NULL for a single file */
-    char *path;   /* for messages about the model as a whole */
+    char *folder; /* NULL for a ggml file */
+    char *path;   /* of the file with the tensors, or with the list of such files */
     struct model_file files[MODEL_FILES_MAX];
     int n_files;
     struct whisper_dims dims;
@@ -125,6 +126,19 @@ int weights_take_tensors(struct weights *, struct err *);
 /* Sorts the tensors by name; -EINVAL if two have the same. */
 int weights_sort(struct weights *, struct err *);
 const struct tensor *weights_lookup(const struct weights *, const char *file_name);
+
+/* An output projection of its own, which no Whisper has, is refused: it is the token embedding. 0 where the model has
+ * none, or one with the same numbers. */
+int weights_check_tied(const struct weights *, const char *projection, const char *embedding, struct err *);
+
+/* OpenAI's name of a tensor, taken apart: SIDE.[blocks.LAYER.]STEM[.weight|.bias] */
+struct tensor_name {
+    const char *side; /* "encoder", "decoder" */
+    int layer;        /* −1: of none */
+    char stem[24];    /* "attn.query", "conv1", "positional_embedding" */
+    bool bias;
+};
+bool tensor_name_parse(const char *openai, struct tensor_name *); /* false: no name of OpenAI's */
 
 /* Settles w->align: the file's own heads, else OpenAI's table, else the later half of all heads. */
 void weights_choose_align_heads(struct weights *);

@@ -5,20 +5,25 @@
 
 uint16_t to_half(float x)
 {
-    if (x == 0.0f)
-        return signbit(x) ? 0x8000 : 0;
-    int exponent;
-    float fraction = frexpf(fabsf(x), &exponent); /* 0.5 ≤ fraction < 1 */
-    int shift = exponent - 1 < -14 ? -14 - (exponent - 1) : 0;
-    int mantissa = (int)nearbyintf(ldexpf(fraction, 11 - shift)); /* with the leading bit of normal numbers */
-    int biased = shift ? 0 : exponent - 1 + 14;
-    return (uint16_t)((signbit(x) ? 0x8000 : 0) | ((biased << 10) + mantissa));
+    uint32_t bits, magnitude;
+    memcpy(&bits, &x, sizeof(bits));
+    magnitude = bits & 0x7fffffff;
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    if (magnitude >= 0x38800000) /* 2⁻¹⁴ */
+        return (uint16_t)(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13);
+    float shifted = fabsf(x) + 0.5f; /* whose last bit is 2⁻²⁴, as a subnormal half's */
+    memcpy(&magnitude, &shifted, sizeof(magnitude));
+    return (uint16_t)(sign | (magnitude - 0x3f000000));
 }
 
 float from_half(uint16_t h)
 {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    float x = exponent ? ldexpf((float)(mantissa + 1024), exponent - 25) : ldexpf((float)mantissa, -24);
+    uint32_t bits = (h & 0x7fffu) << 13;
+    float x = (float)(h & 0x3ff) * 0x1p-24f;
+    if (h & 0x7c00) {
+        bits += 0x38000000;
+        memcpy(&x, &bits, sizeof(x));
+    }
     return h & 0x8000 ? -x : x;
 }
 

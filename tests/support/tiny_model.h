@@ -16,17 +16,23 @@ struct tiny_tensor {
 
 struct tiny_model {
     struct whisper_dims dims;
+    uint64_t seed;
     struct tiny_tensor *tensors;
     int n_tensors;
     int n_words; /* tokens in the vocabulary's file, from id 0 on */
 };
 
+/* Any shape; dims->n_audio_state and n_text_state are the same. */
+void tiny_model_init_dims(struct tiny_model *, uint64_t seed, const struct whisper_dims *dims);
 /* 2 + 2 layers, 2 heads of 64, 80 mel bins, 51,864 tokens; n_audio_ctx and n_text_ctx as given. */
 void tiny_model_init(struct tiny_model *, uint64_t seed, int n_audio_ctx, int n_text_ctx);
 /* The same with large-v3's 128 mel bins and 51,866 tokens. */
 void tiny_model_init_v3(struct tiny_model *, uint64_t seed, int n_audio_ctx, int n_text_ctx);
 void tiny_model_finish(struct tiny_model *);
+const struct tiny_tensor *tiny_model_find(const struct tiny_model *, const char *name); /* NULL: not there */
 const float *tiny_model_tensor(const struct tiny_model *, const char *name);
+
+size_t tiny_tensor_count(const struct tiny_tensor *);
 
 /* The bytes of a token of its vocabulary: one byte for ids below 256, " w" and the id for the others. */
 int tiny_model_token(int id, char bytes[16]);
@@ -42,6 +48,9 @@ struct tiny_layout {
     int n, capacity;
 };
 
+enum tiny_type { TINY_F32, TINY_F16, TINY_BF16 };
+uint16_t to_bf16(float); /* of a finite number, rounded to nearest even */
+
 /* Write the model. `layout` may be NULL; it is freed with tiny_layout_finish. */
 void tiny_model_write_ggml(const struct tiny_model *, const char *path, bool half,
                            struct tiny_layout *layout);
@@ -50,6 +59,14 @@ void tiny_model_write_blocks(const struct tiny_model *, const char *path, const 
                              struct tiny_layout *layout);
 void tiny_model_write_ct2(const struct tiny_model *, const char *folder, bool half,
                           struct tiny_layout *layout);
+/* bits: 8 or 16 for quantised matrices, with what is left in `type`; 0 for none. */
+void tiny_model_write_ct2_as(const struct tiny_model *, const char *folder, enum tiny_type type, int bits,
+                             struct tiny_layout *layout);
+/* What quantised numbers are divided by: of a row of 8 bits, of a whole variable of 16. */
+float tiny_ct2_scale(int bits, const float *values, size_t n);
+/* A Hugging Face folder, as transformers saves it; in several files if n_shards > 1. */
+void tiny_model_write_safetensors(const struct tiny_model *, const char *folder, enum tiny_type type,
+                                  int n_shards, struct tiny_layout *layout);
 void tiny_layout_finish(struct tiny_layout *);
 
 /* A new folder under $TMPDIR for a test's files; static storage. Removed with all that is in it by tiny_folder_remove. */

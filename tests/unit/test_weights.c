@@ -12,7 +12,7 @@
 
 struct files {
     struct tiny_model model;
-    char folder[256], ct2[300], half[300], single[300];
+    char folder[256], ct2[300], half[300], single[300], ct2_single[300], hub[300], shards[300];
 };
 
 static int setup(void **state)
@@ -23,7 +23,13 @@ static int setup(void **state)
     snprintf(f->ct2, sizeof(f->ct2), "%s/ct2", f->folder);
     snprintf(f->half, sizeof(f->half), "%s/half.bin", f->folder);
     snprintf(f->single, sizeof(f->single), "%s/single.bin", f->folder);
+    snprintf(f->ct2_single, sizeof(f->ct2_single), "%s/ct2-f32", f->folder);
+    snprintf(f->hub, sizeof(f->hub), "%s/hub", f->folder);
+    snprintf(f->shards, sizeof(f->shards), "%s/shards", f->folder);
     tiny_model_write_ct2(&f->model, f->ct2, true, NULL);
+    tiny_model_write_ct2(&f->model, f->ct2_single, false, NULL);
+    tiny_model_write_safetensors(&f->model, f->hub, TINY_F16, 1, NULL);
+    tiny_model_write_safetensors(&f->model, f->shards, TINY_F32, 3, NULL);
     tiny_model_write_ggml(&f->model, f->half, true, NULL);
     tiny_model_write_ggml(&f->model, f->single, false, NULL);
     *state = f;
@@ -51,8 +57,8 @@ static struct weights *open_ok(const char *path)
 static void every_format_gives_the_same_numbers(void **state)
 {
     struct files *f = *state;
-    const char *paths[] = {f->ct2, f->half, f->single};
-    for (int p = 0; p < 3; p++) {
+    const char *paths[] = {f->ct2, f->ct2_single, f->half, f->single, f->hub, f->shards};
+    for (int p = 0; p < 6; p++) {
         struct weights *w = open_ok(paths[p]);
         const struct whisper_dims *d = weights_dims(w);
         assert_int_equal(d->n_vocab, 51864);
@@ -92,8 +98,8 @@ static void unknown_tensors_are_missing(void **state)
         "encoder.blocks.99999999999999999999.attn.query.weight",
         "model.encoder.conv1.weight",
     };
-    const char *paths[] = {f->ct2, f->half};
-    for (int p = 0; p < 2; p++) {
+    const char *paths[] = {f->ct2, f->half, f->hub};
+    for (int p = 0; p < 3; p++) {
         struct weights *w = open_ok(paths[p]);
         for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
             struct err err;
@@ -107,8 +113,8 @@ static void unknown_tensors_are_missing(void **state)
 static void vocabularies_agree(void **state)
 {
     struct files *f = *state;
-    const char *paths[] = {f->ct2, f->half};
-    for (int p = 0; p < 2; p++) {
+    const char *paths[] = {f->ct2, f->half, f->hub};
+    for (int p = 0; p < 3; p++) {
         struct weights *w = open_ok(paths[p]);
         weights_close_files(w); /* the vocabulary outlives the file */
         for (int id = 0; id < 50256; id++) {
@@ -134,13 +140,17 @@ static void alignment_heads_come_from_the_file_or_the_later_half(void **state)
 {
     struct files *f = *state;
     const struct align_head *heads;
-    struct weights *w = open_ok(f->ct2);
-    assert_int_equal(weights_align_heads(w, &heads), 2);
-    assert_int_equal(weights_dims(w)->n_align, 2);
-    assert_int_equal(heads[0].layer, 1);
-    assert_int_equal(heads[0].head, 0);
-    assert_int_equal(heads[1].head, 1);
-    weights_close(w);
+    const char *paths[] = {f->ct2, f->hub};
+    struct weights *w;
+    for (int p = 0; p < 2; p++) {
+        w = open_ok(paths[p]);
+        assert_int_equal(weights_align_heads(w, &heads), 2);
+        assert_int_equal(weights_dims(w)->n_align, 2);
+        assert_int_equal(heads[0].layer, 1);
+        assert_int_equal(heads[0].head, 0);
+        assert_int_equal(heads[1].head, 1);
+        weights_close(w);
+    }
     w = open_ok(f->half); /* no heads, and no published size: layer 1 of 2 */
     assert_int_equal(weights_align_heads(w, &heads), 2);
     assert_int_equal(heads[0].layer, 1);
