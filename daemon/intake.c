@@ -50,8 +50,8 @@ static int64_t position(const struct intake *in)
     return ring_head(&in->ring);
 }
 
-/* The queue holds far more marks than a ring full of audio can cause; should it ever be full, the captioner is
- * waited for. */
+/* The queue holds more marks than a ring full of audio causes, unless the gate is set to chop it finely: then the
+ * captioner is waited for. */
 static void put_mark(struct intake *in, const struct mark *mark)
 {
     while (!spsc_push(&in->marks, mark, 1) && !atomic_load(&in->stop)) {

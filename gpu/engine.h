@@ -180,12 +180,11 @@ struct cross_attention_args {
 struct select_args {
     struct rows rows;
     struct slot_state *slots;
-    const uint32_t
-        *masks;        /* engine memory [RUN_TOKEN_MASKS, mask_words] bits; a set bit suppresses the token */
-    int mask_words;    /* ⌈n_vocab / 32⌉ */
-    struct mat logits; /* f32 [rows.n, n_vocab]; may be overwritten */
-    int32_t *chosen;   /* engine memory [rows.n] */
-    float *logprob;    /* engine memory [rows.n] */
+    const uint32_t *masks; /* engine memory [RUN_TOKEN_MASKS, mask_words] bits; set: suppressed */
+    int mask_words;        /* ⌈n_vocab / 32⌉ */
+    struct mat logits;     /* f32 [rows.n, n_vocab]; may be overwritten */
+    int32_t *chosen;       /* engine memory [rows.n] */
+    float *logprob;        /* engine memory [rows.n] */
 };
 
 /* For each of n slots: accepts the longest part of the draft that equals what was chosen, appends the first

@@ -95,8 +95,8 @@ static int take_lock(struct err *err)
     return 0;
 }
 
-/* With the lock held. Pa_Initialize aborts the process on some ALSA configurations and waits for ever for a sound server
- * that is stopped, so it is tried in another process first. Where none can be started, the risk is taken. */
+/* With the lock held. Pa_Initialize aborts the process on some ALSA configurations and waits for ever for a sound
+ * server that is stopped, so it is tried in another process first. Where none can be started, the risk is taken. */
 static int begin_portaudio(struct err *err)
 {
     if (n_users == 0) {

@@ -50,7 +50,7 @@ static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 static void make_tables(void)
 {
-    const double turn = 2.0 * 3.14159265358979323846 / WINDOW;
+    const double turn = 2.0 * M_PI / WINDOW;
     for (int i = 0; i < WINDOW; i++) {
         tables.window[i] = (float)(0.5 - 0.5 * cos(turn * i));
         unsigned reversed = 0;

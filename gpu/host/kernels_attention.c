@@ -35,8 +35,8 @@ struct state {
     float total[ATTENTION_QUERIES]; /* Σ p */
 };
 
-/* 2^x for x ≤ about 0, and 0 (or below 1e-37) for x far below: 2^n · 2^f with n = floor(x) and a minimax polynomial in f,
- * good to 8e-8, or to 8e-5 where the result is rounded to bf16. */
+/* 2^x for x ≤ about 0, and 0 (or below 1e-37) for x far below: 2^n · 2^f with n = floor(x) and a minimax polynomial
+ * in f, good to 8e-8, or to 8e-5 where the result is rounded to bf16. */
 INLINE vf vexp2(vf x, const bool coarse)
 {
 #if VEC == 16

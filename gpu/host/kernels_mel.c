@@ -2,9 +2,9 @@
  *
  * With c[n] = w[n] (x[n] + x[400 − n]) and d[n] = w[n] (x[n] − x[400 − n]) the real part of bin k is
  * Σ c[n] cos(2πkn/400) and the imaginary part −Σ d[n] sin(2πkn/400), n = 0 … 200. As the cosine is even or odd about
- * n = 100 with k, and the sine odd or even, a second fold n ↔ 200 − n leaves n = 0 … 100 and a product each for even and
- * odd k. That is a quarter of the plain transform's work, and being products it runs at the processor's peak; its rounding
- * errors are those of sums of 101. */
+ * n = 100 with k, and the sine odd or even, a second fold n ↔ 200 − n leaves n = 0 … 100 and a product each for even
+ * and odd k. That is a quarter of the plain transform's work, and being products it runs at the processor's peak; its
+ * rounding errors are those of sums of 101. */
 #include "gpu/host/simd.h"
 
 #include "gpu/host/kernels_wide.h"
@@ -45,8 +45,8 @@ INLINE vf vlog10(vf x)
     return e * 0.30102999566398120f + log_m * 0.43429448190325183f;
 }
 
-/* out [MEL_FRAMES, width vectors] = in [MEL_FRAMES, n_in] · basis [n_in, …]. The columns of the basis stay in the nearest
- * cache while the frames pass. */
+/* out [MEL_FRAMES, width vectors] = in [MEL_FRAMES, n_in] · basis [n_in, …]. The columns of the basis stay in the
+ * nearest cache while the frames pass. */
 INLINE void columns(const float *in, int in_stride, int n_in, const float *basis, int n_out, float *out,
                     int out_stride, const int width)
 {

@@ -22,7 +22,8 @@ static inline int attention_packed_keys(int n)
 
 /* Attention of one head over n keys, all in f32 or all in bf16. Strides are in elements. */
 struct attention_kernels {
-    /* Packs keys and values for all queries: each into attention_packed_keys(n) · HEAD_SIZE elements, 64-byte aligned. */
+    /* Packs keys and values for all queries: each into attention_packed_keys(n) · HEAD_SIZE elements, 64-byte
+     * aligned. */
     void (*pack)(const void *k, const void *v, size_t stride, int n, void *keys, void *values);
     /* out = softmax(q · Kᵀ / 8) · V for n_queries ≤ ATTENTION_QUERIES rows. */
     void (*attend)(const void *q, size_t stride, int n_queries, const void *keys, const void *values, int n,
@@ -42,10 +43,10 @@ struct attention_kernels {
 #define MEL_SAMPLES ((MEL_FRAMES - 1) * MEL_HOP + 416)
 
 struct mel_basis {
-    int n_mels;
-    float window[208];                      /* Hann; [200] is halved, as it meets itself in the fold */
+    _Alignas(64) float window[208];         /* Hann; [200] is halved, as it meets itself in the fold */
     float dft[2][2][MEL_FOLDED * MEL_BINS]; /* [even, odd bins][cosines, sines][n][bin] */
     float filters[2 * MEL_BINS * 128];      /* [even bins, then odd bins][n_mels] */
+    int n_mels;
 };
 
 struct wide_kernels {

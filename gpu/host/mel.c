@@ -10,8 +10,6 @@
 #define BIN_HZ      40.0
 #define PAD_SAMPLES 200 /* a frame is centred: it begins so many samples before its hop */
 
-static const double pi = 3.14159265358979323846;
-
 /* Slaney's scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, as in librosa). */
 static double mel_to_hz(double mel)
 {
@@ -36,21 +34,20 @@ static double filter_at(int m, int n_mels, double hz)
 
 int mel_basis_create(int n_mels, struct mel_basis **out)
 {
-    size_t bytes = (sizeof(struct mel_basis) + 63) / 64 * 64;
-    struct mel_basis *b = aligned_alloc(64, bytes);
+    struct mel_basis *b = aligned_alloc(_Alignof(struct mel_basis), sizeof(*b));
     if (!b)
         return -ENOMEM;
-    memset(b, 0, bytes);
+    memset(b, 0, sizeof(*b));
     b->n_mels = n_mels;
     for (int n = 0; n <= MEL_WINDOW / 2; n++)
         b->window[n] =
-            (float)((0.5 - 0.5 * cos(2.0 * pi * n / MEL_WINDOW)) * (n == MEL_WINDOW / 2 ? 0.5 : 1.0));
+            (float)((0.5 - 0.5 * cos(2.0 * M_PI * n / MEL_WINDOW)) * (n == MEL_WINDOW / 2 ? 0.5 : 1.0));
     for (int k = 0; k < N_BINS; k++) {
         int odd = k % 2, column = k / 2;
         for (int n = 0; n < MEL_FOLDED; n++) {
             /* Sample 100 meets itself in the second fold: it arrives doubled, or as 0. */
             double half = n == MEL_FOLDED - 1 ? 0.5 : 1.0,
-                   angle = 2.0 * pi * (k * n % MEL_WINDOW) / MEL_WINDOW;
+                   angle = 2.0 * M_PI * (k * n % MEL_WINDOW) / MEL_WINDOW;
             b->dft[odd][0][n * MEL_BINS + column] = (float)(half * cos(angle));
             b->dft[odd][1][n * MEL_BINS + column] = (float)(half * sin(angle));
         }

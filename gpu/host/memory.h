@@ -1,4 +1,5 @@
-/* Memory of weights and caches, in large pages where the system has them. Inside gpu/host/ only, on the engine's thread. */
+/* Memory of weights and caches, in large pages where the system has them. Inside gpu/host/ only, on the engine's
+ * thread. */
 #ifndef CAPTIOND_GPU_HOST_MEMORY_H
 #define CAPTIOND_GPU_HOST_MEMORY_H
 
