@@ -90,10 +90,11 @@ void recording_free(struct recording *r)
 /* --- speech --- */
 
 /* Nobody waits here, so that speech is given much more room than in live captions: what the gate takes for the last
- * breath of a sentence may be its last word, and the model likes to hear where a sentence begins. */
-#define MARGIN       RECORDING_RATE       /* 1 s before and after speech */
+ * breath of a sentence may be its last word. A window has 30 s anyway: pauses that are no longer than PAUSE_MOST are left
+ * as they are, in the middle and at both ends, and what is cut out of a recording is only what would cost a window. */
+#define MARGIN       RECORDING_RATE       /* 1 s of a longer pause stays before and after speech */
 #define SPEECH_LEAST (RECORDING_RATE / 4) /* no shorter burst makes a span of its own: 250 ms */
-#define PAUSE_MOST   (3 * RECORDING_RATE) /* a longer pause is left out: 3 s */
+#define PAUSE_MOST   (3 * RECORDING_RATE) /* 3 s */
 
 struct span_list {
     struct longform_region *spans;
@@ -144,8 +145,8 @@ static int find_bursts(const struct recording *r, struct span_list *list)
     return status;
 }
 
-/* Joins bursts with short pauses between them, leaves out what has no burst of speech worth the name, and adds margins.
- * In place; returns the number of spans. */
+/* Joins bursts with short pauses between them and leaves out what has no burst of speech worth the name. In place;
+ * returns the number of spans. */
 static int join(struct longform_region *spans, int n, int64_t n_samples)
 {
     int kept = 0;
@@ -159,8 +160,8 @@ static int join(struct longform_region *spans, int n, int64_t n_samples)
         }
         if (longest < SPEECH_LEAST)
             continue;
-        span.start = span.start > MARGIN ? span.start - MARGIN : 0;
-        span.end = span.end + MARGIN < n_samples ? span.end + MARGIN : n_samples;
+        span.start = span.start > PAUSE_MOST ? span.start - MARGIN : 0;
+        span.end = span.end < n_samples - PAUSE_MOST ? span.end + MARGIN : n_samples;
         spans[kept++] = span;
     }
     return kept;

@@ -19,8 +19,9 @@ struct recording {
 int recording_read(const char *path, struct recording *, struct err *);
 void recording_free(struct recording *); /* zeroed objects are accepted */
 
-/* Finds the spans with speech, ascending and apart, in an array that the caller frees (NULL if there are none). They
- * are generous: a second before and after, and pauses of up to three seconds. Returns their number or -ENOMEM. */
+/* Finds the spans with speech, ascending and apart, in an array that the caller frees (NULL if there are none). Only
+ * pauses of more than three seconds are left out, and of these not the first and the last one. Returns the number of
+ * spans or -ENOMEM. */
 int recording_find_speech(const struct recording *, struct longform_region **, struct err *);
 
 #endif
