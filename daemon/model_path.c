@@ -68,10 +68,13 @@ int model_path_folders(char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX])
 
 bool model_path_find_in(const char *folder, const char *name, char path[MODEL_PATH_MAX])
 {
-    char probe[MODEL_PATH_MAX + MODEL_NAME_MAX + 16];
-    snprintf(probe, sizeof(probe), "%s/%s/model.bin", folder, name);
-    if (access(probe, F_OK) == 0)
-        return snprintf(path, MODEL_PATH_MAX, "%s/%s", folder, name) < MODEL_PATH_MAX;
+    static const char *const files[] = {"model.bin", "model.safetensors", "model.safetensors.index.json"};
+    char probe[MODEL_PATH_MAX + MODEL_NAME_MAX + 32];
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        snprintf(probe, sizeof(probe), "%s/%s/%s", folder, name, files[i]);
+        if (access(probe, F_OK) == 0)
+            return snprintf(path, MODEL_PATH_MAX, "%s/%s", folder, name) < MODEL_PATH_MAX;
+    }
     snprintf(probe, sizeof(probe), "%s/ggml-%s.bin", folder, name);
     if (access(probe, F_OK) == 0)
         return snprintf(path, MODEL_PATH_MAX, "%s", probe) < MODEL_PATH_MAX;

@@ -1,6 +1,7 @@
 /* Where models are: from what a user writes after --model to the file or folder to open.
  *
- * A model is a CTranslate2 folder NAME with a model.bin in it, or a file ggml-NAME.bin. They are looked for in
+ * A model is a folder NAME with a model.bin (CTranslate2) or model.safetensors (Hugging Face; or the index of several) in
+ * it, or a file ggml-NAME.bin. They are looked for in
  * $CAPTIOND_MODELS, then the user's cache ($XDG_CACHE_HOME/captiond/models, else ~/.cache/captiond/models), then
  * /var/lib/captiond/models, the service's own. Reads the environment and the file system, nothing else. Any
  * thread, as long as nobody changes the environment. */

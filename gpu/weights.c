@@ -323,6 +323,16 @@ void weights_close(struct weights *w)
     free(w);
 }
 
+const char *weights_folder(const struct weights *w)
+{
+    return w->folder;
+}
+
+const char *weights_file(const struct weights *w, int i)
+{
+    return i >= 0 && i < w->n_files ? w->files[i].path : NULL;
+}
+
 const struct whisper_dims *weights_dims(const struct weights *w)
 {
     return &w->dims;

@@ -36,6 +36,11 @@ void weights_close(struct weights *); /* NULL is accepted; invalidates all that 
 /* Closes the files once their tensors have been read. Dims, heads, filters and vocabulary stay. */
 void weights_close_files(struct weights *);
 
+/* What the model consists of: its folder, NULL for a ggml file; and its files of tensors, the i-th or NULL from their number
+ * on, until they are closed. Borrowed. */
+const char *weights_folder(const struct weights *);
+const char *weights_file(const struct weights *, int i);
+
 const struct whisper_dims *weights_dims(const struct weights *);
 
 /* The end of text, which is the first id that is no text, in a vocabulary of n_vocab; −1 for a size that is no

@@ -26,7 +26,7 @@ struct whisper_options {
     int n_text_slots;  /* sequences, ≥ 1 */
 };
 
-/* Loads a CTranslate2 folder or a ggml file and readies the engine. The file is checked completely before use
+/* Loads a model (gpu/weights.h says what there is) and readies the engine. The file is checked completely before use
  * and may be replaced on return. 0; -ENOENT; -EINVAL for a damaged or unsupported file (err names file, field and
  * offset); -ENOMEM. */
 int whisper_open(const char *path, const struct whisper_options *, struct whisper **, struct err *);

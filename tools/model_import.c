@@ -1,6 +1,7 @@
 #include "tools/model_import.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,19 @@
 
 #define COPY_SIZE (256 * 1024)
 
+/* Where a folder's file of tensors is given, its folder has the name. */
+static void cut_file_name(char *path)
+{
+    static const char *const files[] = {"model.bin", "model.safetensors", "model.safetensors.index.json"};
+    char *slash = strrchr(path, '/');
+    for (size_t i = 0; slash && slash > path && i < sizeof(files) / sizeof(files[0]); i++) {
+        if (!strcmp(slash + 1, files[i])) {
+            *slash = 0;
+            return;
+        }
+    }
+}
+
 int model_import_name(const char *path, const char *wanted, char name[MODEL_NAME_MAX], struct err *err)
 {
     char full[MODEL_PATH_MAX];
@@ -18,6 +32,7 @@ int model_import_name(const char *path, const char *wanted, char name[MODEL_NAME
         size_t n = strlen(full);
         while (n > 1 && full[n - 1] == '/')
             full[--n] = 0;
+        cut_file_name(full);
         char *slash = strrchr(full, '/');
         char *base = slash ? slash + 1 : full;
         n = strlen(base);
@@ -58,64 +73,94 @@ static int copy_file(const char *from, const char *to, const volatile sig_atomic
     return r;
 }
 
-static int copy_folder(const char *from, const char *to, const volatile sig_atomic_t *cancelled,
-                       struct err *err)
+static int copy_as(const char *path, const char *to, const char *name, const volatile sig_atomic_t *cancelled,
+                   struct err *err)
 {
-    static const char *const files[] = {"config.json", "tokenizer.json", "model.bin"};
-    if (mkdir(to, 0755) < 0)
-        return err_set(err, -errno, "%s: %s", to, strerror(errno));
-    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-        char source[MODEL_PATH_MAX + 16], target[MODEL_PATH_MAX + 16];
-        snprintf(source, sizeof(source), "%s/%s", from, files[i]);
-        snprintf(target, sizeof(target), "%s/%s", to, files[i]);
-        int r = copy_file(source, target, cancelled, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    char target[MODEL_PATH_MAX + 256];
+    snprintf(target, sizeof(target), "%s/%s", to, name);
+    return copy_file(path, target, cancelled, err);
 }
 
-static int check(const char *path, struct err *err)
+static const char *base_name(const char *path)
 {
-    struct weights *w = NULL;
-    int r = weights_open(path, &w, err);
-    if (r == 0)
-        weights_close(w);
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Files of tensors that a list names keep their names; the only one has the name by which a folder is known. */
+static const char *tensors_name(const char *path, bool listed)
+{
+    const char *name = base_name(path), *type = strrchr(name, '.');
+    if (listed)
+        return name;
+    return type && !strcmp(type, ".safetensors") ? "model.safetensors" : "model.bin";
+}
+
+static int copy_folder(const struct weights *w, const char *to, const volatile sig_atomic_t *cancelled,
+                       struct err *err)
+{
+    static const char *const others[] = {"model.safetensors.index.json",
+                                         "config.json",
+                                         "generation_config.json",
+                                         "tokenizer.json",
+                                         "vocab.json",
+                                         "vocabulary.json"};
+    bool listed = false;
+    int r = mkdir(to, 0755) < 0 ? err_set(err, -errno, "%s: %s", to, strerror(errno)) : 0;
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]) && r == 0; i++) {
+        char source[MODEL_PATH_MAX + 32];
+        snprintf(source, sizeof(source), "%s/%s", weights_folder(w), others[i]);
+        if (access(source, F_OK) < 0)
+            continue;
+        listed = listed || i == 0;
+        r = copy_as(source, to, others[i], cancelled, err);
+    }
+    for (int i = 0; weights_file(w, i) && r == 0; i++)
+        r = copy_as(weights_file(w, i), to, tensors_name(weights_file(w, i), listed), cancelled, err);
     return r;
 }
 
-static int64_t bytes_at(const char *path, bool folder)
+static int64_t bytes_of(const struct weights *w)
 {
-    char model[MODEL_PATH_MAX + 16];
+    int64_t bytes = 0;
     struct stat st;
-    snprintf(model, sizeof(model), "%s%s", path, folder ? "/model.bin" : "");
-    return stat(model, &st) == 0 ? st.st_size : 0;
+    for (int i = 0; weights_file(w, i); i++)
+        bytes += stat(weights_file(w, i), &st) == 0 ? st.st_size : 0;
+    return bytes;
+}
+
+static int copy_model(const struct model_store *store, const struct weights *w, const char *placed,
+                      struct err *err)
+{
+    char hidden[MODEL_PATH_MAX];
+    int r = model_store_hidden(store, placed, "new", hidden, err);
+    if (r == 0)
+        r = model_store_check_room(store, bytes_of(w), err);
+    if (r < 0)
+        return r;
+    model_store_remove(hidden); /* left by one that was killed */
+    r = weights_folder(w) ? copy_folder(w, hidden, store->cancelled, err)
+                          : copy_file(weights_file(w, 0), hidden, store->cancelled, err);
+    if (r == 0)
+        r = model_store_place(store, hidden, placed, err);
+    model_store_remove(hidden);
+    return r;
 }
 
 int model_import(const struct model_store *store, const char *path, const char *name, struct err *err)
 {
-    char placed[MODEL_NAME_MAX + 16], hidden[MODEL_PATH_MAX], taken[MODEL_PATH_MAX + MODEL_NAME_MAX + 16];
-    struct stat st;
-    if (stat(path, &st) < 0)
-        return err_set(err, -errno, "%s: %s", path, strerror(errno));
-    bool folder = S_ISDIR(st.st_mode);
-    snprintf(placed, sizeof(placed), folder ? "%s" : "ggml-%s.bin", name);
-    snprintf(taken, sizeof(taken), "%s/%s", store->folder, placed);
-    if (access(taken, F_OK) == 0)
-        return err_set(err, -EEXIST, "%s is there already: remove it first, or give another name with --name",
-                       taken);
-    int r = check(path, err);
-    if (r == 0)
-        r = model_store_hidden(store, placed, "new", hidden, err);
-    if (r == 0)
-        r = model_store_check_room(store, bytes_at(path, folder), err);
+    char placed[MODEL_NAME_MAX + 16], taken[MODEL_PATH_MAX + MODEL_NAME_MAX + 16];
+    struct weights *w = NULL;
+    int r = weights_open(path, &w, err);
     if (r < 0)
         return r;
-    model_store_remove(hidden); /* left by one that was killed */
-    r = folder ? copy_folder(path, hidden, store->cancelled, err)
-               : copy_file(path, hidden, store->cancelled, err);
+    snprintf(placed, sizeof(placed), weights_folder(w) ? "%s" : "ggml-%s.bin", name);
+    snprintf(taken, sizeof(taken), "%s/%s", store->folder, placed);
+    if (access(taken, F_OK) == 0)
+        r = err_set(err, -EEXIST, "%s is there already: remove it first, or give another name with --name",
+                    taken);
     if (r == 0)
-        r = model_store_place(store, hidden, placed, err);
-    model_store_remove(hidden);
+        r = copy_model(store, w, placed, err);
+    weights_close(w);
     return r;
 }

@@ -114,6 +114,8 @@ static int set_up_group(void **state)
     snprintf(path, sizeof(path), "%s/toyfolder", root);
     mkdir(path, 0755);
     tiny_model_write_ct2(&tiny, path, true, NULL);
+    snprintf(path, sizeof(path), "%s/toyhub", root);
+    tiny_model_write_safetensors(&tiny, path, TINY_BF16, 2, NULL);
     tiny_model_finish(&tiny);
     return 0;
 }
@@ -416,6 +418,14 @@ static void models_are_imported_once_they_can_be_opened(void **state)
     assert_string_equal(name, "toyfolder");
     assert_int_equal(model_import(&store, path, name, &err), 0);
     assert_string_equal(listing(), "ggml-toy.bin toyfolder ");
+    snprintf(path, sizeof(path), "%s/toyhub/model.safetensors.index.json", root);
+    assert_int_equal(model_import_name(path, NULL, name, &err), 0);
+    assert_string_equal(name, "toyhub");
+    snprintf(path, sizeof(path), "%s/toyhub", root);
+    assert_int_equal(model_import(&store, path, name, &err), 0);
+    assert_string_equal(listing(), "ggml-toy.bin toyfolder toyhub ");
+    snprintf(path, sizeof(path), "%s/toyhub", models);
+    assert_int_equal(model_import(&store, path, "again", &err), 0); /* what was copied is whole */
 }
 
 static void a_damaged_model_is_not_imported(void **state)

@@ -37,6 +37,8 @@ static int set_up(void **state)
     setenv("XDG_CACHE_HOME", cache, 1);
     make_file("own/tiny.en/model.bin");
     make_file("own/ggml-small.bin");
+    make_file("own/hub/model.safetensors");
+    make_file("own/large/model.safetensors.index.json");
     make_file("own/unfinished/config.json");
     make_file("own/.base.part");
     make_file("cache/captiond/models/ggml-tiny.en.bin");
@@ -68,6 +70,8 @@ static void names_are_found_in_the_order_of_the_folders(void **state)
     (void)state;
     expect_found("tiny.en", "own/tiny.en");
     expect_found("small", "own/ggml-small.bin");
+    expect_found("hub", "own/hub");
+    expect_found("large", "own/large");
     expect_found("medium", "cache/captiond/models/medium");
 }
 
