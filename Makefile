@@ -84,7 +84,8 @@ LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ) $(DAEMON_OBJ)
 
 PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SRC))
+# T='unit/* property/test_ring': only these.
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tests/%.c)),$(TEST_SRC)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
 Q   := $(if $(V),,@)
@@ -158,10 +159,11 @@ run:
 	@INPUT='$(INPUT)' MODEL='$(MODEL)' tools/setup/run $(BUILD)
 
 test:
+	$(if $(TESTS),,$(error no test is called $(T)))
 	@tools/setup/deps build model test
 	@$(MAKE) --no-print-directory $(JOBS) programs tests
 	@tools/setup/test-models $(BUILD)
-	@CAPTIOND_TEST_PATIENCE=$(if $(SAN),10,1) tests/run $(BUILD) $(foreach t,$(T),'$(t)')
+	@CAPTIOND_TEST_PATIENCE=$(if $(SAN),10,1) tests/run $(BUILD) $(patsubst $(BUILD)/tests/%,'%',$(if $(T),$(TESTS)))
 
 bench:
 	@tools/setup/deps build model
