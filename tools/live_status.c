@@ -75,7 +75,8 @@ static void put_stream_status(FILE *f, const struct live_view *v, const struct v
         cells += 2 + METER_CELLS;
     }
     int for_end = cells_text(end);
-    const char *what = !listens && s->message[0] ? s->message : s->device;
+    bool has_more = s->message[0] && strcmp(s->message, s->state) != 0;
+    const char *what = !listens && has_more ? s->message : s->device;
     int for_device = columns - cells - for_end - 2;
     if (what[0] && for_device >= 8) {
         fputs("  " ANSI_DIM, f);
