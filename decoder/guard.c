@@ -10,6 +10,8 @@
 #define LOOP_TIMES       4
 #define LOOP_TOKENS      16
 #define AUDIBLE_BELOW_DB 40.0f /* quietest speech below the loudest of the same window */
+#define QUIET_REACH      2     /* frames on either side */
+#define LOUD_BELOW_DB    25.0f
 #define AUDIBLE_LEAST_DB (-70.0f)
 
 int guard_max_tokens(int64_t n_samples)
@@ -55,13 +57,40 @@ int guard_levels(const float *pcm, int n_samples, float *levels)
     return n;
 }
 
+static float loudest_of(const float *levels, int first, int last)
+{
+    float loudest = -120.0f;
+    for (int i = first; i <= last; i++)
+        loudest = levels[i] > loudest ? levels[i] : loudest;
+    return loudest;
+}
+
 bool guard_inaudible(const float *levels, int n_levels, int first, int last)
 {
-    float loudest = -120.0f, here = -120.0f;
-    for (int i = 0; i < n_levels; i++) {
-        loudest = levels[i] > loudest ? levels[i] : loudest;
-        if (i >= first && i <= last)
-            here = levels[i] > here ? levels[i] : here;
+    float here = loudest_of(levels, first, last < n_levels ? last : n_levels - 1);
+    return here < AUDIBLE_LEAST_DB || here < loudest_of(levels, 0, n_levels - 1) - AUDIBLE_BELOW_DB;
+}
+
+int guard_loud_frames(const float *levels, int n_levels, int first)
+{
+    float least = loudest_of(levels, 0, n_levels - 1) - LOUD_BELOW_DB;
+    int n = 0;
+    for (int i = first; i < n_levels; i++)
+        n += levels[i] >= least && levels[i] >= AUDIBLE_LEAST_DB;
+    return n;
+}
+
+int guard_quietest(const float *levels, int n_levels, int first, int last)
+{
+    int best = first;
+    float least = INFINITY;
+    for (int i = first; i <= last && i < n_levels; i++) {
+        float loudest = loudest_of(levels, i < QUIET_REACH ? 0 : i - QUIET_REACH,
+                                   i + QUIET_REACH < n_levels ? i + QUIET_REACH : n_levels - 1);
+        if (loudest <= least) {
+            least = loudest;
+            best = i;
+        }
     }
-    return here < AUDIBLE_LEAST_DB || here < loudest - AUDIBLE_BELOW_DB;
+    return best;
 }

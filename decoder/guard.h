@@ -26,4 +26,11 @@ int guard_levels(const float *pcm, int n_samples, float *levels);
 /* True when no frame in [first, last] comes near the loudest one: where a word is said to be, nothing is heard. */
 bool guard_inaudible(const float *levels, int n_levels, int first, int last);
 
+/* Number of frames from `first` on that are as loud as speech: within 25 dB of the loudest of all. */
+int guard_loud_frames(const float *levels, int n_levels, int first);
+
+/* The quietest place in frames [first, last]: the middle of the five frames whose loudest is least, the last of several.
+ * Frames beyond the levels do not count. */
+int guard_quietest(const float *levels, int n_levels, int first, int last);
+
 #endif

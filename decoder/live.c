@@ -24,6 +24,7 @@
 #define LANGUAGE_SURE    0.5f
 #define LANGUAGE_SAMPLES (2 * SECOND)
 #define COMMITTED_MANY   160 /* committed tokens in a window that are trimmed like a long buffer */
+#define STALL_FRAMES     50  /* of speech after the last committed word, that a pass made nothing of: 1 s */
 #define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
 #define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
 
@@ -45,7 +46,8 @@ struct buffer {
     int n_committed;
     struct kept kept[HYPOTHESIS_TOKENS];
     int n_kept;
-    int64_t last_end; /* of the newest committed word */
+    int64_t last_end;  /* of the newest committed word */
+    int64_t heard_end; /* of the newest audio in which words were heard that were not committed before */
     int32_t history[HISTORY_MAX];
     int n_history;
     char said[SAID_MAX][SAID_BYTES]; /* the newest committed words, oldest first */
@@ -377,7 +379,7 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
         b->n_history = 0;
         b->n_said = 0;
     }
-    b->start = b->end = b->last_end = start;
+    b->start = b->end = b->last_end = b->heard_end = start;
     b->cut = false;
     apply_language(l);
 }
@@ -540,6 +542,50 @@ static void cut_window(struct live *l, int excess)
     cut(b, at, n);
 }
 
+/* After a sentence the model may take the text for complete and stay deaf to what follows, as long as it is held to
+ * that sentence. Returns the sample to go on from without it, or −1 where there is no stall: the quietest place between
+ * the last committed word and the newest audio in which anything was heard. */
+static int64_t find_stall(struct live *l, const float *pcm, int n_samples)
+{
+    const struct buffer *b = &l->b;
+    if (l->now->n_words > 0 || b->n_kept == 0)
+        return -1;
+    int n_levels = guard_levels(pcm, n_samples, l->levels);
+    int heard = (int)((b->heard_end - b->start) / 320);
+    if (guard_loud_frames(l->levels, n_levels, heard) < STALL_FRAMES)
+        return -1;
+    int word_end = (int)((b->last_end - b->start) / 320);
+    return b->start +
+           320 * (int64_t)guard_quietest(l->levels, n_levels, word_end < heard ? word_end : heard, heard);
+}
+
+/* Decodes, and when the model has stalled once more without what it is stuck at. */
+static int listen(struct live *l, const float *pcm, int n_samples, int n_before, struct live_output *out,
+                  struct err *err)
+{
+    struct buffer *b = &l->b;
+    int r = decode(l, pcm, n_samples, n_before, out, err);
+    if (r < 0)
+        return r;
+    b->end = b->start + n_samples;
+    guard_words(l, l->now, pcm, n_samples);
+    int64_t at = find_stall(l, pcm, n_samples);
+    if (at >= 0) {
+        int offset = (int)(at - b->start);
+        cut(b, at, b->n_kept);
+        n_before = offset + n_before < 200 ? offset + n_before : 200;
+        r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
+        if (r < 0)
+            return r;
+        guard_words(l, l->now, pcm + offset, n_samples - offset);
+    } else {
+        refine_ends(l);
+    }
+    if (l->now->n_words > 0)
+        b->heard_end = b->end;
+    return 0;
+}
+
 int live_update(struct live *l, const float *pcm, int n_samples, int n_before, enum live_update_kind kind,
                 struct live_output *out, struct err *err)
 {
@@ -561,7 +607,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         n_samples -= excess;
         n_before = 200;
     }
-    int r = decode(l, pcm, n_samples, n_before, out, err);
+    int r = listen(l, pcm, n_samples, n_before, out, err);
     if (r < 0) {
         if (excess) {
             l->b = saved;
@@ -569,16 +615,12 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         }
         return r;
     }
-    struct buffer *b = &l->b;
-    b->end = b->start + n_samples;
-    refine_ends(l);
-    guard_words(l, l->now, pcm, n_samples);
     int n = l->now->n_words;
     if (kind == LIVE_TICK)
         n = !l->language_locked
                 ? 0
                 : commit_count(&rules, l->before->words + l->tail, l->before->n_words - l->tail,
-                               l->now->words, l->now->n_words, b->end);
+                               l->now->words, l->now->n_words, l->b.end);
     commit(l, l->now, 0, n);
     struct hypothesis *swap = l->before;
     l->before = l->now;

@@ -160,6 +160,8 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
         assert_true(r->out_capacity >= r->max_tokens);
         assert_true(r->n_draft < r->max_tokens);
         int n = hear(s, r->audio), at = place(s, r, n);
+        for (int i = r->sample_begin; s->deaf && i < r->n_prompt; i++)
+            at = r->tokens[i] == SCRIPT_PERIOD ? n : at;
         bool drafting = true;
         r->n_out = r->n_accepted = 0;
         r->n_steps = 1;

@@ -34,6 +34,7 @@ struct script_model {
     struct test_rng *rng;          /* NULL: never at random */
     float substitute;              /* probability that a word of a pass is another one */
     float punctuate;               /* probability that a comma follows a word in a pass */
+    bool deaf;                     /* after "." in the prompt's committed words nothing more is heard */
     bool loop;                     /* goes on saying the last word until the limit */
     int fail_in;                   /* > 0: the run with this count fails */
     float no_speech_prob, logprob; /* of every token */

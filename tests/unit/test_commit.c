@@ -162,6 +162,12 @@ static void levels_and_audibility(void **state)
     assert_false(guard_inaudible(levels, 11, 3, 6)); /* partly loud */
     assert_true(guard_inaudible(levels, 11, 5, 7));  /* 54 dB below */
     assert_true(guard_inaudible(levels, 11, 8, 10));
+    assert_int_equal(guard_loud_frames(levels, 11, 0), 5);
+    assert_int_equal(guard_loud_frames(levels, 11, 3), 2);
+    assert_int_equal(guard_loud_frames(levels, 11, 8), 0);
+    assert_int_equal(guard_quietest(levels, 11, 0, 7), 7); /* its reach ends at frame 9 */
+    assert_int_equal(guard_quietest(levels, 11, 0, 99), 10);
+    assert_int_equal(guard_quietest(levels, 11, 1, 3), 3);
 }
 
 int main(void)

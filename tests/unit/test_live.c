@@ -380,6 +380,34 @@ static void empty_updates_lose_nothing(void **state)
     free(t);
 }
 
+/* A model that takes the text for complete after a sentence: it is asked again without it, and no word comes late. */
+static void stalls_are_overcome(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 12);
+    struct script_word *words = make_words(&rng, 41, MS(400), 200, 400, 100);
+    words[10].token = SCRIPT_PERIOD;
+    for (int i = 11; i < 41; i++)
+        words[i].token = SCRIPT_WORD + i - 1;
+    struct listener *t = malloc(sizeof(*t));
+    open_listener(t, words, 41, 15000);
+    t->model.deaf = true;
+    live_begin(t->live, 0, 0, false);
+    for (int64_t at = MS(250); at < words[40].end; at += MS(250)) {
+        assert_int_equal(update(t, at, LIVE_TICK), 0);
+        if (at > MS(3000))
+            assert_true(t->last_end > at - MS(3000));
+    }
+    assert_int_equal(update(t, words[40].end, LIVE_FINAL), 0);
+    char *period = strchr(t->text, '.');
+    assert_non_null(period);
+    memmove(period, period + 1, strlen(period));
+    expect_words(t->text, 40);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
 /* Speech that never comes to rest in the model's ears: the buffer stays within its limit and the words within reach. */
 static void disagreement_is_bounded(void **state)
 {
@@ -456,6 +484,7 @@ static void loops_are_cut(void **state)
                                   {SCRIPT_WORD + 2, MS(9000), MS(9500)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 3, 15000);
+    memset(t->pcm + MS(1300), 0, MS(1700) * sizeof(float));
     t->model.loop = true;
     speak(t, 0, MS(3000), 250, 250);
     assert_string_equal(t->text, " w0 w1");
@@ -551,6 +580,7 @@ int main(void)
         cmocka_unit_test(failures_change_nothing),
         cmocka_unit_test(overlong_windows_are_cut),
         cmocka_unit_test(abandon_keeps_tentative_words),
+        cmocka_unit_test(stalls_are_overcome),
         cmocka_unit_test(empty_updates_lose_nothing),
         cmocka_unit_test(disagreement_is_bounded),
         cmocka_unit_test(no_speech_says_nothing),
