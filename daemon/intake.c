@@ -166,7 +166,10 @@ static void measure_level(struct intake *in, const float *pcm, int n)
         return;
     int state = atomic_load(&in->state);
     if (in->zeros >= ZEROS_SUSPICIOUS && state == STREAM_LISTENING)
-        describe(in, STREAM_SILENT, NULL, "the device delivers only zeros: it may be muted");
+        describe(in, STREAM_SILENT, NULL,
+                 strcmp(in->options.spec, "monitor") == 0
+                     ? "nothing is being played"
+                     : "the device delivers only zeros: it may be muted");
     else if (in->zeros == 0 && state == STREAM_SILENT)
         describe(in, STREAM_LISTENING, NULL, "");
 }
@@ -309,7 +312,7 @@ static void take_pause(struct intake *in)
         close_source(in, CLOSE_TIMEOUT_MS);
         in->backoff_ms = 0;
     }
-    describe(in, STREAM_PAUSED, NULL, "paused");
+    describe(in, STREAM_PAUSED, NULL, "");
     while (atomic_load(&in->pause) && !atomic_load(&in->stop))
         sleep_until_ns(clock_now_ns() + 20 * NS_A_MS);
     in->start_ns += clock_now_ns() - since;

@@ -27,9 +27,11 @@ static int check_language(const struct pipeline *p, const struct config *config,
         if (language && tokenizer_language_token(p->model.tokenizer, language) < 0)
             return err_set(err, -EINVAL, "language: %s does not know %s", path, language);
     } else if (language && strcmp(language, "en") != 0) {
-        return err_set(err, -EINVAL, "language: %s knows only English, not %s", path, language);
+        return err_set(err, -EINVAL, "language: %s knows only English, not %s: try --model base", path,
+                       language);
     } else if (config->task == TASK_TRANSLATE) {
-        return err_set(err, -EINVAL, "task: %s knows only English and cannot translate", path);
+        return err_set(err, -EINVAL, "task: %s knows only English and cannot translate: try --model base",
+                       path);
     }
     return 0;
 }

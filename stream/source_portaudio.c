@@ -193,8 +193,8 @@ static int device_by_name(const char *name, struct err *err)
     list_names(n_found > 1 ? name : NULL, names, sizeof(names));
     if (n_found > 1)
         return err_set(err, -ENOTUNIQ, "several input devices are called \"%s\": %s", name, names);
-    return err_set(err, -ENODEV, "no input device is called \"%s\"; there %s", name,
-                   names[0] ? names : "are none");
+    return err_set(err, -ENODEV, "no input device is called \"%s\"; there %s%s", name,
+                   names[0] ? "are: " : "are none", names);
 }
 
 static int choose_device(const char *name, struct err *err)

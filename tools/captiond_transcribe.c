@@ -245,8 +245,8 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
     t->wall_seconds += wall;
     if (!t->options.quiet) {
         print_summary(t, path, audio, wall);
-        fprintf(stderr, " (%s, %d windows, %d decoder steps; loading took %.2f s)\n", result.language,
-                result.n_windows, result.n_steps, t->load_seconds);
+        fprintf(stderr, " (%s, %d window%s, %d decoder steps; loading took %.2f s)\n", result.language,
+                result.n_windows, result.n_windows == 1 ? "" : "s", result.n_steps, t->load_seconds);
     }
     return 0;
 }
@@ -269,10 +269,13 @@ static int open_model(struct transcriber *t, struct err *err)
     t->load_seconds = seconds_since(start);
     const char *language = t->options.language;
     const struct special_tokens *special = tokenizer_special(t->model.tokenizer);
+    const char *hint = special->multilingual ? "" : ": try --model base";
     if (language && tokenizer_language_token(t->model.tokenizer, language) < 0)
-        return err_set(err, -EINVAL, "model %s does not know the language %s", t->options.model, language);
+        return err_set(err, -EINVAL, "model %s does not know the language %s%s", t->options.model, language,
+                       hint);
     if (t->options.translate && !special->multilingual)
-        return err_set(err, -EINVAL, "model %s is for English only and cannot translate", t->options.model);
+        return err_set(err, -EINVAL, "model %s is for English only and cannot translate%s", t->options.model,
+                       hint);
     return 0;
 }
 

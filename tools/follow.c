@@ -16,6 +16,7 @@
 #define NS_PER_MS      1000000LL
 #define LEVEL_EVERY_MS 250
 #define PAINT_EVERY_MS 40 /* a burst of events is one picture */
+#define NOTICE_MS      3000
 
 struct follower {
     const struct follow_options *options;
@@ -29,6 +30,7 @@ struct follower {
     struct line_socket control;
     bool asked, paused, dirty;
     int64_t ask_ns, paint_ns; /* when next */
+    int64_t notice_ns;        /* when the notice goes; 0: when the daemon is back */
 };
 
 /* --- standard output ----------------------------------------------------------------------------------------- */
@@ -146,10 +148,23 @@ static void serve_control(struct follower *f, int64_t now)
 static void toggle_pause(struct follower *f)
 {
     const char *request = f->paused ? "{\"cmd\":\"resume\"}\n" : "{\"cmd\":\"pause\"}\n";
-    if (f->control.fd < 0 || line_socket_send(&f->control, request, strlen(request), NULL) < 0)
+    if (f->said_lost)
+        return;
+    if (f->control.fd < 0 || line_socket_send(&f->control, request, strlen(request), NULL) < 0) {
         live_view_notice(&f->view, " The control socket cannot be reached: no pause from here.");
+        f->notice_ns = clock_now_ns() + NOTICE_MS * NS_PER_MS;
+    }
     f->ask_ns = 0;
     f->dirty = true;
+}
+
+static void serve_notice(struct follower *f, int64_t now)
+{
+    if (f->notice_ns && now >= f->notice_ns) {
+        live_view_notice(&f->view, NULL);
+        f->notice_ns = 0;
+        f->dirty = true;
+    }
 }
 
 static int paint(struct follower *f)
@@ -224,8 +239,9 @@ static int on_lost(struct follower *f, struct err *err)
     }
     if (!f->said_lost && f->options->format == FOLLOW_LIVE) {
         char text[sizeof(f->view.notice)];
-        snprintf(text, sizeof(text), " Waiting for captiond at %.90s …", f->captions.path);
+        snprintf(text, sizeof(text), " Waiting for captiond (q quits) at %.80s …", f->captions.path);
         live_view_notice(&f->view, text);
+        f->notice_ns = 0;
         f->dirty = true;
     } else if (!f->said_lost && !f->captions.ended) {
         fprintf(stderr, "captionctl: %s; waiting for it\n", err->msg);
@@ -274,6 +290,8 @@ static int wait_for_more(struct follower *f, struct err *err)
         wait_ms = earlier(wait_ms, f->ask_ns, now);
         if (f->dirty)
             wait_ms = earlier(wait_ms, f->paint_ns, now);
+        if (f->notice_ns)
+            wait_ms = earlier(wait_ms, f->notice_ns, now);
     }
     if (poll(fds, 5, wait_ms) < 0 && errno != EINTR)
         return err_set(err, -errno, "poll: %s", strerror(errno));
@@ -291,6 +309,7 @@ static int run(struct follower *f, struct err *err)
         if (r == 0 && live && !f->done) {
             r = serve_terminal(f);
             serve_control(f, clock_now_ns());
+            serve_notice(f, clock_now_ns());
         }
         if (r == 0 && live && f->dirty && clock_now_ns() >= f->paint_ns)
             r = paint(f);
@@ -303,8 +322,10 @@ static int run(struct follower *f, struct err *err)
 /* The picture goes with the alternate screen: what was heard stays behind as text. */
 static void leave_live(struct follower *f)
 {
+    int columns, rows;
     terminal_leave();
-    char *text = live_view_transcript(&f->view);
+    terminal_size(&columns, &rows);
+    char *text = live_view_transcript(&f->view, columns);
     if (text)
         write_out(NULL, text, strlen(text));
     free(text);

@@ -100,8 +100,8 @@ int line_socket_read(struct line_socket *s, char **line, size_t *n, struct err *
                 return r;
         }
         ssize_t got = recv(s->fd, s->buf + s->end, s->size - s->end, 0);
-        if (got == 0)
-            return err_set(err, -EPIPE, "the connection was closed");
+        if (got == 0 || (got < 0 && errno == ECONNRESET))
+            return err_set(err, -EPIPE, "captiond has closed the connection");
         if (got < 0 && errno == EAGAIN)
             return 0;
         if (got < 0 && errno != EINTR)

@@ -15,7 +15,7 @@ static const struct {
     {"starting", "starting", ANSI_YELLOW},
     {"listening", "listening", ANSI_GREEN},
     {"speech", "hearing", ANSI_GREEN},
-    {"silent", "only silence comes in: is it muted?", ANSI_YELLOW},
+    {"silent", "silence", ANSI_YELLOW},
     {"no_device", "no microphone", ANSI_RED},
     {"paused", "paused", ANSI_YELLOW},
     {"ended", "ended", ANSI_DIM},
@@ -48,11 +48,12 @@ static void put_meter(FILE *f, const struct live_view *v, const struct view_stre
 }
 
 /* The figures at the end: latency, and how far behind the model is where it is. */
-static void figures(const struct live_view *v, const struct view_stream *s, char *out, size_t size)
+static void figures(const struct live_view *v, const struct view_stream *s, bool listens, char *out,
+                    size_t size)
 {
     int n = 0;
     out[0] = 0;
-    if (s->lag_ms >= 0)
+    if (listens && s->lag_ms >= 0)
         n = snprintf(out, size, "  latency %.1f s", (double)s->lag_ms / 1000.0);
     if (n >= 0 && (size_t)n < size && s->queue_ms > 2000)
         n += snprintf(out + n, size - (size_t)n, "  %.0f s behind", s->queue_ms / 1000.0);
@@ -66,7 +67,7 @@ static void put_stream_status(FILE *f, const struct live_view *v, const struct v
     char end[128];
     int cells = 1;
     bool listens = strcmp(s->state, "listening") == 0 || strcmp(s->state, "speech") == 0;
-    figures(v, s, end, sizeof(end));
+    figures(v, s, listens, end, sizeof(end));
     fputc(' ', f);
     put_state(f, v, s, &cells);
     if (listens && cells + 2 + METER_CELLS <= columns) {

@@ -322,23 +322,28 @@ char *live_view_frame(const struct live_view *v, int columns, int rows)
     return frame;
 }
 
-char *live_view_transcript(const struct live_view *v)
+char *live_view_transcript(const struct live_view *v, int columns)
 {
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
+    bool ok = true;
     if (!f)
         return NULL;
     for (int i = 0; i < v->n; i++) {
-        const struct view_paragraph *p = paragraph_at(v, i);
-        const char *line = p->text ? p->text + strspn(p->text, " ") : "";
-        if (!*line)
-            continue;
-        if (v->n_streams > 1 && !p->note)
-            fprintf(f, "%s: ", v->streams[p->stream].name);
-        fprintf(f, "%s\n", line);
+        struct styled s;
+        bool styled = style(v, paragraph_at(v, i), &s);
+        ok = ok && styled;
+        const char *at = styled && s.committed < s.tentative ? s.text : s.tentative;
+        while (at && at < s.tentative) {
+            const char *end = cells_line_end(at, columns);
+            end = end < s.tentative ? end : s.tentative;
+            fprintf(f, "%.*s\n", (int)(end - at), at);
+            at = end + strspn(end, " ");
+        }
+        free(s.text);
     }
-    if (fclose(f) == 0)
+    if (fclose(f) == 0 && ok)
         return text;
     free(text);
     return NULL;

@@ -62,7 +62,8 @@ void live_view_notice(struct live_view *, const char *text); /* NULL: none */
  * separated by newlines; the last is the status line. To be freed; NULL where memory is out. */
 char *live_view_frame(const struct live_view *, int columns, int rows);
 
-/* All that is committed, as plain lines; for the scrollback when the view ends. To be freed; NULL: no memory. */
-char *live_view_transcript(const struct live_view *);
+/* All that is committed, as plain lines of at most `columns` cells; for the scrollback when the view ends. To be freed;
+ * NULL: no memory. */
+char *live_view_transcript(const struct live_view *, int columns);
 
 #endif

@@ -87,8 +87,24 @@ static void a_commit_takes_the_place_of_the_tentative_tail(void **state)
     assert_null(strstr(frame, "Wreck"));
     free(frame);
     event("{\"type\":\"final\",\"stream\":\"mic\",\"utt\":1}");
-    char *text = live_view_transcript(&view);
+    char *text = live_view_transcript(&view, 80);
     assert_string_equal(text, "Recognise\n");
+    free(text);
+}
+
+/* What stays behind in the terminal is broken between words, and has no tentative ones. */
+static void the_transcript_breaks_between_words(void **state)
+{
+    (void)state;
+    event("{\"type\":\"commit\",\"stream\":\"mic\",\"utt\":1,\"text\":\" one two three\"}");
+    event("{\"type\":\"partial\",\"stream\":\"mic\",\"utt\":1,\"rev\":1,\"text\":\" perhaps\"}");
+    event("{\"type\":\"gap\",\"stream\":\"mic\",\"lost_ms\":1500,\"cause\":\"pause\"}");
+    event("{\"type\":\"partial\",\"stream\":\"mic\",\"utt\":2,\"rev\":1,\"text\":\" never\"}");
+    char *text = live_view_transcript(&view, 22);
+    assert_string_equal(text, "one two three\n(1.5 s of sound not\ntranscribed: pause)\n");
+    free(text);
+    text = live_view_transcript(&view, 8);
+    assert_ptr_equal(strstr(text, "one two\nthree\n("), text);
     free(text);
 }
 
@@ -170,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(words_roll_up_from_the_bottom, start, stop),
         cmocka_unit_test_setup_teardown(a_commit_takes_the_place_of_the_tentative_tail, start, stop),
+        cmocka_unit_test_setup_teardown(the_transcript_breaks_between_words, start, stop),
         cmocka_unit_test_setup_teardown(widths_are_those_of_the_terminal, start, stop),
         cmocka_unit_test_setup_teardown(a_word_longer_than_a_line_is_cut, start, stop),
         cmocka_unit_test_setup_teardown(control_characters_reach_no_terminal, start, stop),
