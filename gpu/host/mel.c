@@ -5,32 +5,9 @@
 
 #include "gpu/host/host.h"
 #include "gpu/host/kernels_wide.h"
+#include "gpu/mel_filter.h"
 
-#define N_BINS      201 /* 0 … 200, of 40 Hz */
-#define BIN_HZ      40.0
 #define PAD_SAMPLES 200 /* a frame is centred: it begins so many samples before its hop */
-
-/* Slaney's scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, as in librosa). */
-static double mel_to_hz(double mel)
-{
-    const double hz_per_mel = 200.0 / 3.0, mel_1khz = 15.0;
-    return mel < mel_1khz ? hz_per_mel * mel : 1000.0 * exp(log(6.4) / 27.0 * (mel - mel_1khz));
-}
-
-static double hz_to_mel(double hz)
-{
-    return hz < 1000.0 ? hz * 3.0 / 200.0 : 15.0 + log(hz / 1000.0) * 27.0 / log(6.4);
-}
-
-/* Triangle `m` of n_mels between 0 and 8 kHz, of unit area. */
-static double filter_at(int m, int n_mels, double hz)
-{
-    double step = hz_to_mel(8000.0) / (n_mels + 1);
-    double left = mel_to_hz(step * m), top = mel_to_hz(step * (m + 1)), right = mel_to_hz(step * (m + 2));
-    double up = (hz - left) / (top - left), down = (right - hz) / (right - top);
-    double height = up < down ? up : down;
-    return height > 0.0 ? height * 2.0 / (right - left) : 0.0;
-}
 
 int mel_basis_create(int n_mels, struct mel_basis **out)
 {
@@ -42,7 +19,7 @@ int mel_basis_create(int n_mels, struct mel_basis **out)
     for (int n = 0; n <= MEL_WINDOW / 2; n++)
         b->window[n] =
             (float)((0.5 - 0.5 * cos(2.0 * M_PI * n / MEL_WINDOW)) * (n == MEL_WINDOW / 2 ? 0.5 : 1.0));
-    for (int k = 0; k < N_BINS; k++) {
+    for (int k = 0; k < MEL_FILTER_BINS; k++) {
         int odd = k % 2, column = k / 2;
         for (int n = 0; n < MEL_FOLDED; n++) {
             /* Sample 100 meets itself in the second fold: it arrives doubled, or as 0. */
@@ -52,7 +29,8 @@ int mel_basis_create(int n_mels, struct mel_basis **out)
             b->dft[odd][1][n * MEL_BINS + column] = (float)(half * sin(angle));
         }
         for (int m = 0; m < n_mels; m++)
-            b->filters[(odd * MEL_BINS + column) * n_mels + m] = (float)filter_at(m, n_mels, k * BIN_HZ);
+            b->filters[(odd * MEL_BINS + column) * n_mels + m] =
+                (float)mel_filter(m, n_mels, k * MEL_FILTER_BIN_HZ);
     }
     *out = b;
     return 0;
