@@ -230,7 +230,7 @@ struct engine_vtable {
     void (*download)(struct engine *, void *host_dst, const void *src, size_t bytes);
     int (*wait)(struct engine *, struct err *); /* 0, or the first error since the last wait */
 
-    /* --- replay --- */
+    /* --- replay: a recording has no memory of the host in it, and on a device no launch of another graph (-ENOTSUP) --- */
     void (*graph_begin)(struct engine *);               /* what follows is recorded, not run */
     struct engine_graph *(*graph_end)(struct engine *); /* NULL when out of memory */
     void (*graph_destroy)(struct engine *, struct engine_graph *);
@@ -259,7 +259,7 @@ struct engine_vtable {
 /* The part every engine begins with. */
 struct engine {
     const struct engine_vtable *v;
-    enum dtype wide_type; /* of the encoder's activations between operations: f32 or bf16 */
+    enum dtype wide_type; /* of the encoder's activations between operations: f32, bf16 or f16 */
     char name[48];        /* for people: "host bf16 (avx512bf16)" */
 };
 

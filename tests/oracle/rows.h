@@ -1,37 +1,18 @@
-/* What the tests of the decoder's operations share: host engines of every instruction set, matrices in engine memory,
- * and the roundings of which tolerances are made. */
+/* What the tests of the decoder's operations share: matrices in engine memory, and the roundings of which tolerances are
+ * made. */
 #ifndef CAPTIOND_TESTS_ORACLE_ROWS_H
 #define CAPTIOND_TESTS_ORACLE_ROWS_H
 
 #include "tests/support/support.h"
 
+#include "tests/support/engines.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "gpu/host/host.h"
-
 #define F32_EPS 0x1p-24 /* greatest relative rounding error of single precision */
 #define F16_EPS 0x1p-11 /* and of half precision */
-
-static const char *const isa_names[] = {"generic", "avx2", "avx512", "avx512bf16"};
-#define N_ISAS 4
-
-/* An engine limited to an instruction set; NULL where the processor has less than that. */
-static inline struct engine *open_engine(const char *isa, int n_threads, enum engine_precision precision)
-{
-    setenv("CAPTIOND_ISA", isa, 1);
-    struct engine_options options = {.n_threads = n_threads, .precision = precision, .n_mels = 80};
-    struct engine *e = NULL;
-    struct err err = {0};
-    if (host_engine_open(&options, &e, &err) < 0)
-        fail_msg("%s", err.msg);
-    if (strcmp(isa_name(((struct host_engine *)e)->isa), isa) != 0) {
-        engine_close(e);
-        return NULL;
-    }
-    return e;
-}
 
 static inline void wait_for(struct engine *e)
 {
@@ -40,7 +21,7 @@ static inline void wait_for(struct engine *e)
         fail_msg("%s", err.msg);
 }
 
-/* Host engine memory can be looked at between two waits. */
+/* The memory of an engine from open_engine can be looked at between two waits. */
 static inline void *take(struct engine *e, size_t bytes)
 {
     void *p = e->v->alloc(e, bytes);
@@ -86,15 +67,6 @@ static inline void give_rows(struct engine *e, struct rows rows)
     e->v->free(e, rows.token);
     e->v->free(e, rows.pos);
     e->v->free(e, rows.slot);
-}
-
-/* The nearest half float, ties to even: 11 bits, quanta of 2^−24 below 2^−14. */
-static inline double to_half(double x)
-{
-    int e;
-    frexp(x, &e);
-    double quantum = ldexp(1.0, (e - 1 > -14 ? e - 1 : -14) - 10);
-    return nearbyint(x / quantum) * quantum;
 }
 
 #endif

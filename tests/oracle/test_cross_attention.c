@@ -42,7 +42,7 @@ static void encode(struct world *w, struct test_rng *rng, int layer, int audio, 
             memcpy(x, &bits, sizeof(bits));
             in = mat_view(bf16, DTYPE_BF16, n_ctx, STRIDE, STRIDE);
         }
-        stored(w, layer, audio)[i] = w->half ? to_half(*x) : *x;
+        stored(w, layer, audio)[i] = w->half ? test_half(*x) : *x;
     }
     w->e->v->kv_store(w->e, &(struct kv_store_args){w->kv, layer, audio, in});
     wait_for(w->e);
@@ -58,7 +58,7 @@ static struct world make_world(const char *isa, int threads, enum engine_precisi
         return w;
     struct err err;
     assert_int_equal(w.e->v->kv_create(w.e, LAYERS, AUDIO, CTX, HEADS, &w.kv, &err), 0);
-    w.half = precision == PRECISION_AUTO && strcmp(isa, "generic") != 0;
+    w.half = test_keeps_half(isa, precision);
     w.stored = calloc((size_t)LAYERS * AUDIO * CTX * 2 * STATE, sizeof(double));
     w.slots = take(w.e, SLOTS * sizeof(*w.slots));
     w.align = take(w.e, sizeof(float) * SLOTS * RUN_TOKENS_MAX * N_ALIGN * RUN_AUDIO_FRAMES);

@@ -44,18 +44,18 @@ static void test_memory(void **state)
 struct shifter {
     struct engine_graph *graph;
     int32_t *queue;
-    int32_t staging[N];
+    int32_t *staging;
 };
 
 static void shifter_init(struct engine *e, struct shifter *s, const int32_t *values)
 {
     s->queue = room(e, (N + 1) * sizeof(int32_t));
     e->v->upload(e, s->queue, values, N * sizeof(int32_t));
+    s->staging = room(e, N * sizeof(int32_t));
     test_engine_wait(e);
-    memset(s->staging, 0x55, sizeof(s->staging));
     e->v->graph_begin(e);
-    e->v->download(e, s->staging, s->queue + 1, sizeof(s->staging));
-    e->v->upload(e, s->queue, s->staging, sizeof(s->staging));
+    e->v->upload(e, s->staging, s->queue + 1, N * sizeof(int32_t));
+    e->v->upload(e, s->queue, s->staging, N * sizeof(int32_t));
     s->graph = e->v->graph_end(e);
     assert_non_null(s->graph);
 }
@@ -64,6 +64,7 @@ static void shifter_finish(struct engine *e, struct shifter *s)
 {
     e->v->graph_destroy(e, s->graph);
     e->v->free(e, s->queue);
+    e->v->free(e, s->staging);
 }
 
 /* Launches and returns by how many places the queue 0 1 2 … or its like has moved. */
@@ -90,10 +91,12 @@ static void loops(struct engine *e)
     struct shifter s;
     shifter_init(e, &s, values);
     int32_t untouched[N];
-    memset(untouched, 0x55, sizeof(untouched));
-    assert_memory_equal(s.staging, untouched, sizeof(untouched)); /* recording has run nothing */
-    assert_int_equal(moved(e, &s, values, s.queue, 10), 5);       /* until the counter is 0 */
-    assert_int_equal(moved(e, &s, values, s.queue, 3), 3);        /* or max_times */
+    e->v->download(e, untouched, s.staging, sizeof(untouched));
+    test_engine_wait(e);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(untouched[i], 0);                  /* recording has run nothing */
+    assert_int_equal(moved(e, &s, values, s.queue, 10), 5); /* until the counter is 0 */
+    assert_int_equal(moved(e, &s, values, s.queue, 3), 3);  /* or max_times */
     assert_int_equal(moved(e, &s, values, s.queue, 0), 0);
     assert_int_equal(moved(e, &s, nothing, s.queue, 10),
                      0); /* the counter is looked at before the first time */
@@ -121,9 +124,13 @@ static void nested(struct engine *e)
     struct engine_graph *twice = e->v->graph_end(e);
     assert_non_null(twice);
     e->v->graph_launch(e, twice, s.queue, 3);
-    e->v->download(e, after, s.queue, sizeof(after));
-    test_engine_wait(e);
-    assert_int_equal(after[0], values[6]);
+    if (test_engines_emulated) { /* engines on a device refuse it */
+        assert_int_equal(e->v->wait(e, NULL), -ENOTSUP);
+    } else {
+        e->v->download(e, after, s.queue, sizeof(after));
+        test_engine_wait(e);
+        assert_int_equal(after[0], values[6]);
+    }
     e->v->graph_destroy(e, twice);
     shifter_finish(e, &s);
 }

@@ -73,6 +73,7 @@ static void check_copy(struct world *w, int n)
     }
     look(w, 2, OTHER, untouched);
     w->e->v->kv_copy(w->e, w->kv, 0, 1, n);
+    wait_for(w->e);
     look(w, 3, OTHER, expected);
     look(w, 1, OTHER, seen);
     assert_memory_equal(expected, seen, sizeof(seen));
@@ -98,7 +99,7 @@ static void test_copy(void **state)
 
 static void test_copy_to_itself_and_full(void **state)
 {
-    struct world w = make_world("generic", 2, PRECISION_F32);
+    struct world w = make_world(isa_names[0], 2, PRECISION_AUTO);
     if (!w.e)
         abort(); /* every processor has this one */
     float before[LAYERS * STATE], after[LAYERS * STATE];
@@ -107,9 +108,11 @@ static void test_copy_to_itself_and_full(void **state)
     }
     look(&w, 0, CTX - 1, before);
     w.e->v->kv_copy(w.e, w.kv, 0, 0, CTX);
+    wait_for(w.e);
     look(&w, 0, CTX - 1, after);
     assert_memory_equal(before, after, sizeof(after));
     w.e->v->kv_copy(w.e, w.kv, 0, 3, CTX);
+    wait_for(w.e);
     look(&w, 3, CTX - 1, after);
     assert_memory_equal(before, after, sizeof(after));
     drop_world(&w);
@@ -124,7 +127,7 @@ static void expect_error(struct engine *e)
 
 static void test_refusals(void **state)
 {
-    struct world w = make_world("generic", 1, PRECISION_F32);
+    struct world w = make_world(isa_names[0], 1, PRECISION_AUTO);
     if (!w.e)
         abort(); /* every processor has this one */
     w.e->v->kv_copy(w.e, w.kv, 0, SLOTS, 1);

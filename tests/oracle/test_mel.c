@@ -133,8 +133,7 @@ static void check(struct engine *e, const struct window *w, enum dtype type)
         double error = want[i] > max - 4.0 ? fmin(tolerance[i], 1e-4) : tolerance[i];
         want[i] = (fmax(want[i], max - 8.0) + 4.0) / 4.0;
         tolerance[i] = fmax(error, max_error) / 4.0 + 4.0 * EPS_F32 * (fabs(want[i]) + 1.0);
-        if (type == DTYPE_BF16)
-            tolerance[i] += EPS_BF16 * (fabs(want[i]) + tolerance[i]);
+        tolerance[i] += test_rounding(type, fabs(want[i]) + tolerance[i]);
     }
     test_close("log-mel", got, want, tolerance, w->n_frames, w->n_mels);
     e->v->free(e, out.data);

@@ -5,47 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gpu/host/host.h"
-
-struct engine *test_engine_open(const struct engine_case *c, int n_mels)
-{
-    struct engine *e = NULL;
-    struct err err = {0};
-    const struct engine_options options = {
-        .n_threads = c->n_threads, .precision = c->precision, .n_mels = n_mels, .deferred = c->deferred};
-    assert_int_equal(setenv("CAPTIOND_ISA", c->isa, 1), 0);
-    if (engine_open("host", &options, &e, &err) < 0)
-        fail_msg("%s", err.msg);
-    unsetenv("CAPTIOND_ISA");
-    printf("%s %s, %d threads%s\n", c->isa, e->wide_type == DTYPE_BF16 ? "bf16" : "f32", c->n_threads,
-           c->deferred ? ", deferred" : "");
-    return e;
-}
-
-static void run_case(const struct engine_case *c, void (*fn)(struct engine *))
-{
-    struct engine *e = test_engine_open(c, 80);
-    fn(e);
-    engine_close(e);
-}
-
-void test_engines(void (*fn)(struct engine *))
-{
-    for (int isa = 0; isa <= (int)isa_detect(); isa++) {
-        struct engine_case c = {.isa = isa_name((enum isa)isa), .n_threads = 1 + isa % 2};
-        run_case(&c, fn);
-        if (isa != (int)isa_detect())
-            continue;
-        for (c.n_threads = 1; c.n_threads <= 4; c.n_threads++)
-            run_case(&c, fn);
-        c.n_threads = 2;
-        c.deferred = true;
-        run_case(&c, fn);
-        c.precision = PRECISION_F32;
-        run_case(&c, fn);
-    }
-}
-
 void test_engine_wait(struct engine *e)
 {
     struct err err = {0};
@@ -88,25 +47,78 @@ static float from_bf16(uint16_t h)
     return x;
 }
 
+double test_half(double x)
+{
+    int e;
+    frexp(x, &e);
+    double quantum = ldexp(1.0, (e - 1 > -14 ? e - 1 : -14) - 10);
+    return nearbyint(x / quantum) * quantum;
+}
+
+static uint16_t to_f16(float x)
+{
+    double h = fabs(test_half(x));
+    int e, sign = signbit(x) ? 0x8000 : 0;
+    frexp(h, &e);
+    if (h > 65504.0)
+        return (uint16_t)(sign | 0x7c00);
+    if (h < 0x1p-14)
+        return (uint16_t)(sign | (int)(h * 0x1p24));
+    return (uint16_t)(sign | ((e + 14) << 10) | (int)(ldexp(h, 11 - e) - 1024.0));
+}
+
+static float from_f16(uint16_t h)
+{
+    int e = h >> 10 & 31, fraction = h & 1023;
+    double x = e == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, e - 25);
+    if (e == 31)
+        x = fraction ? NAN : INFINITY;
+    return (float)(h & 0x8000 ? -x : x);
+}
+
+static uint16_t narrow(enum dtype type, float x)
+{
+    return type == DTYPE_BF16 ? to_bf16(x) : to_f16(x);
+}
+
+static float widen(enum dtype type, uint16_t h)
+{
+    return type == DTYPE_BF16 ? from_bf16(h) : from_f16(h);
+}
+
 float test_round(enum dtype type, float x)
 {
-    return type == DTYPE_BF16 ? from_bf16(to_bf16(x)) : x;
+    return type == DTYPE_F32 ? x : widen(type, narrow(type, x));
+}
+
+double test_rounding(enum dtype type, double x)
+{
+    switch (type) {
+    case DTYPE_BF16:
+        return EPS_BF16 * fabs(x);
+    case DTYPE_F16: /* below 2^−14 the distance from one number to the next is 2^−24 */
+        return EPS_F16 * fabs(x) + 0x1p-25;
+    default:
+        return 0.0;
+    }
 }
 
 void test_mat_write(struct engine *e, struct mat m, float *values)
 {
-    uint16_t *half = malloc((size_t)m.cols * sizeof(*half));
+    size_t cols = (size_t)m.cols;
+    uint16_t *half = malloc((size_t)m.rows * cols * sizeof(*half));
     assert_non_null(half);
     for (int r = 0; r < m.rows; r++) {
-        float *row = values + (size_t)r * (size_t)m.cols;
-        for (int c = 0; c < m.cols && m.type == DTYPE_BF16; c++) {
-            half[c] = to_bf16(row[c]);
-            row[c] = from_bf16(half[c]);
+        float *row = values + (size_t)r * cols;
+        uint16_t *narrowed = half + (size_t)r * cols;
+        for (size_t c = 0; c < cols && m.type != DTYPE_F32; c++) {
+            narrowed[c] = narrow(m.type, row[c]);
+            row[c] = widen(m.type, narrowed[c]);
         }
-        e->v->upload(e, mat_rows(m, r, 1).data, m.type == DTYPE_BF16 ? (void *)half : (void *)row,
-                     (size_t)m.cols * dtype_bytes(m.type));
-        test_engine_wait(e);
+        e->v->upload(e, mat_rows(m, r, 1).data, m.type == DTYPE_F32 ? (void *)row : (void *)narrowed,
+                     cols * dtype_bytes(m.type));
     }
+    test_engine_wait(e);
     free(half);
 }
 
@@ -123,9 +135,10 @@ void test_mat_read(struct engine *e, struct mat m, float *values)
             uint16_t half;
             float x;
             memcpy(&half, row + (size_t)c * size, sizeof(half));
-            memcpy(&x, row + (size_t)c * size, m.type == DTYPE_BF16 ? sizeof(half) : sizeof(x));
+            memcpy(&x, row + (size_t)c * size, size);
             if (r < m.rows && c < m.cols)
-                values[(size_t)r * (size_t)m.cols + (size_t)c] = m.type == DTYPE_BF16 ? from_bf16(half) : x;
+                values[(size_t)r * (size_t)m.cols + (size_t)c] =
+                    m.type == DTYPE_F32 ? x : widen(m.type, half);
             else if (half != 0xffff)
                 fail_msg("written outside of the matrix: row %d, column %d of [%d, %d]", r, c, m.rows,
                          m.cols);

@@ -1,6 +1,8 @@
 /* What the oracle tests share: every engine that this machine can run, and matrices in its memory.
  *
- * The tests see engine memory through upload and download only, so that any engine can face them. */
+ * The tests see engine memory through upload and download only, so that any engine can face them. Which engines there
+ * are is one file's business: engine_cases.c for the host engine, tests/cuda/engine_cases.c for the CUDA engine on the
+ * processor, with which the same tests are linked once more. */
 #ifndef CAPTIOND_TESTS_ENGINES_H
 #define CAPTIOND_TESTS_ENGINES_H
 
@@ -9,6 +11,7 @@
 /* Unit roundoff: half the distance from 1 to the next number. */
 #define EPS_F32  0x1p-24
 #define EPS_BF16 0x1p-8
+#define EPS_F16  0x1p-11
 
 struct engine_case {
     const char *isa; /* CAPTIOND_ISA */
@@ -21,6 +24,18 @@ struct engine_case {
  * 4 threads and once deferred. Prints the case, so that a failure says where it happened. */
 void test_engines(void (*fn)(struct engine *));
 struct engine *test_engine_open(const struct engine_case *, int n_mels);
+
+/* Whether the engines are emulated, a thousand times slower than they are: tests leave out what is only large. */
+extern const bool test_engines_emulated;
+
+/* For tests that name an instruction set: all there are, [0] exists everywhere. An engine that is limited to one, or NULL
+ * where there is no such; its memory can be looked at after a wait, until the next operation is submitted. */
+#define N_ISAS 4
+extern const char *const isa_names[N_ISAS];
+struct engine *open_engine(const char *isa, int n_threads, enum engine_precision);
+/* Whether it keeps weights and caches as half floats. */
+bool test_keeps_half(const char *isa, enum engine_precision);
+
 void test_engine_wait(struct engine *); /* fails the test on an error */
 
 /* A matrix in engine memory whose gaps between rows, and a row behind its end, hold NaN. */
@@ -36,5 +51,7 @@ void test_close(const char *what, const float *got, const double *want, const do
                 int cols);
 
 float test_round(enum dtype, float); /* to the nearest value of the type */
+double test_half(double); /* to the nearest half float, ties to even: 11 bits, 2^−24 apart below 2^−14 */
+double test_rounding(enum dtype, double); /* bound of the error when a result of about that much is stored */
 
 #endif
