@@ -45,6 +45,12 @@ LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null
 
 ARCH     := $(shell uname -m)
 
+# --- the CUDA engine: a library of its own, opened at run time, built where there is a toolkit -----------------
+NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA     ?= $(if $(NVCC),1,0)
+# Compute capabilities with code of their own; the last one also as PTX, for newer GPUs.
+CUDA_ARCHS ?= 80 90
+
 # --- modules: every .c of a folder belongs to it -----------------------------------------------------------
 src       = $(wildcard $(addsuffix /*.c,$(1)))
 obj       = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -82,18 +88,27 @@ TEST_SUPPORT_OBJ := $(call obj,$(TEST_SUPPORT_SRC))
 LIB         := $(BUILD)/libcaptiond.a
 LIB_OBJ     := $(BASE_OBJ) $(STREAM_OBJ) $(DECODER_OBJ) $(GPU_OBJ) $(DAEMON_OBJ) $(TOOLS_OBJ)
 
+CUDA_SRC    := $(wildcard gpu/cuda/*.cu)
+CUDA_PLUGIN := $(BUILD)/libcaptiond-cuda.so
 PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
 # T='unit/* property/test_ring': only these.
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tests/%.c)),$(TEST_SRC)))
+# The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
+# operations once more.
+CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance graph
+CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS))
+TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS)),$(CUDA_TESTS)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
 Q   := $(if $(V),,@)
 say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-5s %s\n' $(1) $(2))
 
-.PHONY: all programs tests help clean
+.PHONY: all programs tests help clean cuda-said
 all: programs
-programs: $(PROGRAMS) ; @:
+programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) cuda-said ; @:
+cuda-said:
+	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc is missing'))
 tests: $(TESTS) ; @:
 
 ifdef PKGS_MISSING
@@ -145,6 +160,58 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 
+# --- CUDA: for GPUs by nvcc, and for the tests by the C++ compiler --------------------------------------------------
+ifeq ($(CUDA),1)
+CUDA_HOME   := $(abspath $(dir $(realpath $(NVCC)))/..)
+CXXSTD      := -std=c++20 -D_GNU_SOURCE
+CXXWARN     := -Wall -Wextra -Wshadow -Wno-unused-parameter $(if $(WERROR),-Werror)
+comma       := ,
+empty       :=
+NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(filter-out -Wshadow,$(CXXWARN)))
+NVCC_LAST   := $(lastword $(CUDA_ARCHS))
+NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
+# Products and sums are contracted the same way in every form of a kernel (ffp-contract), so that its bits can be compared;
+# and kernels load eight half floats as one value of another type.
+HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(SANFLAGS) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC -MMD -MP -I. $(DEFS) \
+	-isystem $(CUDA_HOME)/include
+CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
+	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
+
+$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++20 -O3 -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
+		$(NVCC_ARCHS) -MMD -MP -c -o $@ $<
+
+$(CUDA_PLUGIN): $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) $(BUILD)/daemon/base/err.o $(BUILD)/gpu/mel_filter.o \
+		gpu/cuda/exports.map
+	$(call say,LINK,$@)
+	$(Q)$(NVCC) -shared $(NVCC_ARCHS) -o $@ $(filter %.o,$^) -Xlinker --version-script=gpu/cuda/exports.map -ldl
+
+$(BUILD)/cuda-host/%.o: %.cu
+	$(call say,CXX,'$< (host)')
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(HOST_CXXFLAGS) -include tests/cuda/harness/kernel.h -x c++ -c -o $@ $<
+
+$(BUILD)/cuda-host/%.o: %.cpp
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(HOST_CXXFLAGS) -c -o $@ $<
+
+CUDA_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(CUDA_HOST_OBJ) \
+	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
+define cuda_test_link
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+endef
+$(BUILD)/tests/cuda/test_harness: $(BUILD)/cuda-host/tests/cuda/test_harness.o $(CUDA_TEST_OBJ)
+	$(cuda_test_link)
+$(BUILD)/tests/cuda/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_TEST_OBJ)
+	$(cuda_test_link)
+endif
+
 # --- what people type -----------------------------------------------------------------------------------------
 # A make of its own after the libraries are there: this one may have looked for them in vain.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
@@ -175,10 +242,12 @@ check:
 	@tests/check
 
 SOURCES  := $(sort $(wildcard *.c $(addsuffix /*.c,daemon daemon/base stream gpu gpu/host decoder tools tools/bench \
-	tests/support tests/unit tests/oracle tests/golden tests/property tests/system)))
-HEADERS  := $(sort $(wildcard $(addsuffix /*.h,daemon daemon/base stream gpu gpu/host decoder tools tests/support)))
+	tests/support tests/cuda tests/unit tests/oracle tests/golden tests/property tests/system)))
+HEADERS  := $(sort $(wildcard $(addsuffix /*.h,daemon daemon/base stream gpu gpu/host gpu/cuda decoder tools \
+	tests/support tests/oracle tests/cuda/harness)))
+CUDA_SOURCES := $(wildcard gpu/cuda/*.cu gpu/cuda/*.cuh tests/cuda/*.cu tests/cuda/harness/*.cpp)
 format:
-	clang-format -i $(SOURCES) $(HEADERS)
+	clang-format -i $(SOURCES) $(HEADERS) $(CUDA_SOURCES)
 
 # Static analysis, again only for what has changed: an object file knows its headers, and is older than the stamp
 # of its analysis. Of the kernels, the variants that this machine can read.

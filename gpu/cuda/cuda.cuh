@@ -1,0 +1,106 @@
+/* Inside the CUDA engine: what its files share. Not included from outside gpu/cuda/ (tests excepted).
+ *
+ * engine.cu has the life, the memory, the order and the graphs; every cuda_* function below checks its arguments and
+ * launches its kernels into the engine's stream, from which a graph may be recording. None waits. Failures go to
+ * cuda_fail and stick.
+ *
+ * Types: activations of the encoder, weights and caches are half floats; sums, residuals and everything between
+ * the decoder's operations are single ones. */
+#ifndef CAPTIOND_GPU_CUDA_CUDA_CUH
+#define CAPTIOND_GPU_CUDA_CUDA_CUH
+
+#include "gpu/cuda/device.cuh"
+
+extern "C" {
+#include "gpu/engine.h"
+}
+
+#define CUDA_ROWS_MAX  64 /* rows whose cross-attention is split at once */
+#define CUDA_HEADS_MAX 20
+#define CROSS_PART     128 /* keys that one block attends to */
+#define CROSS_PARTS    ((RUN_AUDIO_FRAMES + CROSS_PART - 1) / CROSS_PART)
+
+struct mel_tables;
+struct cublas;
+
+struct cuda_engine {
+    struct engine base;
+    struct engine_options options;
+    int n_multiprocessors;
+    cudaStream_t stream; /* all operations */
+    cudaStream_t setup;  /* memory that is being made ready; waited for at once */
+    struct err err;      /* the first error since the last wait */
+    struct engine_graph *recording;
+    bool chains;      /* the driver has no conditional graphs */
+    int32_t *counter; /* pinned: what chains look at */
+    struct mel_tables *mel;
+    struct cublas *cublas; /* NULL: products are our own */
+    float *product;        /* [product_floats] of libcublas */
+    size_t product_floats;
+    float *partial; /* [CUDA_ROWS_MAX][CUDA_HEADS_MAX][CROSS_PARTS][PARTIAL_FLOATS] of cross-attention */
+};
+
+struct engine_weight {
+    int n_out, n_in;
+    int stride;   /* n_in rounded up to 8, zeros behind */
+    __half *data; /* [n_out, stride] */
+};
+
+/* Rows of HEAD half floats: [n_slots][n_layer][n_head][keys, values][n_ctx][HEAD]. */
+struct engine_kv {
+    int n_layer, n_slots, n_ctx, n_head;
+    __half *data;
+};
+
+/* The keys of a head; its values are n_ctx · HEAD behind. */
+static inline __host__ __device__ __half *kv_keys(struct engine_kv kv, int layer, int slot, int head)
+{
+    size_t block = ((size_t)slot * (size_t)kv.n_layer + (size_t)layer) * (size_t)kv.n_head + (size_t)head;
+    return kv.data + block * 2 * (size_t)kv.n_ctx * HEAD;
+}
+
+/* A block's part of one row's cross-attention to one head. */
+#define PARTIAL_FLOATS (HEAD + 2) /* Σ e^(s − greatest) v, greatest, Σ e^(s − greatest) */
+
+/* Records the first failure, of the graph while one is being recorded. Returns code. */
+int cuda_fail(struct cuda_engine *, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* After a launch or a call of the runtime: 0, or its error with the operation's name. */
+int cuda_check(struct cuda_engine *, cudaError_t, const char *what);
+
+int cuda_mel_create(int n_mels, struct cuda_engine *, struct err *);
+void cuda_mel_destroy(struct mel_tables *);
+/* Room for n single floats, grown outside of graphs only; NULL: there is none. For one operation. */
+float *cuda_product(struct cuda_engine *, size_t n);
+struct cublas *cublas_open(cudaStream_t); /* NULL: there is none */
+void cublas_close(struct cublas *);
+/* out [rows, n_out] f32 = in · Wᵀ. Whether it was done: not where rows overlap or are not dense enough. */
+bool cublas_product(struct cublas *, struct mat in, const struct engine_weight *, struct mat out);
+
+/* mel.cu, gemm.cu, norm.cu, attention.cu: the encoder */
+int cuda_mel(struct cuda_engine *, const struct mel_args *);
+int cuda_linear(struct cuda_engine *, const struct linear_args *);
+int cuda_layer_norm(struct cuda_engine *, const struct layer_norm_args *);
+int cuda_attention(struct cuda_engine *, const struct attention_args *);
+
+/* rows.cu, rows_attention.cu, sample.cu, kv.cu: the decoder */
+int cuda_rows_from_slots(struct cuda_engine *, const struct rows_from_slots_args *);
+int cuda_embed(struct cuda_engine *, const struct embed_args *);
+int cuda_linear_rows(struct cuda_engine *, const struct linear_rows_args *);
+int cuda_self_attention(struct cuda_engine *, const struct self_attention_args *);
+int cuda_cross_attention(struct cuda_engine *, const struct cross_attention_args *);
+int cuda_select(struct cuda_engine *, const struct select_args *);
+int cuda_advance(struct cuda_engine *, const struct advance_args *);
+int cuda_kv_store(struct cuda_engine *, const struct kv_store_args *);
+int cuda_kv_copy(struct cuda_engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
+
+static inline bool is_half(struct mat m)
+{
+    return m.type == DTYPE_F16;
+}
+
+static inline bool is_single_or_half(struct mat m)
+{
+    return m.type == DTYPE_F32 || m.type == DTYPE_F16;
+}
+
+#endif

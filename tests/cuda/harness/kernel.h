@@ -1,0 +1,250 @@
+/* What nvcc gives to a kernel and to the code that launches it, for g++: in front of every file of gpu/cuda/
+ * (-include), so that the very same source runs on the processor.
+ *
+ * A CUDA thread is a fiber; the blocks of a launch run one after the other. What the hardware leaves open is decided
+ * against the kernel: a warp runs as far as it can before the next one starts, or warps and lanes take turns by a seed
+ * (harness_seed). Found in this way: missing barriers and waits, divergent barriers, shuffles that name absent lanes,
+ * reads of memory that nobody has written (everything starts as NaN), writes beyond shared memory (canaries, or
+ * AddressSanitizer, since every block's arrays are fresh allocations of exactly their size) and beyond device memory
+ * (guard pages). Not found: missing fences between blocks, the rounding of approximate instructions, speed.
+ *
+ * A test tool: nothing that is installed contains it. */
+#ifndef CAPTIOND_TESTS_CUDA_KERNEL_H
+#define CAPTIOND_TESTS_CUDA_KERNEL_H
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+
+#include <dlfcn.h>
+
+#define CUDA_NO_HALF /* no type of that name beside __half */
+#include <cuda_runtime_api.h>
+#include <cuda_fp16.h>
+
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __forceinline__
+#undef __launch_bounds__
+#undef __restrict__
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__ __restrict
+
+struct harness_thread {
+    uint3 index;
+    unsigned lane;
+};
+
+struct harness_block {
+    uint3 index;
+    dim3 threads, blocks;
+    void *dynamic;
+};
+
+extern struct harness_thread *harness_thread;
+extern struct harness_block *harness_block;
+
+#define threadIdx (harness_thread->index)
+#define blockIdx  (harness_block->index)
+#define blockDim  (harness_block->threads)
+#define gridDim   (harness_block->blocks)
+
+/* 0: warp by warp, lane by lane. Otherwise warps, lanes, blocks, streams and the nodes of graphs in random order. */
+extern "C" void harness_seed(unsigned);
+
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+/* The block's array that belongs to `key`; made by the first thread that asks. */
+void *harness_shared(const void *key, size_t bytes);
+
+#define SHARED(type, name, n)                                                                                \
+    static const char name##_key = 0;                                                                        \
+    type *const name = (type *)harness_shared(&name##_key, sizeof(type) * (n))
+#define DYNAMIC_SHARED(type, name) type *const name = (type *)harness_block->dynamic
+
+/* --- meeting of threads ------------------------------------------------------------------------------------------- */
+
+void harness_barrier(const void *site);
+/* Every lane in `mask` arrives with an argument; the last one runs fn on all of them. */
+void harness_meet(unsigned mask, void *arg, void (*fn)(void **args, unsigned mask));
+
+#define __syncthreads()                                                                                      \
+    do {                                                                                                     \
+        static const char barrier_site = 0;                                                                  \
+        harness_barrier(&barrier_site);                                                                      \
+    } while (0)
+
+static inline void harness_nothing(void **, unsigned)
+{
+}
+
+static inline void __syncwarp(unsigned mask = ~0u)
+{
+    harness_meet(mask, nullptr, harness_nothing);
+}
+
+template <class T> struct harness_shuffle {
+    T in, out;
+    unsigned from;
+};
+
+/* A lane that is not in the mask has nothing to give: what is read from it is all ones, a NaN. */
+template <class T> static void harness_shuffle_all(void **args, unsigned mask)
+{
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1))
+            continue;
+        struct harness_shuffle<T> *a = (struct harness_shuffle<T> *)args[i];
+        if (mask >> a->from & 1)
+            a->out = ((struct harness_shuffle<T> *)args[a->from])->in;
+        else
+            memset(&a->out, 0xff, sizeof(T));
+    }
+}
+
+template <class T> static inline T harness_shuffle_from(unsigned mask, T v, unsigned from)
+{
+    struct harness_shuffle<T> a = {
+        v, v, from & 31
+    };
+    harness_meet(mask, &a, harness_shuffle_all<T>);
+    return a.out;
+}
+
+template <class T> static inline T __shfl_sync(unsigned mask, T v, int from)
+{
+    return harness_shuffle_from(mask, v, (unsigned)from);
+}
+
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int bits)
+{
+    return harness_shuffle_from(mask, v, harness_thread->lane ^ (unsigned)bits);
+}
+
+template <class T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned by)
+{
+    unsigned lane = harness_thread->lane;
+    return harness_shuffle_from(mask, v, lane >= by ? lane - by : lane);
+}
+
+/* --- atomics: blocks run one at a time, and no fiber is interrupted ------------------------------------------------ */
+
+static inline int atomicAdd(int *p, int v)
+{
+    int before = *p;
+    *p += v;
+    return before;
+}
+
+static inline int atomicMax(int *p, int v)
+{
+    int before = *p;
+    *p = v > before ? v : before;
+    return before;
+}
+
+/* --- arithmetic --------------------------------------------------------------------------------------------------- */
+
+static inline float rsqrtf(float x)
+{
+    return 1.0f / sqrtf(x);
+}
+
+static inline int __float_as_int(float x)
+{
+    int i;
+    memcpy(&i, &x, sizeof(i));
+    return i;
+}
+
+static inline float __int_as_float(int i)
+{
+    float x;
+    memcpy(&x, &i, sizeof(x));
+    return x;
+}
+
+static inline int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
+
+/* --- the operations that are PTX in gpu/cuda/device.cuh ------------------------------------------------------------ */
+
+void mma_16816(float *c, const unsigned *a, const unsigned *b);
+void ldmatrix_4(unsigned *r, const void *row);
+void ldmatrix_4_transposed(unsigned *r, const void *row);
+/* The bytes land when they are waited for, not before. */
+void cp_async_16(void *shared, const void *global, int bytes);
+void cp_async_commit(void);
+void harness_cp_wait(int groups_left);
+
+template <int groups_left> static inline void cp_async_wait(void)
+{
+    harness_cp_wait(groups_left);
+}
+
+void cudaGraphSetConditional(cudaGraphConditionalHandle, unsigned value);
+
+/* --- launching ---------------------------------------------------------------------------------------------------- */
+
+void harness_submit(cudaStream_t, void (*run)(void *), void *arg, void (*drop)(void *));
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, void (*body)(void *),
+                        void *arg);
+/* The limits of a launch; what is wrong comes back from cudaGetLastError. */
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel);
+
+template <class... Params> struct harness_call {
+    dim3 blocks, threads;
+    size_t shared;
+    void (*kernel)(Params...);
+    std::tuple<Params...> params;
+
+    static void body(void *arg)
+    {
+        struct harness_call *c = (struct harness_call *)arg;
+        std::apply(c->kernel, c->params);
+    }
+    static void run(void *arg)
+    {
+        struct harness_call *c = (struct harness_call *)arg;
+        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, body, arg);
+    }
+    static void drop(void *arg)
+    {
+        delete (struct harness_call *)arg;
+    }
+};
+
+/* Arguments are copied now, as the driver does, and the work is done when the stream's turn comes. */
+template <class... Params, class... Args>
+static inline void harness_launch(void (*kernel)(Params...), dim3 blocks, dim3 threads, size_t shared,
+                                  cudaStream_t stream, Args... args)
+{
+    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel))
+        return;
+    struct harness_call<Params...> *c = new harness_call<Params...> {
+        blocks, threads, shared, kernel, std::tuple<Params...>(args...)
+    };
+    harness_submit(stream, harness_call<Params...>::run, c, harness_call<Params...>::drop);
+}
+
+#define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
+    harness_launch(kernel, blocks, threads, shared, stream, __VA_ARGS__)
+
+/* --- libraries opened at run time ---------------------------------------------------------------------------------- */
+
+extern "C" void *harness_dlopen(const char *name, int flags);
+extern "C" void *harness_dlsym(void *library, const char *symbol);
+extern "C" int harness_dlclose(void *library);
+#define dlopen  harness_dlopen
+#define dlsym   harness_dlsym
+#define dlclose harness_dlclose
+
+#endif
