@@ -6,6 +6,7 @@
 #   make test          install what is missing, build, run every test; SAN=address or SAN=thread for a build with
 #                      sanitizers, T='unit/* system/test_client' for some of the tests
 #   make check         include rules, formatting, warnings as errors, static analysis
+#   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
 #   make install       PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 #   make deps          install what is missing for all of these
@@ -216,7 +217,7 @@ endif
 # A make of its own after the libraries are there: this one may have looked for them in vain.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
 
-.PHONY: run test check bench deps test-models format tidy install uninstall
+.PHONY: run test check bench fuzz deps test-models format tidy install uninstall
 deps:
 	@tools/setup/deps build model test check
 
@@ -232,6 +233,10 @@ test:
 	@tools/setup/test-models $(BUILD)
 	@CAPTIOND_TEST_PATIENCE=$(if $(SAN),10,1) tests/run $(BUILD) $(patsubst $(BUILD)/tests/%,'%',$(if $(T),$(TESTS)))
 
+fuzz:
+	@tools/setup/deps build fuzz
+	@FUZZ_SECONDS='$(or $(FUZZ_SECONDS),60)' tests/fuzz/run
+
 bench:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
@@ -242,9 +247,9 @@ check:
 	@tests/check
 
 SOURCES  := $(sort $(wildcard *.c $(addsuffix /*.c,daemon daemon/base stream gpu gpu/host decoder tools tools/bench \
-	tests/support tests/cuda tests/unit tests/oracle tests/golden tests/property tests/system)))
+	tests/support tests/fuzz tests/cuda tests/unit tests/oracle tests/golden tests/property tests/system)))
 HEADERS  := $(sort $(wildcard $(addsuffix /*.h,daemon daemon/base stream gpu gpu/host gpu/cuda decoder tools \
-	tests/support tests/oracle tests/cuda/harness)))
+	tests/support tests/fuzz tests/oracle tests/cuda/harness)))
 CUDA_SOURCES := $(wildcard gpu/cuda/*.cu gpu/cuda/*.cuh tests/cuda/*.cu tests/cuda/harness/*.cpp)
 format:
 	clang-format -i $(SOURCES) $(HEADERS) $(CUDA_SOURCES)

@@ -277,6 +277,15 @@ static int choose_format(struct weights *w, const char *path, struct err *err)
     return r < 0 ? r : choose_by_content(w, err);
 }
 
+/* Messages quote what a file says; a terminal or a log must not take it for its own. */
+static void make_printable(char *text)
+{
+    for (; *text; text++) {
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+    }
+}
+
 int weights_open(const char *path, struct weights **out, struct err *err)
 {
     struct weights *w = calloc(1, sizeof(*w));
@@ -291,6 +300,8 @@ int weights_open(const char *path, struct weights **out, struct err *err)
     if (r == 0)
         r = check_tensors(w, err);
     if (r < 0) {
+        if (err)
+            make_printable(err->msg);
         weights_close(w);
         return r;
     }

@@ -211,7 +211,7 @@ void tiny_model_write_ct2_as(const struct tiny_model *m, const char *folder, enu
     put_vocabulary(m, c.w.f);
     fprintf(c.w.f, "}}");
     writer_close(&c.w);
-    tiny_write_text(folder, "config.json", "{\"alignment_heads\": [[1, 1], [1, 0]], \"lang_ids\": []}");
+    put_heads(m, folder, "config.json");
 }
 
 void tiny_model_write_ct2(const struct tiny_model *m, const char *folder, bool half,

@@ -24,7 +24,7 @@ static uint64_t stream_of(const char *name, uint64_t seed)
 }
 
 /* Nearly normal, with deviation 1: the sum of the four 16-bit parts of number `index` of a splitmix64 stream. Whole
- * numbers until the last step, so that tools/golden/tiny_model.py makes the same, bit for bit. */
+ * numbers until the last step, so that tools/golden/shapes.py makes the same, bit for bit. */
 static float normal(uint64_t stream, uint64_t index)
 {
     uint64_t z = stream + (index + 1) * 0x9e3779b97f4a7c15u;
@@ -33,6 +33,13 @@ static float normal(uint64_t stream, uint64_t index)
     z ^= z >> 31;
     int sum = (int)(z & 0xffff) + (int)(z >> 16 & 0xffff) + (int)(z >> 32 & 0xffff) + (int)(z >> 48);
     return (float)(sum - 131070) * 0x1.bb67aep-16f; /* √3 / 2¹⁶ */
+}
+
+void tiny_model_noise(const char *name, uint64_t seed, float deviation, float *values, size_t n)
+{
+    uint64_t stream = stream_of(name, seed);
+    for (size_t i = 0; i < n; i++)
+        values[i] = deviation * normal(stream, i);
 }
 
 static void add(struct tiny_model *m, const char *name, int n_dims, const int *dims, float mean,

@@ -32,6 +32,8 @@ void tiny_model_finish(struct tiny_model *);
 const struct tiny_tensor *tiny_model_find(const struct tiny_model *, const char *name); /* NULL: not there */
 const float *tiny_model_tensor(const struct tiny_model *, const char *name);
 
+/* Nearly normal numbers, always the same ones for a name and a seed; tools/golden/shapes.py makes the same. */
+void tiny_model_noise(const char *name, uint64_t seed, float deviation, float *values, size_t n);
 size_t tiny_tensor_count(const struct tiny_tensor *);
 
 /* The bytes of a token of its vocabulary: one byte for ids below 256, " w" and the id for the others. */

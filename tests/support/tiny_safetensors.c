@@ -118,8 +118,7 @@ static void write_config(const struct tiny_model *m, const char *folder)
              d->n_text_state, d->n_audio_layer, d->n_audio_head, d->n_text_layer, d->n_text_head, d->n_mels,
              d->n_audio_ctx, d->n_text_ctx, d->n_vocab);
     tiny_write_text(folder, "config.json", text);
-    tiny_write_text(folder, "generation_config.json",
-                    "{\"alignment_heads\": [[1, 1], [1, 0]], \"suppress_tokens\": []}");
+    put_heads(m, folder, "generation_config.json");
 }
 
 void tiny_model_write_safetensors(const struct tiny_model *m, const char *folder, enum tiny_type type,

@@ -97,6 +97,15 @@ void tiny_write_text(const char *folder, const char *name, const char *text)
     assert_int_equal(fclose(f), 0);
 }
 
+void put_heads(const struct tiny_model *m, const char *folder, const char *name)
+{
+    char text[128];
+    int last = m->dims.n_text_layer - 1;
+    snprintf(text, sizeof(text), "{\"alignment_heads\": [[%d, 1], [%d, 0]], \"suppress_tokens\": []}", last,
+             last);
+    tiny_write_text(folder, name, text);
+}
+
 void tiny_layout_finish(struct tiny_layout *l)
 {
     free(l->fields);

@@ -20,6 +20,8 @@ void put_values(struct writer *, const float *values, size_t n, enum tiny_type);
 
 /* The vocabulary as JSON, {"token": id, …}, in GPT-2's byte-level alphabet. */
 void put_vocabulary(const struct tiny_model *, FILE *);
+/* A JSON file with the last decoder layer's first two heads as alignment heads, not in order. */
+void put_heads(const struct tiny_model *, const char *folder, const char *name);
 /* A new file with this text. */
 void tiny_write_text(const char *folder, const char *name, const char *text);
 

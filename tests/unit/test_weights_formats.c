@@ -274,6 +274,9 @@ static void aliases_stand_for_their_targets(void **state)
                             *alias = field_after(&layout, 0, "alias");
     overwrite("alias/model.bin", target->offset, "D", 1);
     expect_refused("alias", "there is no variable");
+    overwrite("alias/model.bin", target->offset, "\n\033[31m", 6);
+    expect_refused("alias", "there is no variable ??[31m"); /* nothing that a terminal would obey */
+    overwrite("alias/model.bin", target->offset, "decode", 6);
     overwrite("alias/model.bin", target->offset, "d", 1);
     /* Another name for the projection's target takes the place of the embedding itself. */
     size_t embedding = find_bytes("alias/model.bin", "decoder/embeddings/weight");
