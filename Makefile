@@ -12,6 +12,8 @@
 #   make deps          install what is missing for all of these
 #   make format        clang-format all sources
 #   make clean         remove what was built
+#
+# The CUDA engine is built where nvcc is (CUDA=0 leaves it out, CUDA_ARCHS="80 90" says for which GPUs).
 
 VERSION  := 0.1.0
 PREFIX   ?= /usr/local
@@ -96,9 +98,9 @@ TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/pr
 # T='unit/* property/test_ring': only these.
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tests/%.c)),$(TEST_SRC)))
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
-# operations once more.
+# operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance graph
-CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS))
+CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open)
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS)),$(CUDA_TESTS)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
@@ -211,6 +213,8 @@ $(BUILD)/tests/cuda/test_harness: $(BUILD)/cuda-host/tests/cuda/test_harness.o $
 	$(cuda_test_link)
 $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
+$(BUILD)/tests/cuda/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_TEST_OBJ)
+	$(cuda_test_link)
 endif
 
 # --- what people type -----------------------------------------------------------------------------------------
@@ -279,11 +283,13 @@ $(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
 UNITS    := captiond.service captiond.socket captiond-control.socket
 INSTALLED := $(patsubst $(BUILD)/%,bin/%,$(PROGRAMS)) \
 	$(addprefix lib/systemd/system/,$(UNITS)) $(addprefix lib/systemd/user/,$(UNITS)) \
-	lib/sysusers.d/captiond.conf lib/tmpfiles.d/captiond.conf share/captiond/captiond.conf.example
+	lib/sysusers.d/captiond.conf lib/tmpfiles.d/captiond.conf share/captiond/captiond.conf.example \
+	$(if $(filter 1,$(CUDA)),lib/captiond/$(notdir $(CUDA_PLUGIN)))
 
 install: programs
 	install -d $(foreach d,$(sort $(dir $(INSTALLED))),'$(DESTDIR)$(PREFIX)/$(d)')
 	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
+	$(if $(filter 1,$(CUDA)),install -m 644 $(CUDA_PLUGIN) '$(DESTDIR)$(PREFIX)/lib/captiond')
 	for unit in $(addprefix system/,$(UNITS)) $(addprefix user/,$(UNITS)); do \
 		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >'$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit || exit 1; \
 	done
@@ -293,7 +299,7 @@ install: programs
 
 uninstall:
 	rm -f $(foreach f,$(INSTALLED),'$(DESTDIR)$(PREFIX)/$(f)')
-	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond'
+	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond' $(if $(filter 1,$(CUDA)),'$(DESTDIR)$(PREFIX)/lib/captiond')
 
 clean:
 	rm -rf build build-*

@@ -51,6 +51,7 @@ int cuda_check(struct cuda_engine *c, cudaError_t e, const char *what)
 {
     if (e == cudaSuccess)
         return 0;
+    cudaGetLastError(); /* or the next launch would be taken to have failed */
     int code = e == cudaErrorMemoryAllocation ? -ENOMEM : -EIO;
     return cuda_fail(c, code, "engine cuda: %s: %s", what, cudaGetErrorString(e));
 }
@@ -143,6 +144,7 @@ static void graph_begin(struct engine *e)
         return;
     }
     if (cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) != cudaSuccess) {
+        cudaGetLastError();
         cuda_fail(c, -ENOMEM, "engine cuda: out of memory for a graph");
         free(g);
         return;
@@ -340,8 +342,8 @@ static void host_unregister(struct engine *e, void *p)
 static int no_memory(struct err *err, const char *what, size_t bytes)
 {
     size_t available = 0, total = 0;
-    if (cudaMemGetInfo(&available, &total) != cudaSuccess)
-        cudaGetLastError();
+    cudaMemGetInfo(&available, &total);
+    cudaGetLastError(); /* both have been dealt with */
     return err_set(err, -ENOMEM, "engine cuda: no memory for %s of %zu MB: %zu of the GPU's %zu MB are free",
                    what, bytes >> 20, available >> 20, total >> 20);
 }
@@ -553,6 +555,7 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     r = start(c, &device, err);
     if (r < 0) {
         destroy(&c->base);
+        cudaGetLastError();
         return r;
     }
     c->cublas = cublas_open(c->stream);

@@ -51,7 +51,7 @@ struct allocation {
 };
 
 static char *arena;
-static size_t arena_used, device_used;
+static size_t arena_used, device_used, device_bytes = DEVICE_BYTES;
 static std::map<char *, struct allocation> allocations; /* by first page */
 static std::map<char *, size_t> pinned;
 static int n_open;
@@ -86,7 +86,7 @@ extern "C" cudaError_t cudaMalloc(void **out, size_t bytes)
         *out = nullptr;
         return cudaSuccess;
     }
-    if (device_used + pages > DEVICE_BYTES || arena_used + pages + PAGE > ARENA_BYTES)
+    if (device_used + pages > device_bytes || arena_used + pages + PAGE > ARENA_BYTES)
         return error(cudaErrorMemoryAllocation);
     char *first = arena + arena_used;
     arena_used += pages + PAGE;
@@ -154,8 +154,8 @@ static bool is_whole(const void *p, size_t bytes)
 
 extern "C" cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 {
-    *available = DEVICE_BYTES - device_used;
-    *total = DEVICE_BYTES;
+    *available = device_bytes - device_used;
+    *total = device_bytes;
     return cudaSuccess;
 }
 
@@ -603,10 +603,22 @@ extern "C" const char *cudaGetErrorString(cudaError_t e)
     return e == cudaErrorMemoryAllocation ? "out of memory" : "an error of the harness";
 }
 
+/* What a test wants the machine to be. */
+static int driver_version = CUDART_VERSION, compute_major = 8;
+static cudaError_t count_error = cudaSuccess;
+
+extern "C" void harness_machine(int driver, int error_of_count, int major, size_t memory)
+{
+    driver_version = driver;
+    count_error = (cudaError_t)error_of_count;
+    compute_major = major;
+    device_bytes = memory ? memory : DEVICE_BYTES;
+}
+
 extern "C" cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 1;
-    return cudaSuccess;
+    *n = count_error == cudaSuccess;
+    return error(count_error);
 }
 
 extern "C" cudaError_t cudaSetDevice(int device)
@@ -616,7 +628,7 @@ extern "C" cudaError_t cudaSetDevice(int device)
 
 extern "C" cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = CUDART_VERSION;
+    *version = driver_version;
     return cudaSuccess;
 }
 
@@ -624,7 +636,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
     *p = cudaDeviceProp{};
     snprintf(p->name, sizeof(p->name), "the host");
-    p->major = 8;
+    p->major = compute_major;
     p->multiProcessorCount = 4;
     p->sharedMemPerBlockOptin = SHARED_MOST;
     return cudaSuccess;
