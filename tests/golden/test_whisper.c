@@ -1,5 +1,6 @@
 /* The engine against OpenAI's implementation with the same weights, stage by stage: data/MODEL.tsv, made by
- * tools/golden/make_golden.py. Needs the real models. */
+ * tools/golden/make_golden.py. Needs the real models.
+ * tests/run: 300 s */
 #include "tests/support/support.h"
 
 #include <math.h>
