@@ -24,7 +24,7 @@
 #define LANGUAGE_SURE    0.5f
 #define LANGUAGE_SAMPLES (2 * SECOND)
 #define COMMITTED_MANY   160 /* committed tokens in a window that are trimmed like a long buffer */
-#define STALL_FRAMES     50  /* of speech after the last committed word, that a pass made nothing of: 1 s */
+#define STALL_FRAMES     100 /* of speech that passes made nothing of: 2 s */
 #define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
 #define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
 
