@@ -8,6 +8,7 @@
 #   make check         include rules, formatting, warnings as errors, static analysis
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
+#   make stress        ten minutes of live captions from a virtual microphone; SECONDS= takes longer
 #   make install       PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 #   make deps          install what is missing for all of these
 #   make format        clang-format all sources
@@ -221,7 +222,7 @@ endif
 # A make of its own after the libraries are there: this one may have looked for them in vain.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
 
-.PHONY: run test check bench fuzz deps test-models format tidy install uninstall
+.PHONY: run test check bench stress fuzz deps test-models format tidy install uninstall
 deps:
 	@tools/setup/deps build model test check
 
@@ -245,6 +246,11 @@ bench:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@FILE='$(FILE)' tools/bench/run $(BUILD)
+
+# A recording of some length with natural pauses is best; the fixture is short and synthetic.
+STRESS_FILE ?= $(firstword $(wildcard ../shared/speech/en_ivr_long.flac) tests/fixtures/harbour.flac)
+stress: programs
+	@python3 tests/stress/live.py $(BUILD) '$(STRESS_FILE)' $(or $(MODEL),tiny.en) $(or $(SECONDS),600)
 
 check:
 	@tools/setup/deps build test check
