@@ -291,7 +291,7 @@ static void test_rules(void **state)
             if (!w.e)
                 continue;
             int rounds = test_engines_emulated ? 24 : 150;
-            check_rules(&w, &rng, threads == 2 ? rounds / 16 : rounds, &rows, &near);
+            check_rules(&w, &rng, threads == 2 ? 8 : rounds, &rows, &near);
             drop_world(&w);
         }
     }

@@ -468,11 +468,20 @@ void ldmatrix_4_transposed(unsigned *r, const void *row)
     ldmatrix(r, row, true);
 }
 
+static void land(const struct async_copy *c)
+{
+    memcpy(c->to, c->from, (size_t)c->bytes);
+    memset((char *)c->to + c->bytes, 0, (size_t)(16 - c->bytes));
+}
+
 void cp_async_16(void *shared, const void *global, int bytes)
 {
     if ((uintptr_t)shared % 16 || (bytes > 0 && (uintptr_t)global % 16) || bytes < 0 || bytes > 16)
         harness_die("an asynchronous copy that is not aligned to 16 bytes, or too long");
-    now->copies.push_back({shared, global, bytes, now->n_groups});
+    struct async_copy c = {shared, global, bytes, now->n_groups};
+    now->copies.push_back(c);
+    if (harness_is_random() && harness_random(2))
+        land(&c); /* and once more at the wait */
 }
 
 void cp_async_commit(void)
@@ -488,8 +497,7 @@ void harness_cp_wait(int groups_left)
             left.push_back(c);
             continue;
         }
-        memcpy(c.to, c.from, (size_t)c.bytes);
-        memset((char *)c.to + c.bytes, 0, (size_t)(16 - c.bytes));
+        land(&c);
     }
     now->copies = left;
 }

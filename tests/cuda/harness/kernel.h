@@ -180,7 +180,7 @@ static inline int __popc(unsigned x)
 void mma_16816(float *c, const unsigned *a, const unsigned *b);
 void ldmatrix_4(unsigned *r, const void *row);
 void ldmatrix_4_transposed(unsigned *r, const void *row);
-/* The bytes land when they are waited for, not before. */
+/* The bytes land when they are waited for; by a seed some do at once, while others may still read what was there. */
 void cp_async_16(void *shared, const void *global, int bytes);
 void cp_async_commit(void);
 void harness_cp_wait(int groups_left);
