@@ -52,7 +52,8 @@ struct buffer {
     int n_history;
     char said[SAID_MAX][SAID_BYTES]; /* the newest committed words, oldest first */
     int n_said;
-    bool cut; /* the buffer begins in the middle of speech that no committed word covers */
+    bool cut;     /* the buffer begins in the middle of speech that no committed word covers */
+    bool opening; /* nothing has been put out in this utterance */
 };
 
 struct live {
@@ -191,9 +192,19 @@ static void cut(struct buffer *b, int64_t at, int n_words)
     b->cut = b->n_kept == 0;
 }
 
+/* A mark at the beginning of an utterance closes the one before, which is final. It stays in the prompt, where it
+ * belongs, but is not shown. */
+static bool closes_earlier(const struct live *l, const struct word *w)
+{
+    return l->b.opening && commit_is_mark(w->text) && w->text[0] != ' ';
+}
+
 /* Appends a word, or a mark to the word before it, to what this update gives back. */
 static void put_out(struct live *l, const struct word *w)
 {
+    if (closes_earlier(l, w))
+        return;
+    l->b.opening = false;
     size_t n = strlen(w->text) + 1;
     bool joins = l->n_out > 0 && commit_is_mark(w->text) && w->text[0] != ' ';
     if (l->out_used + n > sizeof(l->out_text) || l->n_out == OUT_WORDS)
@@ -371,6 +382,7 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
 {
     struct buffer *b = &l->b;
     l->before->n_words = l->tail = 0;
+    b->opening = true;
     bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
     if (joins && !reset && !l->change_language)
         return;
@@ -461,14 +473,17 @@ static void show_partial(struct live *l, struct live_output *out)
 {
     const struct hypothesis *h = l->before;
     size_t used = 0;
-    bool any = l->tail < h->n_words && !l->language_doubtful;
-    for (int i = l->tail; any && i < h->n_words; i++) {
+    int first = l->tail;
+    while (first < h->n_words && closes_earlier(l, &h->words[first]))
+        first++;
+    bool any = first < h->n_words && !l->language_doubtful;
+    for (int i = first; any && i < h->n_words; i++) {
         size_t n = strlen(h->words[i].text);
         memcpy(l->partial + used, h->words[i].text, n);
         used += n;
     }
     l->partial[used] = '\0';
-    int64_t start = any ? h->words[l->tail].start : l->b.last_end;
+    int64_t start = any ? h->words[first].start : l->b.last_end;
     out->partial = l->partial;
     out->partial_start = start > l->b.last_end ? start : l->b.last_end;
     out->partial_end = any ? h->words[h->n_words - 1].end : out->partial_start;

@@ -554,6 +554,31 @@ static void language_is_found_and_locked(void **state)
     free(words);
 }
 
+/* A period that the model owes to the sentence before is no beginning. */
+static void late_periods_are_not_shown(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 13);
+    struct script_word *words = make_words(&rng, 7, MS(400), 200, 400, 100);
+    words[3].token = SCRIPT_PERIOD;
+    for (int i = 4; i < 7; i++)
+        words[i].token = SCRIPT_WORD + i - 1;
+    struct listener *t = malloc(sizeof(*t));
+    open_listener(t, words, 7, 15000);
+    live_begin(t->live, 0, 0, false);
+    assert_int_equal(update(t, words[2].end, LIVE_FINAL), 0);
+    live_begin(t->live, words[2].end, 0, false);
+    for (int64_t at = words[3].start + MS(250); at < words[6].end; at += MS(250)) {
+        assert_int_equal(update(t, at, LIVE_TICK), 0);
+        assert_true(t->out.partial[0] != '.');
+    }
+    assert_int_equal(update(t, words[6].end, LIVE_FINAL), 0);
+    expect_words(t->text, 6);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
 static void unknown_language_is_refused(void **state)
 {
     struct script_model model;
@@ -589,6 +614,7 @@ int main(void)
         cmocka_unit_test(loops_are_cut),
         cmocka_unit_test(characters_stay_whole),
         cmocka_unit_test(language_is_found_and_locked),
+        cmocka_unit_test(late_periods_are_not_shown),
         cmocka_unit_test(unknown_language_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
