@@ -133,7 +133,7 @@ define isa_rule
 $(BUILD)/%.$(1).o: %.c
 	$$(call say,CC,'$$< ($(1))')
 	@mkdir -p $$(@D)
-	$$(Q)$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
+	$$(Q)$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(if $(SAN),-fno-var-tracking) $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
