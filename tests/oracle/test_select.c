@@ -422,7 +422,7 @@ static void test_repeatable(void **state)
     float *given = malloc(sizeof(float) * (size_t)large.n);
     double *x = malloc(sizeof(double) * (size_t)large.n);
     fill(&rng, given, (size_t)large.n, 1.0f);
-    int32_t chosen[8];
+    int32_t chosen[8] = {0};
     int distinct = 0;
     for (int threads = 1; threads <= 4; threads++) {
         struct world w = make_world("avx512bf16", threads, large);
