@@ -31,6 +31,7 @@ struct hypothesis {
 
 struct hypothesis_request {
     int audio_slot, text_slot;
+    int beam_size; /* 0 or 1: greedy; else that many text slots, and no draft */
     const int32_t
         *tokens; /* [n_prompt + n_draft]: prompt, its last n_committed being committed words, then draft */
     int n_prompt, n_committed, n_draft;

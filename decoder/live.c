@@ -300,7 +300,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->max_tokens = limit < 8 ? 8 : limit;
     q->max_tokens = q->max_tokens < room ? q->max_tokens : room;
     q->n_draft = 0;
-    if (l->options.draft) {
+    if (l->options.draft && l->options.beam_size <= 1) {
         for (int i = l->tail; i < l->before->n_words; i++) {
             const struct word *w = &l->before->words[i];
             if (q->n_draft + w->n_tokens >= q->max_tokens)
@@ -313,6 +313,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->tokens = p;
     q->audio_slot = l->options.audio_slot;
     q->text_slot = l->options.text_slot;
+    q->beam_size = l->options.beam_size;
     q->mask = MASK;
     q->first_mask = MASK_FIRST;
     q->spaced = words_spaced(l->language);

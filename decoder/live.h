@@ -17,10 +17,11 @@
 struct live;
 
 struct live_options {
-    int audio_slot, text_slot;
-    const char *language; /* ISO code; NULL: detect, lock on the first confident result */
+    int audio_slot, text_slot; /* with beams: the first of beam_size text slots */
+    int beam_size;             /* hypotheses of a pass; 0 or 1: greedy */
+    const char *language;      /* ISO code; NULL: detect, lock on the first confident result */
     bool translate;
-    bool draft;        /* verify the previous hypothesis instead of decoding it again */
+    bool draft;        /* verify the previous hypothesis instead of decoding it again; not with beams */
     int max_buffer_ms; /* the buffer is trimmed beyond this; 15000 */
 };
 

@@ -29,6 +29,9 @@ struct longform_options {
     bool condition_on_previous_text;
     float temperatures[8]; /* tried in order until a result is good enough */
     int n_temperatures;
+    int beam_size;        /* hypotheses at temperature 0; 1: greedy; at most RUN_BEAMS_MAX and n_text_slots */
+    float patience;       /* of the beam search, as run.h has it: 1 */
+    float length_penalty; /* of the beam search; negative, the default: divide by the length */
     int best_of; /* samples at temperatures above 0, the most probable of which is taken; 5, at most n_text_slots */
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */
@@ -43,7 +46,7 @@ struct longform_options {
     void *ctx;
 };
 
-/* Defaults of OpenAI's command line. */
+/* Defaults of OpenAI's command line, but for beam_size, which is 1. */
 void longform_defaults(struct longform_options *);
 
 struct longform_result {

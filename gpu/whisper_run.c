@@ -50,6 +50,10 @@ static const char *misfit(const struct whisper *w, const struct text_run *r)
 
 static int check_runs(const struct whisper *w, const struct text_run *runs, int n, struct err *err)
 {
+    for (int i = 0; i < n; i++) {
+        if (runs[i].beam.width > 1)
+            return err_set(err, -ENOTSUP, "the engine %s has no beam search", w->engine->v->name);
+    }
     if (n < 1 || n > w->n_text_slots)
         return err_set(err, -EINVAL, "a batch of %d runs: there are %d slots", n, w->n_text_slots);
     for (int i = 0; i < n; i++) {

@@ -4,8 +4,9 @@
  * A *slot* holds one sequence of tokens and its self-attention cache. An *audio slot* holds one encoded
  * window (its cross-attention keys and values); several slots may read the same audio slot. A *run* extends
  * one slot: it feeds the tokens that the slot's cache has not seen, verifies a draft if there is one, and then
- * samples token by token until end of text, a limit, or a rule stops it. Rules go in as data and tokens come
- * out, so that an engine on a device never waits for the host between tokens. */
+ * samples token by token until end of text, a limit, or a rule stops it. With beams it keeps several hypotheses, each in
+ * a slot of its own, and reports the best. Rules go in as data and tokens come out, so that an engine on a device
+ * never waits for the host between tokens. After a run with beams only the prompt is cached, in the first slot. */
 #ifndef CAPTIOND_BASE_RUN_H
 #define CAPTIOND_BASE_RUN_H
 
@@ -15,6 +16,8 @@
 #define RUN_TOKEN_MASKS  8    /* suppression masks a model keeps in engine memory */
 #define RUN_ALIGN_HEADS  32   /* upper bound over all Whisper sizes */
 #define RUN_AUDIO_FRAMES 1500 /* n_audio_ctx: 20 ms each, 30 s */
+#define RUN_BEAMS_MAX    8    /* hypotheses of a beam search */
+#define RUN_FINISHED_MAX 64   /* finished hypotheses that a beam search may wait for */
 
 /* The decoding rules of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules), as
  * numbers. Token ids are the model's own. */
@@ -31,6 +34,20 @@ struct token_rules {
     uint64_t seed;     /* of the sampling, together with the position: a run can be repeated exactly */
 };
 
+/* Beam search as in OpenAI's whisper/decoding.py (BeamSearchDecoder, MaximumLikelihoodRanker). In each step every
+ * hypothesis offers its width + 1 most probable continuations. They are ranked by the sum of their log-probabilities; those
+ * that rank before the width-th unfinished one and end the text are finished, the best `width` others go on. The search
+ * ends with round(width · patience) finished ones (halves to even) or at the run's limits, and then, if fewer than
+ * `width` are finished, the best unfinished ones fill up. The result is the one with the greatest sum of
+ * log-probabilities divided by a penalty for its length, which is the number of tokens produced without eot, at least 1.
+ *
+ * Where it differs: a continuation that the rules forbid is never taken to fill up a beam. */
+struct beam_search {
+    int32_t width;        /* hypotheses that are kept, at most RUN_BEAMS_MAX; 0 or 1: no search, greedy */
+    float patience;       /* 1: ends with `width` finished hypotheses; 0 stands for 1 */
+    float length_penalty; /* α: the penalty is ((5 + length) / 6)^α; negative: it is the length */
+};
+
 enum run_stop {
     RUN_STOP_EOT,   /* the last token is eot */
     RUN_STOP_LIMIT, /* max_tokens were produced */
@@ -39,16 +56,17 @@ enum run_stop {
 
 struct text_run {
     /* What is asked. Arrays are read until the wait. */
-    int32_t slot;
+    int32_t slot;          /* the first of beam.width slots */
     int32_t audio;         /* audio slot that cross-attention reads */
     int32_t n_cached;      /* leading tokens whose keys and values the slot already holds; 0 starts anew */
     int32_t n_prompt;      /* tokens that are given; 0 < n_prompt, n_cached < n_prompt */
-    int32_t n_draft;       /* tokens after the prompt that are a guess to be verified, ≥ 0 */
+    int32_t n_draft;       /* tokens after the prompt that are a guess to be verified, ≥ 0; 0 with beams */
     const int32_t *tokens; /* [n_prompt + n_draft] */
     int32_t sample_begin;  /* index at which "sampled" begins for the rules (first_mask, timestamp pairs):
                                    n_prompt, or less where part of the prompt is earlier output */
     int32_t max_tokens;    /* most tokens to produce, verified ones included; > 0 */
-    struct token_rules rules;
+    struct token_rules rules; /* with beams the temperature is 0 */
+    struct beam_search beam;
     int32_t probe_token; /* token whose probability is wanted at probe_index, or -1. It is the softmax over
                                    all unmasked logits: no-speech detection */
     int32_t
