@@ -7,16 +7,18 @@
 
 #include <errno.h>
 
+#define SAMPLE_FUNCTION static __device__
+#include "gpu/sample_rules.h"
+
 #define THREADS 512
 #define WARPS   (THREADS / WARP)
 #define NO_ID   0x7fffffff
 
-/* What the rules leave: two ranges of ids, less those that a mask suppresses. */
+/* What the rules leave: two ranges, less those that a mask suppresses. */
 struct allowed {
-    int text_first, text_last;   /* below timestamp_begin */
-    int stamp_first, stamp_last; /* from it on */
-    const uint32_t *masks[2];    /* or NULL */
-    int no_timestamps;           /* suppressed id, −1: none */
+    struct id_ranges ids;
+    const uint32_t *masks[2]; /* or NULL */
+    int no_timestamps;        /* suppressed id, −1: none */
 };
 
 static __device__ __forceinline__ bool suppressed(const struct allowed *a, int id)
@@ -28,43 +30,13 @@ static __device__ __forceinline__ bool suppressed(const struct allowed *a, int i
     return id == a->no_timestamps;
 }
 
-static __device__ __forceinline__ int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-/* Timestamps come in pairs (an end, then the start of the next segment), except directly before the end of text; they
- * never decrease, and a segment is never empty. `tokens` is the history, sampled from `begin` on. */
-static __device__ void apply_timestamp_pairs(const struct token_rules *rules, const int32_t *tokens,
-                                             int begin, int n, struct allowed *allowed)
-{
-    int stamps = rules->timestamp_begin;
-    bool last_is_stamp = n > begin && tokens[n - 1] >= stamps;
-    bool before_is_stamp = n - begin < 2 || tokens[n - 2] >= stamps;
-    if (last_is_stamp && before_is_stamp)
-        allowed->stamp_last = allowed->stamp_first; /* a pair is complete: text must follow */
-    else if (last_is_stamp)
-        allowed->text_first = least(rules->eot, allowed->text_last); /* half a pair: no text */
-    int i = n - 1;
-    while (i >= begin && tokens[i] < stamps)
-        i--;
-    if (i >= begin) /* the end of a segment is later than its start; the start of the next may equal it */
-        allowed->stamp_first =
-            least(last_is_stamp && !before_is_stamp ? tokens[i] : tokens[i] + 1, allowed->stamp_last);
-    if (n == begin) {
-        allowed->text_first = allowed->text_last; /* the first token is a timestamp */
-        if (rules->max_initial_timestamp >= 0)
-            allowed->stamp_last = least(stamps + rules->max_initial_timestamp + 1, allowed->stamp_last);
-    }
-}
-
 /* n: tokens of history. */
 static __device__ void apply_rules(const struct select_args *a, const struct slot_state *s, int n,
                                    struct allowed *allowed)
 {
     const struct token_rules *rules = &s->rules;
     int n_vocab = a->logits.cols, stamps = least(rules->timestamp_begin, n_vocab);
-    *allowed = {0, stamps, stamps, n_vocab, {NULL, NULL}, -1};
+    *allowed = {{0, stamps, stamps, n_vocab}, {NULL, NULL}, -1};
     if (rules->mask >= 0)
         allowed->masks[0] = a->masks + (size_t)rules->mask * (size_t)a->mask_words;
     if (rules->first_mask >= 0 && n == s->sample_begin)
@@ -72,7 +44,7 @@ static __device__ void apply_rules(const struct select_args *a, const struct slo
     if (!rules->timestamps)
         return;
     allowed->no_timestamps = rules->no_timestamps;
-    apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, allowed);
+    apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, &allowed->ids);
 }
 
 /* --- reductions of a block: each is used again and again, hence the first barrier -------------------------------------- */
@@ -144,16 +116,6 @@ static __device__ float sum_of(const struct allowed *a, const float *logits, int
 
 /* --- sampling ---------------------------------------------------------------------------------------------------------- */
 
-/* Counter-based generator (SplitMix64's finalizer): the same seed and position give the same number anywhere. */
-static __device__ double uniform(uint64_t seed, uint64_t position)
-{
-    uint64_t z = seed + (position + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
-}
-
 /* A thread's walk through its ids of a range until their weights have used up *left: the id, or NO_ID. *last: the last
  * one that has any weight. */
 static __device__ int walk(const struct allowed *a, const float *logits, int first, int last, float greatest,
@@ -180,8 +142,8 @@ static __device__ int sample(const struct allowed *a, const float *logits, float
     SHARED(int, chosen, 2); /* a thread, then an id */
     float scale = 1.0f / temperature;
     int me = (int)threadIdx.x, last_id = NO_ID;
-    sums[me] = (double)sum_of(a, logits, a->text_first, a->text_last, greatest, scale) +
-               (double)sum_of(a, logits, a->stamp_first, a->stamp_last, greatest, scale);
+    sums[me] = (double)sum_of(a, logits, a->ids.text_first, a->ids.text_last, greatest, scale) +
+               (double)sum_of(a, logits, a->ids.stamp_first, a->ids.stamp_last, greatest, scale);
     __syncthreads();
     if (me == 0) {
         double total = 0.0;
@@ -199,9 +161,9 @@ static __device__ int sample(const struct allowed *a, const float *logits, float
     __syncthreads();
     if (me == chosen[0]) {
         double rest = left[0];
-        int id = walk(a, logits, a->text_first, a->text_last, greatest, scale, &rest, &last_id);
+        int id = walk(a, logits, a->ids.text_first, a->ids.text_last, greatest, scale, &rest, &last_id);
         if (id == NO_ID)
-            id = walk(a, logits, a->stamp_first, a->stamp_last, greatest, scale, &rest, &last_id);
+            id = walk(a, logits, a->ids.stamp_first, a->ids.stamp_last, greatest, scale, &rest, &last_id);
         chosen[1] = id == NO_ID ? last_id : id; /* past the end by rounding only */
     }
     __syncthreads();
@@ -212,7 +174,7 @@ static __device__ int sample(const struct allowed *a, const float *logits, float
 
 static __device__ void probe(struct slot_state *s, const float *logits, int n_vocab, float *room)
 {
-    const struct allowed all = {0, n_vocab, n_vocab, n_vocab, {NULL, NULL}, -1};
+    const struct allowed all = {{0, n_vocab, n_vocab, n_vocab}, {NULL, NULL}, -1};
     float greatest = block_max(best_of(&all, logits, 0, n_vocab).value, room);
     float sum = block_sum(sum_of(&all, logits, 0, n_vocab, greatest, 1.0f), room);
     if (threadIdx.x == 0)
@@ -224,13 +186,14 @@ static __device__ void probe(struct slot_state *s, const float *logits, int n_vo
 static __device__ struct best weigh(const struct token_rules *rules, const float *logits, struct allowed *a,
                                     float *room, int *ids)
 {
-    struct best text = best_of(a, logits, a->text_first, a->text_last);
-    struct best stamp = best_of(a, logits, a->stamp_first, a->stamp_last);
+    struct best text = best_of(a, logits, a->ids.text_first, a->ids.text_last);
+    struct best stamp = best_of(a, logits, a->ids.stamp_first, a->ids.stamp_last);
     float top_text = block_max(text.value, room), top_stamp = block_max(stamp.value, room);
     if (rules->timestamps && top_stamp > -INFINITY) {
-        float sum = block_sum(sum_of(a, logits, a->stamp_first, a->stamp_last, top_stamp, 1.0f), room);
+        float sum =
+            block_sum(sum_of(a, logits, a->ids.stamp_first, a->ids.stamp_last, top_stamp, 1.0f), room);
         if (top_stamp + logf(sum) > top_text) {
-            a->text_first = a->text_last;
+            a->ids.text_first = a->ids.text_last;
             top_text = text.value = -INFINITY;
         }
     }
@@ -271,8 +234,8 @@ static __global__ void __launch_bounds__(THREADS) select_kernel(struct select_ar
         }
         return;
     }
-    float sum = sum_of(&allowed, logits, allowed.text_first, allowed.text_last, b.value, 1.0f) +
-                sum_of(&allowed, logits, allowed.stamp_first, allowed.stamp_last, b.value, 1.0f);
+    float sum = sum_of(&allowed, logits, allowed.ids.text_first, allowed.ids.text_last, b.value, 1.0f) +
+                sum_of(&allowed, logits, allowed.ids.stamp_first, allowed.ids.stamp_last, b.value, 1.0f);
     sum = block_sum(sum, room);
     if (rules->temperature > 0.0f)
         b.id = sample(&allowed, logits, b.value, rules->temperature, uniform(rules->seed, (uint64_t)n));

@@ -1,19 +1,14 @@
 /* Choosing tokens: the rules of daemon/base/run.h on rows of logits, and a slot's way from token to token.
  *
- * The rules are those of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules). */
+ * The rules are those of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules). Outside of the
+ * ranges that are left nothing is looked at; inside of them what a mask suppresses is −∞. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
 
 #include "gpu/host/host.h"
 #include "gpu/host/kernels_rows.h"
-
-/* What the rules leave: two ranges of ids, outside of which nothing is looked at, and inside of them logits that are
- * not −∞. */
-struct allowed {
-    int text_first, text_last;   /* below timestamp_begin */
-    int stamp_first, stamp_last; /* from it on */
-};
+#include "gpu/sample_rules.h"
 
 static void suppress(float *logits, int n_vocab, const uint32_t *mask)
 {
@@ -26,40 +21,10 @@ static void suppress(float *logits, int n_vocab, const uint32_t *mask)
     }
 }
 
-static int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-/* Timestamps come in pairs (an end, then the start of the next segment), except directly before the end of text; they
- * never decrease, and a segment is never empty. `tokens` is the history, sampled from `begin` on. */
-static void apply_timestamp_pairs(const struct token_rules *rules, const int32_t *tokens, int begin, int n,
-                                  struct allowed *allowed)
-{
-    int stamps = rules->timestamp_begin;
-    bool last_is_stamp = n > begin && tokens[n - 1] >= stamps;
-    bool before_is_stamp = n - begin < 2 || tokens[n - 2] >= stamps;
-    if (last_is_stamp && before_is_stamp)
-        allowed->stamp_last = allowed->stamp_first; /* a pair is complete: text must follow */
-    else if (last_is_stamp)
-        allowed->text_first = least(rules->eot, allowed->text_last); /* half a pair: no text */
-    int i = n - 1;
-    while (i >= begin && tokens[i] < stamps)
-        i--;
-    if (i >= begin) /* the end of a segment is later than its start; the start of the next may equal it */
-        allowed->stamp_first =
-            least(last_is_stamp && !before_is_stamp ? tokens[i] : tokens[i] + 1, allowed->stamp_last);
-    if (n == begin) {
-        allowed->text_first = allowed->text_last; /* the first token is a timestamp */
-        if (rules->max_initial_timestamp >= 0)
-            allowed->stamp_last = least(stamps + rules->max_initial_timestamp + 1, allowed->stamp_last);
-    }
-}
-
 /* The greatest logit among those allowed. When all timestamps together are more probable than the best text token, text
  * is no longer allowed. */
 static float weigh(const struct rows_kernels *k, const struct token_rules *rules, const float *logits,
-                   struct allowed *allowed)
+                   struct id_ranges *allowed)
 {
     const float *stamps = logits + allowed->stamp_first;
     int n_stamps = allowed->stamp_last - allowed->stamp_first;
@@ -73,7 +38,7 @@ static float weigh(const struct rows_kernels *k, const struct token_rules *rules
     return stamp;
 }
 
-static double allowed_sum(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+static double allowed_sum(const struct rows_kernels *k, const float *logits, const struct id_ranges *allowed,
                           float greatest)
 {
     return (double)k->sum_exp(logits + allowed->text_first, allowed->text_last - allowed->text_first,
@@ -82,7 +47,7 @@ static double allowed_sum(const struct rows_kernels *k, const float *logits, con
                       1.0f);
 }
 
-static int find_allowed(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+static int find_allowed(const struct rows_kernels *k, const float *logits, const struct id_ranges *allowed,
                         float value)
 {
     int i = k->find(logits + allowed->text_first, allowed->text_last - allowed->text_first, value);
@@ -93,16 +58,6 @@ static int find_allowed(const struct rows_kernels *k, const float *logits, const
 }
 
 /* --- sampling ----------------------------------------------------------------------------------------------------- */
-
-/* Counter-based generator (SplitMix64's finalizer): the same seed and position give the same number anywhere. */
-static double uniform(uint64_t seed, uint64_t position)
-{
-    uint64_t z = seed + (position + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
-}
 
 #define BLOCK 512 /* logits whose weights are added at once before a walk looks at them one by one */
 
@@ -137,7 +92,7 @@ static int walk(const struct rows_kernels *k, const float *logits, int first, in
     return -1;
 }
 
-static int sample(const struct rows_kernels *k, const float *logits, const struct allowed *allowed,
+static int sample(const struct rows_kernels *k, const float *logits, const struct id_ranges *allowed,
                   float greatest, float temperature, double u)
 {
     float scale = 1.0f / temperature;
@@ -165,12 +120,12 @@ static void probe(const struct rows_kernels *k, struct slot_state *s, const floa
 }
 
 /* n: tokens of history. */
-static struct allowed apply_rules(const struct select_args *a, const struct slot_state *s, int n,
-                                  float *logits)
+static struct id_ranges apply_rules(const struct select_args *a, const struct slot_state *s, int n,
+                                    float *logits)
 {
     const struct token_rules *rules = &s->rules;
     int n_vocab = a->logits.cols, stamps = least(rules->timestamp_begin, n_vocab);
-    struct allowed allowed = {0, stamps, stamps, n_vocab};
+    struct id_ranges allowed = {0, stamps, stamps, n_vocab};
     if (rules->mask >= 0)
         suppress(logits, n_vocab, a->masks + (size_t)rules->mask * (size_t)a->mask_words);
     if (rules->first_mask >= 0 && n == s->sample_begin)
@@ -193,7 +148,7 @@ static void choose(const struct select_args *a, const struct rows_kernels *k, in
         probe(k, s, logits, a->logits.cols);
     if (n < s->n_prompt)
         return;
-    struct allowed allowed = apply_rules(a, s, n, logits);
+    struct id_ranges allowed = apply_rules(a, s, n, logits);
     float greatest = weigh(k, rules, logits, &allowed);
     int token = -1;
     if (greatest > -INFINITY && rules->temperature > 0.0f)
