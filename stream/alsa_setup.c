@@ -1,8 +1,11 @@
 #include "stream/alsa_setup.h"
 
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <unistd.h>
 
 #include <alsa/asoundlib.h>
 
@@ -14,9 +17,30 @@ static void ignore_jack(const char *message)
 {
 }
 
-void alsa_setup_quiet(void)
+/* Each line of PortAudio's comes in one call, since the stream has no buffer. */
+static ssize_t write_unless_portaudio(void *ctx, const char *text, size_t n)
+{
+    static const char mark[] = "Expression '";
+    if (n >= sizeof(mark) - 1 && memcmp(text, mark, sizeof(mark) - 1) == 0)
+        return (ssize_t)n;
+    return write(STDERR_FILENO, text, n);
+}
+
+/* Before main, while there is one thread. PortAudio prints the expressions that have failed in it, as when a sound server
+ * dies, and has no switch for that, not even a symbol to set; but it does so through stdio's stderr, which glibc lets
+ * one replace. */
+__attribute__((constructor)) static void set_up_process(void)
 {
     setenv("JACK_NO_START_SERVER", "1", 0);
+    FILE *filter = fopencookie(NULL, "w", (cookie_io_functions_t){.write = write_unless_portaudio});
+    if (!filter)
+        return;
+    setvbuf(filter, NULL, _IONBF, 0);
+    stderr = filter;
+}
+
+void alsa_setup_quiet(void)
+{
     snd_lib_error_set_handler(ignore_alsa);
     /* PortAudio brings libjack along where it was built with it; this program does not link it. */
     static const char *const setters[] = {"jack_set_error_function", "jack_set_info_function"};

@@ -1,4 +1,7 @@
-/* What must be done about ALSA and JACK behind PortAudio's back. Not safe while PortAudio is in a call. */
+/* What must be done about ALSA and JACK behind PortAudio's back. Not safe while PortAudio is in a call.
+ *
+ * In a program that this file is linked into, JACK starts no server (JACK_NO_START_SERVER is set before main), and the lines
+ * that PortAudio prints to stderr by itself are left out. */
 #ifndef CAPTIOND_STREAM_ALSA_SETUP_H
 #define CAPTIOND_STREAM_ALSA_SETUP_H
 
@@ -9,8 +12,7 @@
 #define ALSA_MONITOR_PIPEWIRE "captiond_monitor_pipewire"
 #define ALSA_MONITOR_PULSE    "captiond_monitor"
 
-/* Silences both libraries, which write to stderr whatever they do not find, and keeps JACK from starting a server. Sets
- * an environment variable: the first call belongs where no other thread reads the environment. */
+/* Silences both libraries, which write to stderr whatever they do not find. */
 void alsa_setup_quiet(void);
 
 /* Adds both to ALSA's configuration in memory: what the sound server's default output plays, through ALSA's pulse

@@ -7,7 +7,11 @@
  *
  * PortAudio as a whole is one global object that sees the devices there are when it is initialised, and whose calls
  * may not overlap. It is kept initialised only while a source is open, so that each attempt to open the first one
- * sees what has been plugged in, and every call but the harmless ones is made under one lock. */
+ * sees what has been plugged in, and every call but the harmless ones is made under one lock.
+ *
+ * Pa_Initialize aborts the process on some ALSA configurations, waits for ever for a sound server that is stopped, and
+ * leaks: some 50 KB each time, as it loads and unloads plugins. So all of it is rehearsed in a child, which says whether
+ * the device is there, and a device that is missing is waited for without a Pa_Initialize of ours. */
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -63,10 +67,11 @@ static PaError initialize(void)
     return Pa_Initialize();
 }
 
-__attribute__((constructor)) static void rehearse(void)
+/* With the lock held. */
+static void end_portaudio(void)
 {
-    if (trial_is_child())
-        trial_end(initialize() == paNoError ? 0 : 1);
+    if (--n_users == 0)
+        Pa_Terminate();
 }
 
 static int from_pa(PaError code, const char *what, struct err *err)
@@ -93,30 +98,6 @@ static int take_lock(struct err *err)
         nanosleep(&pause, NULL);
     }
     return 0;
-}
-
-/* With the lock held. Pa_Initialize aborts the process on some ALSA configurations and waits for ever for a sound
- * server that is stopped, so it is tried in another process first. Where none can be started, the risk is taken. */
-static int begin_portaudio(struct err *err)
-{
-    if (n_users == 0) {
-        int r = trial_run(TRIAL_MS);
-        if (r == -ETIMEDOUT)
-            return err_set(err, -EAGAIN, "the sound server does not answer");
-        if (r == -ECANCELED)
-            return err_set(err, -ENODEV, "PortAudio cannot start with this machine's ALSA configuration");
-        PaError code = initialize();
-        if (code != paNoError)
-            return from_pa(code, "cannot start PortAudio", err);
-    }
-    n_users++;
-    return 0;
-}
-
-static void end_portaudio(void)
-{
-    if (--n_users == 0)
-        Pa_Terminate();
 }
 
 /* --- devices ------------------------------------------------------------------------------------------------ */
@@ -197,8 +178,29 @@ static int device_by_name(const char *name, struct err *err)
                    names[0] ? "are: " : "are none", names);
 }
 
-static int choose_device(const char *name, struct err *err)
+static int playing_monitor(struct err *err)
 {
+    static const char *const names[] = {ALSA_MONITOR_PIPEWIRE, ALSA_MONITOR_PULSE};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        int index = monitor_device(names[i]);
+        if (index >= 0 && alsa_can_capture(names[i]))
+            return index;
+    }
+    return err_set(err, -ENODEV,
+                   "no monitor: it needs PulseAudio or PipeWire's Pulse server, running, and ALSA's "
+                   "pulse plugin");
+}
+
+static bool is_monitor(const char *name)
+{
+    return name && strcmp(name, ALSA_MONITOR_PULSE) == 0;
+}
+
+/* name: of a device, ALSA_MONITOR_PULSE for either monitor, NULL for the default one. Its index or a negative errno. */
+static int find_device(const char *name, struct err *err)
+{
+    if (is_monitor(name))
+        return playing_monitor(err);
     if (name)
         return device_by_name(name, err);
     int index = default_device();
@@ -216,26 +218,17 @@ static void describe_device(int index, bool is_default, struct source_device *d)
     snprintf(d->host_api, sizeof(d->host_api), "%s", Pa_GetHostApiInfo(info->hostApi)->name);
 }
 
-int source_list_devices(struct source_device *devices, int max, struct err *err)
+static int list_devices(struct source_device *devices, int max)
 {
-    int r = take_lock(err);
-    if (r < 0)
-        return r;
-    r = begin_portaudio(err);
-    int n = 0;
-    if (r == 0) {
-        int chosen = default_device();
-        for (int i = 0; i < Pa_GetDeviceCount() && n < max; i++) {
-            if (input_device(i))
-                describe_device(i, i == chosen, &devices[n++]);
-        }
-        int monitor = monitor_device(ALSA_MONITOR_PULSE);
-        if (monitor >= 0 && n < max)
-            describe_device(monitor, false, &devices[n++]);
-        end_portaudio();
+    int n = 0, chosen = default_device();
+    for (int i = 0; i < Pa_GetDeviceCount() && n < max; i++) {
+        if (input_device(i))
+            describe_device(i, i == chosen, &devices[n++]);
     }
-    pthread_mutex_unlock(&lock);
-    return r < 0 ? r : n;
+    int monitor = monitor_device(ALSA_MONITOR_PULSE);
+    if (monitor >= 0 && n < max)
+        describe_device(monitor, false, &devices[n++]);
+    return n;
 }
 
 /* --- the callback ------------------------------------------------------------------------------------------- */
@@ -414,51 +407,126 @@ static int open_stream(struct device_source *s, int index, struct err *err)
     return 0;
 }
 
-static int open_named(struct device_source *s, const char *name, struct err *err)
+static int open_device(struct device_source *s, const char *name, struct err *err)
 {
-    int index = choose_device(name, err);
+    int index = find_device(name, err);
     int r = index < 0 ? index : open_stream(s, index, err);
     if (r == 0)
-        snprintf(s->base.info.name, sizeof(s->base.info.name), "%s", Pa_GetDeviceInfo(index)->name);
+        snprintf(s->base.info.name, sizeof(s->base.info.name), "%s",
+                 is_monitor(name) ? "monitor of the default output" : Pa_GetDeviceInfo(index)->name);
     return r;
 }
 
-static int open_monitor(struct device_source *s, struct err *err)
-{
-    static const char *const names[] = {ALSA_MONITOR_PIPEWIRE, ALSA_MONITOR_PULSE};
-    int r = err_set(err, -ENODEV,
-                    "no monitor: it needs PulseAudio or PipeWire's Pulse server, running, and ALSA's "
-                    "pulse plugin");
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        int index = monitor_device(names[i]);
-        if (index >= 0 && alsa_can_capture(names[i])) {
-            r = open_stream(s, index, err);
-            break;
-        }
-    }
-    snprintf(s->base.info.name, sizeof(s->base.info.name), "monitor of the default output");
-    return r;
-}
-
-int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
+static struct device_source *create_source(void)
 {
     struct device_source *s = aligned_alloc(_Alignof(struct device_source), sizeof(*s));
     if (!s)
-        return err_set(err, -ENOMEM, "out of memory for a device");
+        return NULL;
     memset(s, 0, sizeof(*s));
     sem_init(&s->arrived, 0, 0);
     s->base.v = &device_vtable;
     s->base.info.live = true;
     s->base.info.n_frames = -1;
+    return s;
+}
+
+/* --- the rehearsal ------------------------------------------------------------------------------------------ */
+
+#define DEVICES_MAX 64
+
+/* What a child does: "list" says the devices; "find NAME" looks for one, "open NAME" opens it too; without a name it is
+ * the default device. It ends with an errno and says why. */
+__attribute__((constructor)) static void rehearse(void)
+{
+    static struct source_device devices[DEVICES_MAX];
+    const char *task = trial_task();
+    struct err err = {0};
+    if (!task)
+        return;
+    PaError code = initialize();
+    int r = code == paNoError ? 0 : from_pa(code, "cannot start PortAudio", &err);
+    if (r == 0 && strcmp(task, "list") == 0)
+        trial_end(0, devices, sizeof(*devices) * (size_t)list_devices(devices, DEVICES_MAX));
+    const char *space = strchr(task, ' '), *name = space ? space + 1 : NULL;
+    if (r == 0 && strncmp(task, "open", 4) == 0) {
+        struct device_source *s = create_source();
+        r = s ? open_device(s, name, &err) : -ENOMEM;
+    } else if (r == 0) {
+        r = find_device(name, &err);
+    }
+    trial_end(r < 0 ? -r : 0, err.msg, r < 0 ? strlen(err.msg) : 0);
+}
+
+/* 0: it went well in the child; otherwise its error. -ECHILD: no child can be started. */
+static int try_elsewhere(const char *task, void *said, size_t size, size_t *n_said, struct err *err)
+{
+    int r = trial_run(task, TRIAL_MS, said, size, n_said);
+    if (r == -ETIMEDOUT)
+        return err_set(err, -EAGAIN, "the sound server does not answer");
+    if (r == -ECANCELED)
+        return err_set(err, -ENODEV, "PortAudio cannot start with this machine's ALSA configuration");
+    if (r < 0)
+        return err_set(err, -ECHILD, "no process to rehearse in: %s", strerror(-r));
+    return r == 0 ? 0 : err_set(err, -r, "%.*s", (int)*n_said, (const char *)said);
+}
+
+static int find_elsewhere(const char *verb, const char *name, struct err *err)
+{
+    char task[TRIAL_TASK_MAX], said[ERR_MSG_MAX];
+    size_t n;
+    if (snprintf(task, sizeof(task), "%s%s%s", verb, name ? " " : "", name ? name : "") >= (int)sizeof(task))
+        return err_set(err, -ENODEV, "no input device has a name so long: \"%.100s…\"", name);
+    return try_elsewhere(task, said, sizeof(said), &n, err);
+}
+
+/* --- the two entrances -------------------------------------------------------------------------------------- */
+
+/* Of the last device that was there: the rehearsal opens it then, too. Guarded by lock. */
+static bool open_failed;
+
+/* With the lock held. Where nothing can be rehearsed, the risk is taken. */
+static int begin_portaudio(const char *name, struct err *err)
+{
+    if (n_users == 0) {
+        int r = find_elsewhere(open_failed ? "open" : "find", name, err);
+        if (r < 0 && r != -ECHILD)
+            return r;
+        PaError code = initialize();
+        if (code != paNoError)
+            return from_pa(code, "cannot start PortAudio", err);
+    }
+    n_users++;
+    return 0;
+}
+
+/* With the lock held. */
+static int begin_device(struct device_source *s, const char *name, struct err *err)
+{
+    int r = begin_portaudio(name, err);
+    if (r < 0)
+        return r;
+    r = open_device(s, name, err);
+    open_failed = r < 0;
+    if (r == 0)
+        return 0;
+    /* A child sees what has been plugged in since. */
+    if (r == -ENODEV && n_users > 1 && find_elsewhere("find", name, NULL) == 0)
+        err_set(err, -ENODEV,
+                "%s is there, but it cannot be opened while another input is: pause all inputs, and "
+                "resume them",
+                name ? name : "an input device");
+    end_portaudio();
+    return r;
+}
+
+int source_portaudio_open(const char *name, bool monitor, struct source **out, struct err *err)
+{
+    struct device_source *s = create_source();
+    if (!s)
+        return err_set(err, -ENOMEM, "out of memory for a device");
     int r = take_lock(err);
     if (r == 0) {
-        r = begin_portaudio(err);
-        if (r == 0) {
-            monitor = monitor || (name && strcmp(name, ALSA_MONITOR_PULSE) == 0);
-            r = monitor ? open_monitor(s, err) : open_named(s, name, err);
-            if (r < 0)
-                end_portaudio();
-        }
+        r = begin_device(s, monitor ? ALSA_MONITOR_PULSE : name, err);
         pthread_mutex_unlock(&lock);
     }
     if (r < 0) {
@@ -467,4 +535,44 @@ int source_portaudio_open(const char *name, bool monitor, struct source **out, s
     }
     *out = &s->base;
     return 0;
+}
+
+/* Adds a device unless one of its name is there. Returns how many there are then. */
+static int add_device(struct source_device *devices, int n, int max, const struct source_device *device)
+{
+    bool have_default = false;
+    for (int i = 0; i < n; i++) {
+        if (strcmp(devices[i].name, device->name) == 0)
+            return n;
+        have_default |= devices[i].is_default;
+    }
+    if (n == max)
+        return n;
+    devices[n] = *device;
+    devices[n].is_default &= !have_default;
+    return n + 1;
+}
+
+/* What is plugged in now is seen by a child; a device that is open may be hidden from it, but not from us. */
+int source_list_devices(struct source_device *devices, int max, struct err *err)
+{
+    struct source_device ours[DEVICES_MAX];
+    size_t n_said = 0;
+    int n_ours = 0, r = take_lock(err);
+    if (r < 0)
+        return r;
+    r = try_elsewhere("list", devices, sizeof(*devices) * (size_t)max, &n_said, err);
+    if (n_users > 0 || (r == -ECHILD && initialize() == paNoError)) {
+        n_ours = list_devices(ours, DEVICES_MAX);
+        if (n_users == 0)
+            Pa_Terminate();
+        r = 0;
+    }
+    pthread_mutex_unlock(&lock);
+    if (r < 0)
+        return r;
+    int n = (int)(n_said / sizeof(*devices));
+    for (int i = 0; i < n_ours; i++)
+        n = add_device(devices, n, max, &ours[i]);
+    return n;
 }

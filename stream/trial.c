@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,23 +16,26 @@
 
 #include "daemon/base/clock.h"
 
-/* Holds the parent's process id, so that a value left in an environment by mistake does nothing. */
+/* Holds "PARENT:TASK"; the parent's process id, so that a value left in an environment by mistake does nothing. */
 #define VARIABLE "CAPTIOND_TRIAL"
 
-bool trial_is_child(void)
+const char *trial_task(void)
 {
-    const char *parent = getenv(VARIABLE);
-    if (!parent || strtol(parent, NULL, 10) != getppid())
-        return false;
+    char *end;
+    const char *value = getenv(VARIABLE);
+    if (!value || strtol(value, &end, 10) != getppid() || *end != ':')
+        return NULL;
     const struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);
     prctl(PR_SET_DUMPABLE, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    return true;
+    return end + 1;
 }
 
-void trial_end(int status)
+void trial_end(int status, const void *said, size_t n)
 {
+    if (n > 0 && write(STDOUT_FILENO, said, n) < (ssize_t)n)
+        status = EPIPE;
     _Exit(status); /* no handlers: main has not begun */
 }
 
@@ -50,11 +54,14 @@ static char **child_environment(char *variable)
     return env;
 }
 
-static int spawn(pid_t *pid)
+/* out: the child's standard output. */
+static int spawn(const char *task, int out, pid_t *pid)
 {
-    char variable[64], name[] = "captiond-trial";
+    char variable[64 + TRIAL_TASK_MAX], name[] = "captiond-trial";
     char *argv[] = {name, NULL};
-    snprintf(variable, sizeof(variable), VARIABLE "=%ld", (long)getpid());
+    if (snprintf(variable, sizeof(variable), VARIABLE "=%ld:%s", (long)getpid(), task) >=
+        (int)sizeof(variable))
+        return -ENAMETOOLONG;
     char **env = child_environment(variable);
     if (!env)
         return -ENOMEM;
@@ -66,8 +73,9 @@ static int spawn(pid_t *pid)
     sigemptyset(&none);
     posix_spawn_file_actions_init(&actions);
     posix_spawnattr_init(&attr);
-    for (int fd = 0; fd < 3; fd++)
-        posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", fd ? O_WRONLY : O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
     posix_spawnattr_setsigdefault(&attr, &all);
     posix_spawnattr_setsigmask(&attr, &none);
@@ -78,16 +86,26 @@ static int spawn(pid_t *pid)
     return -r;
 }
 
-int trial_run(int timeout_ms)
+/* What has been said since. Nothing is waited for: a server that the child has started may hold the other end. */
+static size_t drain(int fd, char *said, size_t size)
 {
-    pid_t pid;
-    int status, r = spawn(&pid);
-    if (r < 0)
-        return r;
+    size_t n = 0;
+    ssize_t got;
+    while (n < size && (got = read(fd, said + n, size - n)) > 0)
+        n += (size_t)got;
+    return n;
+}
+
+/* Waits for the child's end and returns what trial_run does. */
+static int await(pid_t pid, int timeout_ms, int from, char *said, size_t size, size_t *n_said)
+{
+    int status;
     int64_t deadline = clock_now_ns() + timeout_ms * NS_A_MS;
     bool killed = false;
+    *n_said = 0;
     for (;;) {
         pid_t done = waitpid(pid, &status, killed ? 0 : WNOHANG);
+        *n_said += drain(from, said + *n_said, size - *n_said);
         if (done == pid)
             break;
         if (done < 0 && errno != EINTR)
@@ -102,4 +120,19 @@ int trial_run(int timeout_ms)
     if (killed)
         return -ETIMEDOUT;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -ECANCELED;
+}
+
+int trial_run(const char *task, int timeout_ms, void *said, size_t size, size_t *n_said)
+{
+    int ends[2];
+    pid_t pid;
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -errno;
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    int r = spawn(task, ends[1], &pid);
+    close(ends[1]);
+    if (r == 0)
+        r = await(pid, timeout_ms, ends[0], said, size, n_said);
+    close(ends[0]);
+    return r;
 }

@@ -330,20 +330,23 @@ static void tells_when_it_was_heard(void **state)
     assert_int_equal(must_close(source, 2000), 0);
 }
 
-/* must_open, which must print nothing to stderr: what PortAudio prints there stands in people's terminals. */
-static struct source *must_open_quietly(const char *spec)
+/* Between the two nothing may be printed to stderr: what PortAudio prints there stands in people's terminals. */
+static int begin_quiet(void)
 {
     char path[128];
     snprintf(path, sizeof(path), "%s/stderr", dir);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600), saved = dup(STDERR_FILENO);
     assert_true(fd >= 0 && saved >= 0);
     dup2(fd, STDERR_FILENO);
-    struct source *source = must_open(spec);
+    close(fd);
+    return saved;
+}
+
+static void end_quiet(int saved)
+{
+    assert_int_equal(lseek(STDERR_FILENO, 0, SEEK_END), 0);
     dup2(saved, STDERR_FILENO);
     close(saved);
-    assert_int_equal(lseek(fd, 0, SEEK_END), 0);
-    close(fd);
-    return source;
 }
 
 static void monitor_hears_the_default_sink(void **state)
@@ -352,8 +355,10 @@ static void monitor_hears_the_default_sink(void **state)
     assert_int_equal(
         run("pactl load-module module-null-sink sink_name=other rate=48000 norewinds=1 > /dev/null"), 0);
     assert_int_equal(run("pactl set-default-source other.monitor"), 0);
-    struct source *microphone = must_open_quietly("portaudio");
-    struct source *monitor = must_open_quietly("monitor");
+    int saved = begin_quiet();
+    struct source *microphone = must_open("portaudio");
+    struct source *monitor = must_open("monitor");
+    end_quiet(saved);
     pid_t player = play("vmic"); /* the default sink, but no longer the default source */
     int n = capture(monitor, 1800, NULL);
     assert_true(find_signal(n, RATE / 2) >= 0);
@@ -433,6 +438,36 @@ static void two_inputs_share_portaudio(void **state)
     assert_int_equal(must_close(a, 2000), 0);
 }
 
+static void add_device(const char *name)
+{
+    assert_int_equal(runf("echo 'pcm.%s { type pulse hint { show on description \"%s\" } }' >> %s/alsa.conf",
+                          name, name, dir),
+                     0);
+}
+
+/* PortAudio sees no new device while one is open; people are told what helps, and it does. */
+static void tells_why_a_new_device_cannot_be_opened(void **state)
+{
+    need_server();
+    struct source *a = must_open("portaudio:pulse"), *b = NULL;
+    struct source_device devices[16];
+    struct err err = {0};
+    int n_before = source_list_devices(devices, 16, &err);
+    assert_int_equal(source_open("portaudio:extra", &b, &err), -ENODEV);
+    assert_non_null(strstr(err.msg, "no input device is called"));
+    add_device("extra");
+    assert_int_equal(source_open("portaudio:extra", &b, &err), -ENODEV);
+    printf("%s\n", err.msg);
+    assert_non_null(strstr(err.msg, "extra is there"));
+    assert_int_equal(source_list_devices(devices, 16, &err), n_before + 1);
+    assert_int_equal(must_close(a, 2000), 0);
+    b = must_open("portaudio:extra");
+    a = must_open("portaudio:pulse");
+    assert_true(capture(b, 300, NULL) > 0);
+    assert_int_equal(must_close(a, 2000), 0);
+    assert_int_equal(must_close(b, 2000), 0);
+}
+
 static void *wake_soon(void *arg)
 {
     struct source *source = arg;
@@ -471,12 +506,14 @@ static void a_dead_server_is_noticed_and_waited_for(void **state)
     int took_ms;
     struct source *source = must_open("portaudio"), *again = NULL;
     assert_true(capture(source, 300, NULL) > 0);
+    int saved = begin_quiet();
     kill(server_pid(), SIGKILL);
     assert_int_equal(read_until_error(source, 4000, &took_ms, &err), -ENODEV);
-    printf("noticed after %d ms: %s\n", took_ms, err.msg);
-    assert_true(took_ms < 2000);
     assert_int_equal(must_close(source, 2000), 0);
     assert_int_equal(source_open("portaudio", &again, &err), -ENODEV);
+    end_quiet(saved);
+    printf("noticed after %d ms: %s\n", took_ms, err.msg);
+    assert_true(took_ms < 2000);
     printf("while it is away: %s\n", err.msg);
     assert_int_equal(source_open("monitor", &again, &err), -ENODEV);
     assert_int_equal(start_server(), 0);
@@ -535,6 +572,7 @@ int main(void)
         cmocka_unit_test_teardown(finds_devices_by_name, close_all),
         cmocka_unit_test_teardown(counts_what_a_slow_reader_loses, close_all),
         cmocka_unit_test_teardown(two_inputs_share_portaudio, close_all),
+        cmocka_unit_test_teardown(tells_why_a_new_device_cannot_be_opened, close_all),
         cmocka_unit_test_teardown(wake_ends_a_read, close_all),
         cmocka_unit_test_teardown(a_dead_server_is_noticed_and_waited_for, close_all),
         cmocka_unit_test_teardown(a_stopped_server_is_noticed_and_given_up, close_all),

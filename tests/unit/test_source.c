@@ -408,6 +408,32 @@ static void closing_has_a_deadline(void **state)
     assert_int_equal(source_close_timeout(&source, 5000), 0);
 }
 
+static int resident_kib(void)
+{
+    int pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*d %d", &pages), 1);
+    fclose(f);
+    return pages * (int)(sysconf(_SC_PAGESIZE) / 1024);
+}
+
+/* A daemon may wait for days. A Pa_Initialize loses some 50 KB, so that 40 would be 2 MB; what is allowed is a page
+ * here and there. */
+static void waiting_takes_no_memory(void **state)
+{
+    struct source *source = NULL;
+    struct err err = {0};
+    int before = 0;
+    for (int i = 0; i < 45; i++) {
+        if (i == 5)
+            before = resident_kib();
+        assert_int_equal(source_open("portaudio:No such microphone", &source, &err), -ENODEV);
+    }
+    printf("%d KiB more after 40 attempts\n", resident_kib() - before);
+    assert_true(resident_kib() - before < 200);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -420,6 +446,7 @@ int main(void)
         cmocka_unit_test(a_read_waits_times_out_and_wakes),
         cmocka_unit_test(a_closed_standard_input_is_said),
         cmocka_unit_test(closing_has_a_deadline),
+        cmocka_unit_test(waiting_takes_no_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -13,26 +13,26 @@
 
 #define MS 1000000LL
 
-/* What the child shall do. */
-#define VARIABLE "TEST_TRIAL_DO"
-
 __attribute__((constructor)) static void rehearse(void)
 {
-    const char *what = getenv(VARIABLE);
-    if (!trial_is_child() || !what)
+    const char *what = trial_task();
+    if (!what)
         return;
     if (strcmp(what, "abort") == 0)
         abort();
     while (strcmp(what, "hang") == 0)
         pause();
-    trial_end(atoi(what));
+    if (strncmp(what, "say ", 4) == 0)
+        trial_end(3, what + 4, strlen(what + 4));
+    trial_end(atoi(what), NULL, 0);
 }
+
+static char said[256];
+static size_t n_said;
 
 static int run(const char *what, int timeout_ms)
 {
-    setenv(VARIABLE, what, 1);
-    int r = trial_run(timeout_ms);
-    unsetenv(VARIABLE);
+    int r = trial_run(what, timeout_ms, said, sizeof(said), &n_said);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
     return r;
 }
@@ -41,6 +41,22 @@ static void tells_the_exit_status(void **state)
 {
     assert_int_equal(run("0", 5000), 0);
     assert_int_equal(run("7", 5000), 7);
+    assert_int_equal(n_said, 0);
+}
+
+static void tells_what_the_child_says(void **state)
+{
+    assert_int_equal(run("say two words, a colon: and = too", 5000), 3);
+    assert_int_equal(n_said, strlen("two words, a colon: and = too"));
+    assert_memory_equal(said, "two words, a colon: and = too", n_said);
+}
+
+static void refuses_a_task_that_is_too_long(void **state)
+{
+    char task[2 * TRIAL_TASK_MAX];
+    memset(task, 'x', sizeof(task) - 1);
+    task[sizeof(task) - 1] = '\0';
+    assert_int_equal(run(task, 5000), -ENAMETOOLONG);
 }
 
 static void survives_an_abort(void **state)
@@ -70,13 +86,16 @@ static void child_has_signals_of_its_own(void **state)
 /* The variable alone, left over in some environment, makes no child. */
 static void nobody_else_is_a_child(void **state)
 {
-    char own[32];
-    snprintf(own, sizeof(own), "%ld", (long)getpid());
-    assert_false(trial_is_child());
+    char own[32], parent[32];
+    snprintf(own, sizeof(own), "%ld:0", (long)getpid());
+    snprintf(parent, sizeof(parent), "%ld", (long)getppid());
+    assert_null(trial_task());
     setenv("CAPTIOND_TRIAL", own, 1);
-    assert_false(trial_is_child());
+    assert_null(trial_task());
+    setenv("CAPTIOND_TRIAL", parent, 1); /* without a task */
+    assert_null(trial_task());
     setenv("CAPTIOND_TRIAL", "nonsense", 1);
-    assert_false(trial_is_child());
+    assert_null(trial_task());
     unsetenv("CAPTIOND_TRIAL");
 }
 
@@ -84,6 +103,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tells_the_exit_status),
+        cmocka_unit_test(tells_what_the_child_says),
+        cmocka_unit_test(refuses_a_task_that_is_too_long),
         cmocka_unit_test(survives_an_abort),
         cmocka_unit_test(ends_a_hang),
         cmocka_unit_test(child_has_signals_of_its_own),
