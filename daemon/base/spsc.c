@@ -1,6 +1,7 @@
 #include "daemon/base/spsc.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,9 +10,11 @@ int spsc_init(struct spsc *q, size_t elem_size, size_t min_capacity)
     size_t capacity = 1;
     while (capacity < min_capacity)
         capacity *= 2;
-    q->data = calloc(capacity, elem_size);
+    q->data = capacity > SIZE_MAX / elem_size ? NULL : malloc(capacity * elem_size);
     if (!q->data)
         return -ENOMEM;
+    /* So that every page is there. Not 0: compilers make a calloc of that. */
+    memset(q->data, 0xff, capacity * elem_size);
     q->elem_size = elem_size;
     q->capacity = capacity;
     atomic_init(&q->head, 0);
