@@ -19,7 +19,7 @@ void host_run_destroy(struct host_run *); /* NULL is accepted */
 /* As the model's own set_mask; the object has masks of its own. */
 int host_run_set_mask(struct host_run *, int index, const int32_t *tokens, int n, struct err *);
 
-/* Does what the model's `run` and `wait` do for one run. -EINVAL for numbers that do not fit; -ENOTSUP for a run that
+/* Does what the model's `run` and `wait` do for one run; a beam search uses its first slot alone. -EINVAL for numbers that do not fit; -ENOTSUP for a run that
  * wants alignment rows, which logits do not carry; or the engine's error. */
 int host_run(struct host_run *, struct text_run *, struct err *);
 

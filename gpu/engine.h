@@ -151,13 +151,16 @@ struct linear_rows_args {
     struct mat out; /* f32 [rows.n, n_out] */
 };
 
-/* Appends each row's K and V to its slot at its position, then attends to positions 0 … pos of that slot. */
+/* Appends each row's K and V to its slot at its position, then attends to positions 0 … pos of that slot. A row of a beam
+ * search behind the prompt (pos ≥ n_prompt) finds position t < pos in the slot kv_slot[t] instead. Its result is the
+ * same to the bit as if the keys and values were in its own slot. */
 struct self_attention_args {
     struct rows rows;
     struct engine_kv *kv;
     int layer;
-    struct mat qkv; /* f32 [rows.n, 3 · n_state] */
-    struct mat out; /* f32 [rows.n, n_state] */
+    const struct slot_state *slots; /* engine memory [n_slots]; NULL: there are no beams */
+    struct mat qkv;                 /* f32 [rows.n, 3 · n_state] */
+    struct mat out;                 /* f32 [rows.n, n_state] */
 };
 
 /* Attends to the whole of the audio slot that the row's slot reads, and records the alignment heads' rows. */
@@ -176,7 +179,8 @@ struct cross_attention_args {
 };
 
 /* Applies each row's slot's rules to its logits and chooses: chosen[r] and logprob[r]. The row's history is
- * slot.tokens[0 … pos]; rows with pos < n_prompt − 1 only answer the probe. Also fills slot.probe_prob. */
+ * slot.tokens[0 … pos]; rows with pos < n_prompt − 1 only answer the probe. Also fills slot.probe_prob. Rows of beam
+ * searches (n_beams > 1) are left alone, here and by advance. */
 struct select_args {
     struct rows rows;
     struct slot_state *slots;
@@ -196,6 +200,30 @@ struct advance_args {
     const int32_t *chosen;
     const float *logprob;
     int32_t *n_active; /* engine memory, 1 value */
+};
+
+/* What select is to other rows, for the rows of beam searches: the rules, the probe, and the n_beams + 1 most probable
+ * tokens in candidates[r], the most probable first, ties to the lower id, those that the rules forbid left out. Rules that
+ * leave nothing leave eot with the log-probability −∞. */
+struct beam_select_args {
+    struct rows rows;
+    struct slot_state *slots;
+    const uint32_t *masks;
+    int mask_words;
+    struct mat logits;                 /* f32 [rows.n, n_vocab]; may be overwritten */
+    struct beam_candidate *candidates; /* engine memory [rows.n, RUN_BEAMS_MAX + 1] */
+};
+
+/* One step of each beam search that has rows here (adjacent ones, at position n_tokens − 1 of their slots): ranks the
+ * candidates by sum_logprob + logprob, ties to the lower beam and then to the better candidate, counts the finished ones
+ * and keeps the best, makes the others the new hypotheses, and ends the search as daemon/base/run.h says. Lowers *n_active
+ * by the searches that have ended. */
+struct beam_advance_args {
+    struct rows rows;
+    struct slot_state *slots;
+    struct beam_state *beams; /* engine memory [n_slots] */
+    const struct beam_candidate *candidates;
+    int32_t *n_active;
 };
 
 /* Fills rows r = 0 … n−1 from the slots given in rows.slot: token and position of the slot's newest token, or
@@ -254,6 +282,9 @@ struct engine_vtable {
     void (*select)(struct engine *, const struct select_args *);
     void (*advance)(struct engine *, const struct advance_args *);
     void (*kv_copy)(struct engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
+    /* Both NULL where the engine cannot search: whisper_run answers such runs with -ENOTSUP. */
+    void (*beam_select)(struct engine *, const struct beam_select_args *);
+    void (*beam_advance)(struct engine *, const struct beam_advance_args *);
 };
 
 /* The part every engine begins with. */

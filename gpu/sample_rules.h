@@ -10,7 +10,7 @@
 #include "daemon/base/run.h"
 
 #ifndef SAMPLE_FUNCTION
-#define SAMPLE_FUNCTION static
+#define SAMPLE_FUNCTION static inline
 #endif
 
 /* What the rules leave of a vocabulary: two ranges of ids. */

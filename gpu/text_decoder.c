@@ -31,7 +31,9 @@ struct text_decoder {
     float *x, *qkv, *attention, *query, *hidden, *logits;
     int32_t *chosen; /* [rows_max] */
     float *logprob;
-    struct engine_graph **steps[2]; /* [without and with alignment][n_slots]: entry n − 1 steps n slots */
+    struct beam_candidate *candidates; /* [rows_max, RUN_BEAMS_MAX + 1] */
+    bool searches;                     /* the engine has beam search */
+    struct engine_graph **steps[2][2]; /* [alignment][beams][n_slots]: entry n − 1 steps n slots */
 };
 
 /* --- loading ---------------------------------------------------------------------------------------------------- */
@@ -98,6 +100,9 @@ static void take_memory(struct layer_loader *l, struct text_decoder *t)
     t->logits = load_alloc(l, n_pass * (size_t)t->dims.n_vocab, sizeof(float));
     t->chosen = load_alloc(l, rows_max, sizeof(int32_t));
     t->logprob = load_alloc(l, rows_max, sizeof(float));
+    t->searches = l->engine->v->beam_select && l->engine->v->beam_advance;
+    if (t->searches)
+        t->candidates = load_alloc(l, rows_max * (RUN_BEAMS_MAX + 1), sizeof(struct beam_candidate));
     t->align = load_alloc(l, rows_max * (size_t)t->dims.n_align * RUN_AUDIO_FRAMES, sizeof(float));
     if (l->code == 0)
         l->code = l->engine->v->kv_create(l->engine, t->dims.n_text_layer, t->options.n_slots,
@@ -110,7 +115,7 @@ static void take_memory(struct layer_loader *l, struct text_decoder *t)
  * keys and values, and the product with the whole vocabulary, are for the others alone. */
 struct pass {
     struct rows rows, wanted;
-    bool align;
+    bool align, beams;
     int n_layers;
 };
 
@@ -144,9 +149,12 @@ static void submit_layer(const struct text_decoder *t, const struct pass *p, int
     struct mat qkv = view(t->qkv, &p->rows, 3 * n_state), query = view(t->query, &p->rows, n_state);
     struct mat hidden = view(t->hidden, &p->rows, 4 * n_state);
     submit_linear(t, p->rows, x, &layer->attn_norm, &layer->qkv, false, none, qkv);
-    v->self_attention(t->engine,
-                      &(struct self_attention_args){
-                          .rows = p->rows, .kv = t->self, .layer = index, .qkv = qkv, .out = attention});
+    v->self_attention(t->engine, &(struct self_attention_args){.rows = p->rows,
+                                                               .kv = t->self,
+                                                               .layer = index,
+                                                               .slots = p->beams ? t->options.slots : NULL,
+                                                               .qkv = qkv,
+                                                               .out = attention});
     struct rows rest = index == p->n_layers - 1 && !p->align ? p->wanted : p->rows;
     submit_linear(t, rest, attention, NULL, &layer->out, false, x, x);
     submit_linear(t, rest, x, &layer->cross_norm, &layer->cross_query, false, none, query);
@@ -192,41 +200,66 @@ static void submit_select(const struct text_decoder *t, const struct pass *p, st
                                                           .logits = logits,
                                                           .chosen = t->chosen + at,
                                                           .logprob = t->logprob + at});
+    if (p->beams)
+        t->engine->v->beam_select(
+            t->engine,
+            &(struct beam_select_args){.rows = p->wanted,
+                                       .slots = t->options.slots,
+                                       .masks = t->options.masks,
+                                       .mask_words = (t->dims.n_vocab + 31) / 32,
+                                       .logits = logits,
+                                       .candidates = t->candidates + (size_t)at * (RUN_BEAMS_MAX + 1)});
 }
 
-static void submit_advance(const struct text_decoder *t, struct rows rows)
+static void submit_advance(const struct text_decoder *t, struct rows rows, bool beams)
 {
     t->engine->v->advance(t->engine, &(struct advance_args){.rows = rows,
                                                             .slots = t->options.slots,
                                                             .chosen = t->chosen,
                                                             .logprob = t->logprob,
                                                             .n_active = t->options.n_active});
+    if (beams)
+        t->engine->v->beam_advance(t->engine, &(struct beam_advance_args){.rows = rows,
+                                                                          .slots = t->options.slots,
+                                                                          .beams = t->options.beams,
+                                                                          .candidates = t->candidates,
+                                                                          .n_active = t->options.n_active});
 }
 
-static struct engine_graph *record_step(const struct text_decoder *t, int n, bool align)
+static struct engine_graph *record_step(const struct text_decoder *t, int n, bool align, bool beams)
 {
     struct rows rows = t->step;
     rows.n = n;
-    struct pass p = {.rows = rows, .wanted = rows, .align = align, .n_layers = t->dims.n_text_layer};
+    struct pass p = {
+        .rows = rows, .wanted = rows, .align = align, .beams = beams, .n_layers = t->dims.n_text_layer};
     t->engine->v->graph_begin(t->engine);
     t->engine->v->rows_from_slots(t->engine,
                                   &(struct rows_from_slots_args){.rows = rows, .slots = t->options.slots});
     submit_select(t, &p, submit_pass(t, &p), 0);
-    submit_advance(t, rows);
+    submit_advance(t, rows, beams);
     return t->engine->v->graph_end(t->engine);
 }
 
-static int record_steps(struct layer_loader *l, struct text_decoder *t)
+static int record_steps(struct layer_loader *l, struct text_decoder *t, bool align, bool beams)
+{
+    struct engine_graph **steps = calloc((size_t)t->options.n_slots, sizeof(struct engine_graph *));
+    t->steps[align][beams] = steps;
+    for (int n = 1; steps && n <= t->options.n_slots; n++) {
+        steps[n - 1] = record_step(t, n, align, beams);
+        if (!steps[n - 1])
+            return err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
+    }
+    return steps ? 0 : err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
+}
+
+static int record_graphs(struct layer_loader *l, struct text_decoder *t)
 {
     for (int align = 0; align < 2; align++) {
-        t->steps[align] = calloc((size_t)t->options.n_slots, sizeof(struct engine_graph *));
-        for (int n = 1; t->steps[align] && n <= t->options.n_slots; n++) {
-            t->steps[align][n - 1] = record_step(t, n, align);
-            if (!t->steps[align][n - 1])
-                return err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
+        for (int beams = 0; beams <= t->searches; beams++) {
+            int r = record_steps(l, t, align, beams);
+            if (r < 0)
+                return r;
         }
-        if (!t->steps[align])
-            return err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
     }
     return 0;
 }
@@ -245,7 +278,7 @@ int text_decoder_create(struct layer_loader *l, const struct text_decoder_option
     load_weights(l, t);
     take_memory(l, t);
     if (l->code == 0)
-        l->code = record_steps(l, t);
+        l->code = record_graphs(l, t);
     if (l->code < 0) {
         text_decoder_destroy(t);
         return l->code;
@@ -259,10 +292,11 @@ void text_decoder_destroy(struct text_decoder *t)
     if (!t)
         return;
     struct engine *e = t->engine;
-    for (int align = 0; align < 2; align++) {
-        for (int n = 0; t->steps[align] && n < t->options.n_slots; n++)
-            e->v->graph_destroy(e, t->steps[align][n]);
-        free(t->steps[align]);
+    for (int kind = 0; kind < 4; kind++) {
+        struct engine_graph **steps = t->steps[kind / 2][kind % 2];
+        for (int n = 0; steps && n < t->options.n_slots; n++)
+            e->v->graph_destroy(e, steps[n]);
+        free(steps);
     }
     for (int i = 0; i < t->dims.n_text_layer; i++) {
         struct decoder_layer *layer = &t->layers[i];
@@ -280,7 +314,7 @@ void text_decoder_destroy(struct text_decoder *t)
     void *const buffers[] = {
         t->positions,  t->align,    t->rows.token, t->rows.pos, t->rows.slot, t->rows.logit_pos,
         t->step.token, t->step.pos, t->step.slot,  t->x,        t->qkv,       t->attention,
-        t->query,      t->hidden,   t->logits,     t->chosen,   t->logprob};
+        t->query,      t->hidden,   t->logits,     t->chosen,   t->logprob,   t->candidates};
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
         e->v->free(e, buffers[i]);
     free(t);
@@ -298,34 +332,42 @@ int32_t *text_decoder_step_slots(const struct text_decoder *t)
     return t->step.slot;
 }
 
-static struct pass pass_over(const struct text_decoder *t, int first, int n, bool align, int n_layers)
+static struct pass pass_over(const struct text_decoder *t, int first, int n, struct pass_kind kind)
 {
     const struct row_arrays *a = &t->rows;
+    int n_layers = t->dims.n_text_layer;
     return (struct pass){.rows = {n, a->token + first, a->pos + first, a->slot + first},
                          .wanted = {n, a->token + first, a->logit_pos + first, a->slot + first},
-                         .align = align,
-                         .n_layers = n_layers < t->dims.n_text_layer ? n_layers : t->dims.n_text_layer};
+                         .align = kind.align,
+                         .beams = kind.beams,
+                         .n_layers = kind.n_layers < n_layers ? kind.n_layers : n_layers};
 }
 
-void text_decoder_submit_rows(struct text_decoder *t, int n, bool align, int n_layers)
+void text_decoder_submit_rows(struct text_decoder *t, int n, struct pass_kind kind)
 {
     for (int first = 0; first < n; first += PASS_ROWS_MAX) {
         int part = n - first < PASS_ROWS_MAX ? n - first : PASS_ROWS_MAX;
-        struct pass p = pass_over(t, first, part, align, n_layers);
+        struct pass p = pass_over(t, first, part, kind);
         submit_select(t, &p, submit_pass(t, &p), first);
     }
-    submit_advance(t, pass_over(t, 0, n, align, n_layers).rows);
+    submit_advance(t, pass_over(t, 0, n, kind).rows, kind.beams);
 }
 
-void text_decoder_submit_steps(struct text_decoder *t, int n, bool align, int max_steps)
+void text_decoder_submit_steps(struct text_decoder *t, int n, struct pass_kind kind, int max_steps)
 {
     if (max_steps > 0)
-        t->engine->v->graph_launch(t->engine, t->steps[align][n - 1], t->options.n_active, max_steps);
+        t->engine->v->graph_launch(t->engine, t->steps[kind.align][kind.beams][n - 1], t->options.n_active,
+                                   max_steps);
+}
+
+bool text_decoder_searches(const struct text_decoder *t)
+{
+    return t->searches;
 }
 
 struct mat text_decoder_submit_logits(struct text_decoder *t, int first, int n)
 {
-    struct pass p = pass_over(t, first, n, false, t->dims.n_text_layer);
+    struct pass p = pass_over(t, first, n, (struct pass_kind){.n_layers = t->dims.n_text_layer});
     return submit_pass(t, &p);
 }
 

@@ -15,6 +15,7 @@ struct text_decoder_options {
     int n_slots;              /* at most PASS_ROWS_MAX */
     struct engine_kv *cross;  /* of the encoded windows */
     struct slot_state *slots; /* engine memory [n_slots] */
+    struct beam_state *beams; /* engine memory [n_slots]; unused where the engine does not search */
     const uint32_t *masks;    /* engine memory [RUN_TOKEN_MASKS, mask_words] */
     int32_t *n_active;        /* engine memory, 1 value */
 };
@@ -30,13 +31,21 @@ struct row_arrays {
 };
 const struct row_arrays *text_decoder_rows(const struct text_decoder *);
 
+struct pass_kind {
+    bool align;   /* records the alignment heads */
+    bool beams;   /* some slots belong to beam searches */
+    int n_layers; /* of a first pass: fewer than all to warm up */
+};
+
+bool text_decoder_searches(const struct text_decoder *); /* whether the engine has beam search */
+
 /* Submits the first pass over n of these rows in pieces of PASS_ROWS_MAX: it fills the caches, chooses tokens and
- * advances the slots. align: records the alignment heads. n_layers: fewer than all to warm up. */
-void text_decoder_submit_rows(struct text_decoder *, int n, bool align, int n_layers);
+ * advances the slots. */
+void text_decoder_submit_rows(struct text_decoder *, int n, struct pass_kind);
 
 /* Submits up to max_steps steps of the n slots listed in text_decoder_step_slots (engine memory, for upload). */
 int32_t *text_decoder_step_slots(const struct text_decoder *);
-void text_decoder_submit_steps(struct text_decoder *, int n, bool align, int max_steps);
+void text_decoder_submit_steps(struct text_decoder *, int n, struct pass_kind, int max_steps);
 
 /* Submits rows first … first + n − 1 (n ≤ PASS_ROWS_MAX) and leaves their logits, f32 [n, n_vocab], in engine memory. */
 struct mat text_decoder_submit_logits(struct text_decoder *, int first, int n);

@@ -27,14 +27,16 @@ static int take_memory(struct whisper *w, struct layer_loader *l)
     w->mask_words = (w->dims->n_vocab + 31) / 32;
     w->log_max = load_alloc(l, (size_t)w->n_audio_slots, sizeof(float));
     w->slots = load_alloc(l, n_slots, sizeof(struct slot_state));
+    w->beams = load_alloc(l, n_slots, sizeof(struct beam_state));
     w->masks = load_alloc(l, RUN_TOKEN_MASKS * (size_t)w->mask_words, sizeof(uint32_t));
     w->n_active = load_alloc(l, 1, sizeof(int32_t));
     w->host_slots = calloc(n_slots, sizeof(*w->host_slots));
+    w->host_beams = calloc(n_slots, sizeof(*w->host_beams));
     w->host_mask = calloc((size_t)w->mask_words, sizeof(*w->host_mask));
     w->pending = calloc(n_slots, sizeof(struct text_run *));
     w->staging_size = n_slots * STAGING_PER_SLOT;
     w->staging = calloc(w->staging_size, sizeof(*w->staging));
-    if (l->code == 0 && (!w->host_slots || !w->host_mask || !w->pending || !w->staging))
+    if (l->code == 0 && (!w->host_slots || !w->host_beams || !w->host_mask || !w->pending || !w->staging))
         l->code = err_set(l->err, -ENOMEM, "out of memory for the slots");
     return l->code;
 }
@@ -49,6 +51,7 @@ static int build(struct whisper *w, struct layer_loader *l)
     const struct text_decoder_options options = {.n_slots = w->n_text_slots,
                                                  .cross = w->cross,
                                                  .slots = w->slots,
+                                                 .beams = w->beams,
                                                  .masks = w->masks,
                                                  .n_active = w->n_active};
     /* The decoder first: loading its embedding takes the most memory, while there is least of everything else. */
@@ -85,6 +88,13 @@ static int warm_up(struct whisper *w, struct err *err)
                            .out_tokens = chosen,
                            .out_logprobs = logprobs};
     int r = whisper_submit_runs(w, &run, 1, 1, err);
+    if (r == 0)
+        r = whisper_wait(w, err);
+    if (r < 0 || w->n_text_slots == 1 || !text_decoder_searches(w->decoder))
+        return r;
+    run.beam = (struct beam_search){
+        .width = w->n_text_slots < RUN_BEAMS_MAX ? w->n_text_slots : RUN_BEAMS_MAX, .length_penalty = -1.0f};
+    r = whisper_submit_runs(w, &run, 1, 1, err);
     return r < 0 ? r : whisper_wait(w, err);
 }
 
@@ -142,11 +152,13 @@ void whisper_close(struct whisper *w)
         e->v->kv_destroy(e, w->cross);
         e->v->free(e, w->log_max);
         e->v->free(e, w->slots);
+        e->v->free(e, w->beams);
         e->v->free(e, w->masks);
         e->v->free(e, w->n_active);
         engine_close(e);
     }
     free(w->host_slots);
+    free(w->host_beams);
     free(w->host_mask);
     free(w->pending);
     free(w->staging);

@@ -59,7 +59,7 @@ void whisper_reset_scale(struct whisper *, int audio_slot);
 void whisper_encode(struct whisper *, int audio_slot, const struct whisper_audio *);
 
 /* Submits n runs in different slots as one batch. Results are filled in by whisper_wait. -EINVAL for a run whose
- * numbers do not fit (nothing is submitted then). */
+ * numbers do not fit, -ENOTSUP for beams where the engine has no search (nothing is submitted then). */
 int whisper_run(struct whisper *, struct text_run *runs, int n, struct err *);
 
 /* Feeds n tokens at positions pos … pos + n − 1 of a slot and returns the logits after each: f32 [n, n_vocab].

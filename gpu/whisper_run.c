@@ -7,13 +7,50 @@
 
 /* --- checking --------------------------------------------------------------------------------------------------- */
 
-static bool is_pending(const struct whisper *w, int slot)
+static int width_of(const struct text_run *r)
 {
-    for (int i = 0; i < w->n_pending; i++) {
-        if (w->pending[i]->slot == slot)
+    return r->beam.width > 1 ? r->beam.width : 1;
+}
+
+static bool overlap(const struct text_run *a, const struct text_run *b)
+{
+    return a->slot < b->slot + width_of(b) && b->slot < a->slot + width_of(a);
+}
+
+/* Whether a run's slots are those of one that was not waited for, or of another in the batch. */
+static bool is_taken(const struct whisper *w, const struct text_run *runs, int i)
+{
+    for (int k = 0; k < w->n_pending; k++) {
+        if (overlap(w->pending[k], &runs[i]))
+            return true;
+    }
+    for (int k = 0; k < i; k++) {
+        if (overlap(&runs[k], &runs[i]))
             return true;
     }
     return false;
+}
+
+/* Finished hypotheses that end a search: Python's round(), halves to even. */
+static float n_wanted(const struct beam_search *b)
+{
+    return rintf((float)b->width * (b->patience == 0.0f ? 1.0f : b->patience));
+}
+
+static const char *beam_misfit(const struct text_run *r)
+{
+    const struct beam_search *b = &r->beam;
+    if (b->width < 0 || b->width > RUN_BEAMS_MAX)
+        return "there are more beams than fit a search";
+    if (b->width <= 1)
+        return NULL;
+    if (!(n_wanted(b) >= 1.0f) || n_wanted(b) > 1e6f)
+        return "the patience is not a number that lets a search end";
+    if (!isfinite(b->length_penalty))
+        return "the length penalty is not a number";
+    if (r->n_draft > 0)
+        return "a search cannot verify a draft";
+    return r->rules.temperature > 0.0f ? "a search has no temperature" : NULL;
 }
 
 /* The first thing about a run that does not fit, or NULL. */
@@ -45,26 +82,25 @@ static const char *misfit(const struct whisper *w, const struct text_run *r)
         return "a special token is not in the vocabulary";
     if (!(rules->temperature >= 0.0f) || isinf(rules->temperature))
         return "the temperature is not a number from 0 on";
-    return NULL;
+    return beam_misfit(r);
 }
 
 static int check_runs(const struct whisper *w, const struct text_run *runs, int n, struct err *err)
 {
-    for (int i = 0; i < n; i++) {
-        if (runs[i].beam.width > 1)
-            return err_set(err, -ENOTSUP, "the engine %s has no beam search", w->engine->v->name);
-    }
     if (n < 1 || n > w->n_text_slots)
         return err_set(err, -EINVAL, "a batch of %d runs: there are %d slots", n, w->n_text_slots);
     for (int i = 0; i < n; i++) {
-        if (runs[i].slot < 0 || runs[i].slot >= w->n_text_slots)
-            return err_set(err, -EINVAL, "run in slot %d: there are %d slots", runs[i].slot, w->n_text_slots);
-        bool taken = is_pending(w, runs[i].slot);
-        for (int k = 0; k < i; k++)
-            taken |= runs[k].slot == runs[i].slot;
-        const char *why = taken ? "the slot has a run that was not waited for" : misfit(w, &runs[i]);
+        const struct text_run *r = &runs[i];
+        if (r->beam.width > 1 && !text_decoder_searches(w->decoder))
+            return err_set(err, -ENOTSUP, "the %s engine has no beam search", w->engine->v->name);
+        const char *why = misfit(w, r);
+        if (r->slot < 0 || (!why && r->slot > w->n_text_slots - width_of(r)))
+            return err_set(err, -EINVAL, "run in slot %d with %d beams: there are %d slots", r->slot,
+                           r->beam.width, w->n_text_slots);
+        if (!why && is_taken(w, runs, i))
+            why = "the slot has a run that was not waited for";
         if (why)
-            return err_set(err, -EINVAL, "run in slot %d: %s", runs[i].slot, why);
+            return err_set(err, -EINVAL, "run in slot %d: %s", r->slot, why);
     }
     return 0;
 }
@@ -90,7 +126,7 @@ static int most_tokens(const struct whisper *w, const struct text_run *r)
     return r->max_tokens < room ? r->max_tokens : room;
 }
 
-static void upload_slot(struct whisper *w, const struct text_run *r)
+static void upload_slots(struct whisper *w, const struct text_run *r)
 {
     struct slot_state *s = &w->host_slots[r->slot];
     *s = (struct slot_state){.rules = r->rules,
@@ -103,9 +139,20 @@ static void upload_slot(struct whisper *w, const struct text_run *r)
                              .sample_begin = r->sample_begin,
                              .max_tokens = r->max_tokens,
                              .probe_token = r->probe_token,
-                             .probe_index = r->probe_index};
+                             .probe_index = r->probe_index,
+                             .n_beams = width_of(r),
+                             .first_slot = r->slot};
     memcpy(s->tokens, r->tokens, (size_t)(r->n_prompt + r->n_draft) * sizeof(int32_t));
-    w->engine->v->upload(w->engine, &w->slots[r->slot], s, sizeof(*s));
+    memset(s->kv_slot, r->slot, (size_t)r->n_prompt);
+    for (int i = 1; i < width_of(r); i++)
+        s[i] = *s;
+    w->engine->v->upload(w->engine, &w->slots[r->slot], s, (size_t)width_of(r) * sizeof(*s));
+    if (r->beam.width <= 1)
+        return;
+    struct beam_state *b = &w->host_beams[r->slot];
+    *b = (struct beam_state){.n_wanted = (int32_t)n_wanted(&r->beam),
+                             .length_penalty = r->beam.length_penalty};
+    w->engine->v->upload(w->engine, &w->beams[r->slot], b, sizeof(*b));
 }
 
 struct staged_rows {
@@ -142,35 +189,53 @@ static int rows_of(const struct text_run *r)
     return r->n_prompt + r->n_draft - r->n_cached;
 }
 
+/* What a batch needs. */
+struct batch {
+    int n_rows;  /* of the first pass */
+    int n_slots; /* rows of a step */
+    int max_steps;
+    struct pass_kind kind;
+};
+
+static struct batch measure(const struct whisper *w, const struct text_run *runs, int n)
+{
+    struct batch b = {0};
+    for (int i = 0; i < n; i++) {
+        b.n_rows += rows_of(&runs[i]);
+        b.n_slots += width_of(&runs[i]);
+        b.kind.align |= runs[i].want_align && runs[i].out_align;
+        b.kind.beams |= runs[i].beam.width > 1;
+        int most = most_tokens(w, &runs[i]);
+        b.max_steps = most - 1 > b.max_steps ? most - 1 : b.max_steps;
+    }
+    return b;
+}
+
 int whisper_submit_runs(struct whisper *w, struct text_run *runs, int n, int n_layers, struct err *err)
 {
     int e = check_runs(w, runs, n, err);
     if (e < 0)
         return e;
-    int n_rows = 0, max_steps = 0;
-    bool align = false;
-    for (int i = 0; i < n; i++) {
-        n_rows += rows_of(&runs[i]);
-        align |= runs[i].want_align && runs[i].out_align;
-        int most = most_tokens(w, &runs[i]);
-        max_steps = most - 1 > max_steps ? most - 1 : max_steps;
-    }
-    struct staged_rows rows = stage_rows(w, n_rows);
-    int32_t *slots = stage(w, n), *n_active = stage(w, 1);
+    struct batch batch = measure(w, runs, n);
+    batch.kind.n_layers = n_layers;
+    struct staged_rows rows = stage_rows(w, batch.n_rows);
+    int32_t *slots = stage(w, batch.n_slots), *n_active = stage(w, 1);
+    int n_slots = 0;
     *n_active = n;
     for (int i = 0; i < n; i++) {
         const struct text_run *r = &runs[i];
-        slots[i] = r->slot;
-        upload_slot(w, r);
+        for (int k = 0; k < width_of(r); k++)
+            slots[n_slots++] = r->slot + k;
+        upload_slots(w, r);
         for (int pos = r->n_cached; pos < r->n_prompt + r->n_draft; pos++)
             add_row(&rows, r->tokens[pos], pos, r->slot,
                     pos >= r->n_prompt - 1 || (r->probe_token >= 0 && pos == r->probe_index));
     }
     upload_rows(w, &rows);
-    upload_ints(w, text_decoder_step_slots(w->decoder), slots, n);
+    upload_ints(w, text_decoder_step_slots(w->decoder), slots, n_slots);
     upload_ints(w, w->n_active, n_active, 1);
-    text_decoder_submit_rows(w->decoder, n_rows, align, n_layers);
-    text_decoder_submit_steps(w->decoder, n, align, max_steps);
+    text_decoder_submit_rows(w->decoder, batch.n_rows, batch.kind);
+    text_decoder_submit_steps(w->decoder, n_slots, batch.kind, batch.max_steps);
     for (int i = 0; i < n; i++) {
         struct slot_state *s = &w->host_slots[runs[i].slot];
         w->engine->v->download(w->engine, s, &w->slots[runs[i].slot], sizeof(*s));
@@ -185,6 +250,22 @@ int whisper_run(struct whisper *w, struct text_run *runs, int n, struct err *err
 }
 
 /* --- results ---------------------------------------------------------------------------------------------------- */
+
+/* Rows of alignment, from position `first` on. With beams they lie where the hypothesis was when it was fed. */
+static void download_alignment(const struct whisper *w, const struct slot_state *s, int slot, int first,
+                               int n, float *out)
+{
+    size_t row = (size_t)w->dims->n_align * RUN_AUDIO_FRAMES;
+    for (int i = 0, end; i < n; i = end) {
+        int from = s->kv_slot[first + i];
+        end = s->n_beams > 1 ? i + 1 : n;
+        while (end < n && s->kv_slot[first + end] == from)
+            end++;
+        w->engine->v->download(w->engine, out + (size_t)i * row,
+                               text_decoder_alignment(w->decoder, s->n_beams > 1 ? from : slot, first + i),
+                               (size_t)(end - i) * row * sizeof(float));
+    }
+}
 
 static void collect(const struct whisper *w, struct text_run *r)
 {
@@ -203,10 +284,7 @@ static void collect(const struct whisper *w, struct text_run *r)
         return;
     /* The token that came last was not fed. */
     r->n_align_rows = s->n_tokens - s->sample_begin;
-    size_t row_bytes = (size_t)w->dims->n_align * RUN_AUDIO_FRAMES * sizeof(float);
-    w->engine->v->download(w->engine, r->out_align,
-                           text_decoder_alignment(w->decoder, r->slot, s->sample_begin - 1),
-                           (size_t)r->n_align_rows * row_bytes);
+    download_alignment(w, s, r->slot, s->sample_begin - 1, r->n_align_rows, r->out_align);
 }
 
 int whisper_wait(struct whisper *w, struct err *err)

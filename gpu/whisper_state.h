@@ -9,7 +9,7 @@
 
 #define REGISTERED_MAX 64
 
-/* Numbers that a slot's one run uploads: four for each row, its slot, and the count of active slots. */
+/* Numbers that a slot's one run uploads: four for each row, its slot, and the count of active runs. */
 #define STAGING_PER_SLOT (4 * RUN_TOKENS_MAX + 2)
 
 struct whisper {
@@ -23,12 +23,14 @@ struct whisper {
     /* Engine memory. */
     float *log_max; /* [n_audio_slots] */
     struct slot_state *slots;
+    struct beam_state *beams; /* [n_text_slots] */
     uint32_t *masks;
     int32_t *n_active;
     /* Host memory of what has been submitted and not been waited for. */
     struct slot_state *host_slots; /* [n_text_slots]: uploaded, then downloaded */
+    struct beam_state *host_beams; /* [n_text_slots]: uploaded */
     uint32_t *host_mask;
-    struct text_run **pending; /* [n_pending], each in another slot */
+    struct text_run **pending; /* [n_pending], each in other slots */
     int n_pending;
     int32_t *staging; /* for uploads; grows until the wait */
     size_t staging_size, staging_used;

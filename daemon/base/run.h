@@ -17,7 +17,6 @@
 #define RUN_ALIGN_HEADS  32   /* upper bound over all Whisper sizes */
 #define RUN_AUDIO_FRAMES 1500 /* n_audio_ctx: 20 ms each, 30 s */
 #define RUN_BEAMS_MAX    8    /* hypotheses of a beam search */
-#define RUN_FINISHED_MAX 64   /* finished hypotheses that a beam search may wait for */
 
 /* The decoding rules of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules), as
  * numbers. Token ids are the model's own. */
@@ -41,7 +40,7 @@ struct token_rules {
  * `width` are finished, the best unfinished ones fill up. The result is the one with the greatest sum of
  * log-probabilities divided by a penalty for its length, which is the number of tokens produced without eot, at least 1.
  *
- * Where it differs: a continuation that the rules forbid is never taken to fill up a beam. */
+ * Where it differs: a continuation that the rules forbid is never taken, so that beams may be empty. */
 struct beam_search {
     int32_t width;        /* hypotheses that are kept, at most RUN_BEAMS_MAX; 0 or 1: no search, greedy */
     float patience;       /* 1: ends with `width` finished hypotheses; 0 stands for 1 */
@@ -49,9 +48,9 @@ struct beam_search {
 };
 
 enum run_stop {
-    RUN_STOP_EOT,   /* the last token is eot */
-    RUN_STOP_LIMIT, /* max_tokens were produced */
-    RUN_STOP_CTX,   /* the text context is full */
+    RUN_STOP_EOT, /* the last token is eot */
+    RUN_STOP_LIMIT, /* max_tokens were produced; or with a patience below 1 the search ended before its result did */
+    RUN_STOP_CTX, /* the text context is full */
 };
 
 struct text_run {

@@ -476,6 +476,8 @@ static const struct engine_vtable vtable = {
     .select = submit_select,
     .advance = submit_advance,
     .kv_copy = submit_kv_copy,
+    .beam_select = NULL,
+    .beam_advance = NULL,
 };
 
 static int find_device(cudaDeviceProp *device, struct err *err)

@@ -44,6 +44,8 @@ struct command {
         struct cross_attention_args cross_attention;
         struct select_args select;
         struct advance_args advance;
+        struct beam_select_args beam_select;
+        struct beam_advance_args beam_advance;
         struct upload_args upload;
         struct kv_copy_args kv_copy;
         struct launch_args launch;
@@ -145,6 +147,8 @@ OPERATION(self_attention)
 OPERATION(cross_attention)
 OPERATION(select)
 OPERATION(advance)
+OPERATION(beam_select)
+OPERATION(beam_advance)
 
 static int run_copy(struct host_engine *h, const void *args)
 {
@@ -348,6 +352,8 @@ static const struct engine_vtable vtable = {
     .select = submit_select,
     .advance = submit_advance,
     .kv_copy = submit_kv_copy,
+    .beam_select = submit_beam_select,
+    .beam_advance = submit_beam_advance,
 };
 
 /* bf16 where both the kernels here and oneDNN have it. */

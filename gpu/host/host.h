@@ -92,7 +92,7 @@ int host_wide_weight_create(struct host_engine *, int n_out, int n_in, const flo
                             struct err *);
 void host_wide_weight_destroy(void *packed);
 
-/* rows.c, rows_attention.c, sample.c, kv.c: the decoder */
+/* rows.c, rows_attention.c, sample.c, beam.c, kv.c: the decoder */
 int host_rows_from_slots(struct host_engine *, const struct rows_from_slots_args *);
 int host_embed(struct host_engine *, const struct embed_args *);
 int host_linear_rows(struct host_engine *, const struct linear_rows_args *);
@@ -100,6 +100,8 @@ int host_self_attention(struct host_engine *, const struct self_attention_args *
 int host_cross_attention(struct host_engine *, const struct cross_attention_args *);
 int host_select(struct host_engine *, const struct select_args *);
 int host_advance(struct host_engine *, const struct advance_args *);
+int host_beam_select(struct host_engine *, const struct beam_select_args *);
+int host_beam_advance(struct host_engine *, const struct beam_advance_args *);
 int host_kv_create(struct host_engine *, int n_layer, int n_slots, int n_ctx, int n_head,
                    struct engine_kv **);
 void host_kv_destroy(struct engine_kv *);

@@ -280,6 +280,33 @@ static void weighted_sum(enum panel_type type, const void *v, int n, const float
         weighted_sum_typed(PANEL_F32, v, n, p, n_rows, out);
 }
 
+INLINE void weighted_sum_at_typed(enum panel_type type, const void *const *v, int n, const float *p,
+                                  float *out)
+{
+    enum { N = 64 / VEC, PART = N < 4 ? N : 4 };
+    for (int part = 0; part < N; part += PART) {
+        vf acc[PART];
+        for (int i = 0; i < PART; i++)
+            acc[i] = (vf){0};
+        for (int t = 0; t < n; t++) {
+            vf s = vset(p[t]);
+#pragma GCC unroll 4
+            for (int i = 0; i < PART; i++)
+                acc[i] += s * load_panel(type, v[t], (part + i) * VEC);
+        }
+        for (int i = 0; i < PART; i++)
+            vstore(out + (part + i) * VEC, acc[i]);
+    }
+}
+
+static void weighted_sum_at(enum panel_type type, const void *const *v, int n, const float *p, float *out)
+{
+    if (type == PANEL_F16)
+        weighted_sum_at_typed(PANEL_F16, v, n, p, out);
+    else
+        weighted_sum_at_typed(PANEL_F32, v, n, p, out);
+}
+
 static float maximum(const float *x, int n)
 {
     float m = -INFINITY;
@@ -297,6 +324,37 @@ static float maximum(const float *x, int n)
     for (; i < n; i++)
         m = x[i] > m ? x[i] : m;
     return m;
+}
+
+/* One more value into the list, if it is greater than the last of a full one. */
+static int offer(struct beam_candidate *best, int n_best, int most, int32_t id, float value)
+{
+    int i = n_best < most ? n_best : most - 1;
+    if (n_best == most && value <= best[i].logprob)
+        return n_best;
+    for (; i > 0 && value > best[i - 1].logprob; i--)
+        best[i] = best[i - 1];
+    best[i] = (struct beam_candidate){id, value};
+    return n_best < most ? n_best + 1 : most;
+}
+
+/* Few values pass the bar once the list is full: a comparison for each vector is all that most of them cost. */
+static int top(const float *x, int n, int32_t first_id, struct beam_candidate *best, int n_best, int most)
+{
+    float bar = n_best == most ? best[most - 1].logprob : -INFINITY;
+    int i = 0;
+    for (; i + VEC <= n; i += VEC) {
+        for (uint32_t bits = vgreater(vload(x + i), bar); bits; bits &= bits - 1) {
+            int at = i + __builtin_ctz(bits);
+            n_best = offer(best, n_best, most, first_id + at, x[at]);
+            bar = n_best == most ? best[most - 1].logprob : -INFINITY;
+        }
+    }
+    for (; i < n; i++) {
+        if (x[i] > -INFINITY)
+            n_best = offer(best, n_best, most, first_id + i, x[i]);
+    }
+    return n_best;
 }
 
 static int find(const float *x, int n, float value)
@@ -426,9 +484,11 @@ const struct rows_kernels KERNEL_NAME(rows_kernels);
 const struct rows_kernels KERNEL_NAME(rows_kernels) = {
     .product = product,
     .weighted_sum = weighted_sum,
+    .weighted_sum_at = weighted_sum_at,
     .exponentials = exponentials,
     .layer_norm = layer_norm,
     .maximum = maximum,
+    .top = top,
     .find = find,
     .sum_exp = sum_exp,
     .to_f16 = to_f16,

@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "gpu/slot.h"
+
 #define PANEL 16
 
 enum panel_type { PANEL_F32, PANEL_F16 };
@@ -39,6 +41,8 @@ struct rows_kernels {
     /* out[r][d] = Σ_t p[r][t] · v[t][d] for d < 64; v: [n][64] of `type`. At most ROWS_AT_ONCE rows. */
     void (*weighted_sum)(enum panel_type type, const void *v, int n, const float *const *p, int n_rows,
                          float *const *out);
+    /* The same for one row whose values lie anywhere: v: [n] pointers to 64 values each. The same bits. */
+    void (*weighted_sum_at)(enum panel_type type, const void *const *v, int n, const float *p, float *out);
     /* p = e^(p − greatest) in place; returns their sum, by which p is still to be divided to be softmax(p). */
     float (*exponentials)(float *p, int n);
     /* y = (x − mean) / √(variance + 1e-5) · gamma + beta */
@@ -47,6 +51,9 @@ struct rows_kernels {
     float (*maximum)(const float *x, int n);
     int (*find)(const float *x, int n, float value);
     float (*sum_exp)(const float *x, int n, float greatest, float scale);
+    /* Merges x[0 … n − 1], the logits of the ids from first_id on, into the n_best ≤ most greatest so far, in descending
+     * order; equal ones stay behind those that came first, −∞ stays out. Returns the new n_best. */
+    int (*top)(const float *x, int n, int32_t first_id, struct beam_candidate *best, int n_best, int most);
     void (*to_f16)(const float *x, int n, uint16_t *y);
     void (*from_f16)(const uint16_t *x, int n, float *y);
     /* The weights of one output: out[k] for k < n_in. */

@@ -82,6 +82,139 @@ static void attend_self(const struct self_job *job, int head, int first, int las
                kv_values(a->kv, a->layer, slot, head), &queries);
 }
 
+/* Whether a row finds its past through its slot's table. */
+static bool reads_table(const struct self_attention_args *a, int r)
+{
+    const struct slot_state *s = a->slots ? &a->slots[a->rows.slot[r]] : NULL;
+    return s && s->n_beams > 1 && a->rows.pos[r] >= s->n_prompt;
+}
+
+/* Rows of one beam search: which slots have their keys. */
+struct beam_queries {
+    struct queries queries;
+    const uint8_t *slot[ROWS_AT_ONCE]; /* [n_keys] */
+    int most;                          /* keys of the longest row */
+    int first_slot;
+};
+
+/* The slots that any row finds something of the panel in, as bits from first_slot on. */
+static uint32_t panel_slots(const struct beam_queries *b, int panel)
+{
+    uint32_t slots = 0;
+    for (int r = 0; r < b->queries.n; r++) {
+        for (int t = panel * PANEL; t < (panel + 1) * PANEL && t < b->queries.n_keys[r]; t++)
+            slots |= 1u << (b->slot[r][t] - b->first_slot);
+    }
+    return slots;
+}
+
+/* The scores of a panel whose positions lie in several slots: computed for each of them, and every row takes its own. */
+static void score_mixed_panel(const struct self_job *job, const struct beam_queries *b, int head, int panel,
+                              uint32_t slots)
+{
+    const struct self_attention_args *a = job->args;
+    const struct engine_kv *kv = a->kv;
+    float part[ROWS_AT_ONCE][PANEL], *out[ROWS_AT_ONCE];
+    for (int r = 0; r < b->queries.n; r++)
+        out[r] = part[r];
+    for (; slots; slots &= slots - 1) {
+        int slot = b->first_slot + __builtin_ctz(slots);
+        const char *keys = kv_keys(kv, a->layer, slot, head);
+        struct panel_product product = {.type = kv->type,
+                                        .panels = keys + (size_t)panel * PANEL * HEAD * kv_value_bytes(kv),
+                                        .n_out = PANEL,
+                                        .n_in = HEAD,
+                                        .n_rows = b->queries.n,
+                                        .x = b->queries.q,
+                                        .out = out};
+        job->h->rows->product(&product, 0, 1);
+        for (int r = 0; r < b->queries.n; r++) {
+            int first = panel * PANEL, n = b->queries.n_keys[r] - first;
+            for (int i = 0; i < PANEL && i < n; i++) {
+                if (b->slot[r][first + i] == slot)
+                    b->queries.scores[r][first + i] = part[r][i];
+            }
+        }
+    }
+}
+
+/* The scores of all panels: those that lie in one slot, as the prompt does, together. */
+static void score_beams(const struct self_job *job, const struct beam_queries *b, int head)
+{
+    const struct self_attention_args *a = job->args;
+    int n_panels = panel_count(b->most);
+    for (int p = 0, end; p < n_panels; p = end) {
+        uint32_t slots = panel_slots(b, p);
+        end = p + 1;
+        if (slots & (slots - 1)) {
+            score_mixed_panel(job, b, head, p, slots);
+            continue;
+        }
+        while (end < n_panels && panel_slots(b, end) == slots)
+            end++;
+        int slot = b->first_slot + __builtin_ctz(slots);
+        struct panel_product product = {.type = a->kv->type,
+                                        .panels = kv_keys(a->kv, a->layer, slot, head),
+                                        .n_out = n_panels * PANEL,
+                                        .n_in = HEAD,
+                                        .n_rows = b->queries.n,
+                                        .x = b->queries.q,
+                                        .out = b->queries.scores};
+        job->h->rows->product(&product, p, end);
+    }
+}
+
+/* Rows first … last − 1 are of one beam search, or idle. */
+static void attend_beams(const struct self_job *job, int head, int first, int last)
+{
+    const struct self_attention_args *a = job->args;
+    const struct engine_kv *kv = a->kv;
+    const struct rows_kernels *k = job->h->rows;
+    float q[ROWS_AT_ONCE][HEAD], scores[ROWS_AT_ONCE][RUN_TOKENS_MAX + PANEL];
+    const void *values[RUN_TOKENS_MAX];
+    struct beam_queries b = {.first_slot = a->slots[a->rows.slot[first]].first_slot};
+    struct queries *queries = &b.queries;
+    for (int r = first; r < last; r++) {
+        if (a->rows.pos[r] < 0)
+            continue;
+        int n = queries->n++;
+        scale_query(row_of(a->qkv, r) + head * HEAD, q[n]);
+        queries->q[n] = q[n];
+        queries->scores[n] = scores[n];
+        queries->out[n] = row_of(a->out, r) + head * HEAD;
+        queries->n_keys[n] = a->rows.pos[r] + 1;
+        b.slot[n] = a->slots[a->rows.slot[r]].kv_slot;
+        b.most = queries->n_keys[n] > b.most ? queries->n_keys[n] : b.most;
+    }
+    score_beams(job, &b, head);
+    for (int i = 0; i < queries->n; i++) {
+        float scale = 1.0f / k->exponentials(scores[i], queries->n_keys[i]);
+        for (int t = 0; t < queries->n_keys[i]; t++)
+            values[t] = (const char *)kv_values(kv, a->layer, b.slot[i][t], head) +
+                        (size_t)t * HEAD * kv_value_bytes(kv);
+        k->weighted_sum_at(kv->type, values, queries->n_keys[i], scores[i], queries->out[i]);
+        for (int d = 0; d < HEAD; d++)
+            queries->out[i][d] *= scale;
+    }
+}
+
+/* The rows from r on that are attended to together: of one beam search, or of one slot. */
+static int end_of_rows(const struct self_attention_args *a, int r)
+{
+    int end = r + 1;
+    if (a->rows.pos[r] >= 0 && reads_table(a, r)) {
+        int search = a->slots[a->rows.slot[r]].first_slot;
+        while (end < a->rows.n && end - r < ROWS_AT_ONCE &&
+               (a->rows.pos[end] < 0 ||
+                (reads_table(a, end) && a->slots[a->rows.slot[end]].first_slot == search)))
+            end++;
+        return end;
+    }
+    while (end < a->rows.n && end - r < ROWS_AT_ONCE && a->rows.slot[end] == a->rows.slot[r])
+        end++;
+    return end;
+}
+
 /* A head is one worker's alone: it stores the new keys and values of all rows, then every row looks back. */
 static void self_worker(void *arg, int worker, int n_workers)
 {
@@ -98,10 +231,11 @@ static void self_worker(void *arg, int worker, int n_workers)
                        row + 2 * n_state);
         }
         for (int r = 0, end; r < a->rows.n; r = end) {
-            end = r + 1;
-            while (end < a->rows.n && end - r < ROWS_AT_ONCE && a->rows.slot[end] == a->rows.slot[r])
-                end++;
-            attend_self(job, head, r, end);
+            end = end_of_rows(a, r);
+            if (a->rows.pos[r] >= 0 && reads_table(a, r))
+                attend_beams(job, head, r, end);
+            else
+                attend_self(job, head, r, end);
         }
     }
 }

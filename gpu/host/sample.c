@@ -1,51 +1,8 @@
-/* Choosing tokens: the rules of daemon/base/run.h on rows of logits, and a slot's way from token to token.
- *
- * The rules are those of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules). Outside of the
- * ranges that are left nothing is looked at; inside of them what a mask suppresses is −∞. */
-#include <errno.h>
+/* Choosing tokens, and a slot's way from token to token. */
 #include <math.h>
-#include <string.h>
 
 #include "gpu/host/host.h"
-#include "gpu/host/kernels_rows.h"
-#include "gpu/sample_rules.h"
-
-static void suppress(float *logits, int n_vocab, const uint32_t *mask)
-{
-    for (int word = 0; word * 32 < n_vocab; word++) {
-        for (uint32_t bits = mask[word]; bits; bits &= bits - 1) {
-            int id = word * 32 + __builtin_ctz(bits);
-            if (id < n_vocab)
-                logits[id] = -INFINITY;
-        }
-    }
-}
-
-/* The greatest logit among those allowed. When all timestamps together are more probable than the best text token, text
- * is no longer allowed. */
-static float weigh(const struct rows_kernels *k, const struct token_rules *rules, const float *logits,
-                   struct id_ranges *allowed)
-{
-    const float *stamps = logits + allowed->stamp_first;
-    int n_stamps = allowed->stamp_last - allowed->stamp_first;
-    float text = k->maximum(logits + allowed->text_first, allowed->text_last - allowed->text_first);
-    float stamp = k->maximum(stamps, n_stamps);
-    if (!rules->timestamps || stamp == -INFINITY)
-        return text > stamp ? text : stamp;
-    if (stamp + logf(k->sum_exp(stamps, n_stamps, stamp, 1.0f)) <= text)
-        return text > stamp ? text : stamp;
-    allowed->text_first = allowed->text_last;
-    return stamp;
-}
-
-static double allowed_sum(const struct rows_kernels *k, const float *logits, const struct id_ranges *allowed,
-                          float greatest)
-{
-    return (double)k->sum_exp(logits + allowed->text_first, allowed->text_last - allowed->text_first,
-                              greatest, 1.0f) +
-           k->sum_exp(logits + allowed->stamp_first, allowed->stamp_last - allowed->stamp_first, greatest,
-                      1.0f);
-}
+#include "gpu/host/rules.h"
 
 static int find_allowed(const struct rows_kernels *k, const float *logits, const struct id_ranges *allowed,
                         float value)
@@ -111,45 +68,19 @@ struct select_job {
     const struct select_args *args;
 };
 
-static void probe(const struct rows_kernels *k, struct slot_state *s, const float *logits, int n_vocab)
-{
-    if (s->probe_token < 0 || s->probe_token >= n_vocab)
-        return;
-    float greatest = k->maximum(logits, n_vocab);
-    s->probe_prob = expf(logits[s->probe_token] - greatest) / k->sum_exp(logits, n_vocab, greatest, 1.0f);
-}
-
-/* n: tokens of history. */
-static struct id_ranges apply_rules(const struct select_args *a, const struct slot_state *s, int n,
-                                    float *logits)
-{
-    const struct token_rules *rules = &s->rules;
-    int n_vocab = a->logits.cols, stamps = least(rules->timestamp_begin, n_vocab);
-    struct id_ranges allowed = {0, stamps, stamps, n_vocab};
-    if (rules->mask >= 0)
-        suppress(logits, n_vocab, a->masks + (size_t)rules->mask * (size_t)a->mask_words);
-    if (rules->first_mask >= 0 && n == s->sample_begin)
-        suppress(logits, n_vocab, a->masks + (size_t)rules->first_mask * (size_t)a->mask_words);
-    if (rules->timestamps) {
-        if (rules->no_timestamps >= 0 && rules->no_timestamps < n_vocab)
-            logits[rules->no_timestamps] = -INFINITY;
-        apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, &allowed);
-    }
-    return allowed;
-}
-
 static void choose(const struct select_args *a, const struct rows_kernels *k, int r)
 {
     struct slot_state *s = &a->slots[a->rows.slot[r]];
     const struct token_rules *rules = &s->rules;
-    int n = a->rows.pos[r] + 1;
+    int n = a->rows.pos[r] + 1, n_vocab = a->logits.cols;
     float *logits = (float *)a->logits.data + (size_t)r * (size_t)a->logits.stride;
     if (a->rows.pos[r] == s->probe_index)
-        probe(k, s, logits, a->logits.cols);
+        host_rules_probe(k, s, logits, n_vocab);
     if (n < s->n_prompt)
         return;
-    struct id_ranges allowed = apply_rules(a, s, n, logits);
-    float greatest = weigh(k, rules, logits, &allowed);
+    float greatest;
+    const struct token_masks masks = {a->masks, a->mask_words};
+    struct id_ranges allowed = host_rules_apply(k, &masks, s, n, logits, n_vocab, &greatest);
     int token = -1;
     if (greatest > -INFINITY && rules->temperature > 0.0f)
         token = sample(k, logits, &allowed, greatest, rules->temperature, uniform(rules->seed, (uint64_t)n));
@@ -157,9 +88,8 @@ static void choose(const struct select_args *a, const struct rows_kernels *k, in
         token = find_allowed(k, logits, &allowed, greatest);
     /* Rules that leave nothing end the text. */
     a->chosen[r] = token >= 0 ? token : rules->eot;
-    a->logprob[r] = token >= 0
-                        ? logits[token] - greatest - (float)log(allowed_sum(k, logits, &allowed, greatest))
-                        : -INFINITY;
+    a->logprob[r] =
+        token >= 0 ? logits[token] - greatest - host_rules_log_sum(k, logits, &allowed, greatest) : -INFINITY;
 }
 
 static void select_worker(void *arg, int worker, int n_workers)
@@ -168,7 +98,7 @@ static void select_worker(void *arg, int worker, int n_workers)
     int first, last;
     pool_share(job->args->rows.n, 1, worker, n_workers, &first, &last);
     for (int r = first; r < last; r++) {
-        if (job->args->rows.pos[r] >= 0)
+        if (job->args->rows.pos[r] >= 0 && job->args->slots[job->args->rows.slot[r]].n_beams <= 1)
             choose(job->args, job->kernels, r);
     }
 }
@@ -222,6 +152,8 @@ int host_advance(struct host_engine *h, const struct advance_args *a)
             continue;
         int slot = a->rows.slot[r];
         struct slot_state *s = &a->slots[slot];
+        if (s->n_beams > 1)
+            continue;
         while (end < a->rows.n && a->rows.slot[end] == slot)
             end++;
         while (r < end && a->rows.pos[r] != s->n_tokens - 1)

@@ -211,6 +211,21 @@ INLINE vf vgelu(vf x)
     return 0.5f * x * (1.0f + erf);
 }
 
+/* A bit for each lane that is greater than x. */
+INLINE uint32_t vgreater(vf v, float x)
+{
+#if VEC == 16
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(x), _CMP_GT_OQ);
+#elif VEC == 8
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_set1_ps(x), _CMP_GT_OQ));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < VEC; i++)
+        bits |= (uint32_t)(v[i] > x) << i;
+    return bits;
+#endif
+}
+
 /* A bit for each lane that equals x. */
 INLINE uint32_t vequal(vf v, float x)
 {

@@ -11,7 +11,7 @@
 #include "decoder/rules.h"
 
 enum { EOT = 50256, SOT = 50257, NO_SPEECH = 50361, NO_TIMESTAMPS = 50362, STAMP = 50363, N_VOCAB = 51864 };
-enum { N_AUDIO_CTX = 60, N_TEXT_CTX = 64, N_SAMPLES = 320 * N_AUDIO_CTX, N_SLOTS = 2 };
+enum { N_AUDIO_CTX = 60, N_TEXT_CTX = 64, N_SAMPLES = 320 * N_AUDIO_CTX, N_SLOTS = 1 + RUN_BEAMS_MAX };
 
 static struct tiny_model tiny;
 static char folder[256], file[300];
@@ -207,6 +207,107 @@ static void test_a_draft_changes_no_token(void **state)
     assert_memory_equal(plain.tokens, drafted.tokens, sizeof(int32_t) * (size_t)n);
 }
 
+/* --- beam search --- */
+
+static void both(struct text_run *want, struct text_run *got)
+{
+    struct err err = {0};
+    if (host_run(host, want, &err) < 0 || model.base.ops->run(&model.base, got, 1, &err) < 0 ||
+        model.base.ops->wait(&model.base, &err) < 0)
+        fail_msg("%s", err.msg);
+}
+
+static float mean(const struct text_run *r)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < r->n_out; i++)
+        sum += r->out_logprobs[i];
+    int length = r->n_out - (r->stop == RUN_STOP_EOT);
+    float n = length > 0 ? (float)length : 1.0f;
+    float alpha = r->beam.length_penalty;
+    return sum / (alpha < 0.0f ? n : powf((5.0f + n) / 6.0f, alpha));
+}
+
+/* A search goes another way where two of its hypotheses are as good as one another, and may then end elsewhere. What it
+ * finds is then about as good at least: random weights make no great differences. */
+static void compare_searches(struct text_run *want, struct text_run *got)
+{
+    n_compared += want->n_out;
+    if (got->n_out != want->n_out ||
+        memcmp(got->out_tokens, want->out_tokens, sizeof(int32_t) * (size_t)got->n_out) != 0) {
+        n_near_ties++;
+        if (fabsf(mean(want) - mean(got)) > 2.0f * CLOSE)
+            fail_msg("beams %d: %d tokens of %f, not %d of %f", want->beam.width, got->n_out,
+                     (double)mean(got), want->n_out, (double)mean(want));
+        return;
+    }
+    for (int i = 0; i < got->n_out; i++) {
+        if (want->out_logprobs[i] > -INFINITY)
+            assert_float_equal(got->out_logprobs[i], want->out_logprobs[i], CLOSE);
+        else
+            assert_true(got->out_logprobs[i] == -INFINITY);
+    }
+    assert_int_equal(got->stop, want->stop);
+    assert_int_equal(got->n_steps, want->n_steps);
+    assert_int_equal(got->n_accepted, 0);
+    assert_float_equal(got->probe_prob, want->probe_prob, CLOSE * want->probe_prob);
+}
+
+static void test_searches_are_the_same(void **state)
+{
+    (void)state;
+    struct test_rng rng;
+    int stops[3] = {0};
+    test_rng_init(&rng, 2);
+    n_compared = n_near_ties = 0;
+    for (int round = 0; round < 16; round++) {
+        int32_t tokens[N_TEXT_CTX];
+        struct output a, b;
+        if (round % 5 == 0)
+            random_masks(&rng);
+        int n_prompt = test_rng_int(&rng, 1, round % 8 == 3 ? N_TEXT_CTX - 2 : 20);
+        for (int i = 0; i < n_prompt; i++)
+            tokens[i] = test_rng_int(&rng, 0, N_VOCAB - 1);
+        struct text_run want = {
+            .slot = 0,
+            .n_prompt = n_prompt,
+            .tokens = tokens,
+            .sample_begin = n_prompt,
+            .max_tokens = test_rng_int(&rng, 1, N_TEXT_CTX),
+            .beam = {.width = test_rng_int(&rng, 2, RUN_BEAMS_MAX),
+                     .patience = test_rng_int(&rng, 0, 1) ? 0.0f : 0.5f + 2.0f * test_rng_uniform(&rng),
+                     .length_penalty = test_rng_int(&rng, 0, 1) ? -1.0f : test_rng_uniform(&rng)},
+            .probe_token = NO_SPEECH,
+            .probe_index = test_rng_int(&rng, 0, n_prompt - 1)};
+        random_rules(&rng, &want.rules);
+        want.rules.temperature = 0.0f;
+        direct(&want, &a);
+        struct text_run got = want;
+        got.slot = 1;
+        direct(&got, &b);
+        both(&want, &got);
+        compare_searches(&want, &got);
+        stops[got.stop]++;
+        /* The prompt is still cached, and nothing of the search: the same again. */
+        got.n_cached = n_prompt - 1;
+        got.probe_token = -1;
+        got.probe_prob = 0.0f;
+        struct output c;
+        int n = got.n_out;
+        direct(&got, &c);
+        struct err err;
+        assert_int_equal(model.base.ops->run(&model.base, &got, 1, &err), 0);
+        assert_int_equal(model.base.ops->wait(&model.base, &err), 0);
+        assert_int_equal(got.n_out, n);
+        assert_memory_equal(c.tokens, b.tokens, sizeof(int32_t) * (size_t)n);
+        assert_memory_equal(c.logprobs, b.logprobs, sizeof(float) * (size_t)n);
+    }
+    printf("stops: %d end of text, %d limit, %d context\n", stops[RUN_STOP_EOT], stops[RUN_STOP_LIMIT],
+           stops[RUN_STOP_CTX]);
+    assert_true(stops[RUN_STOP_LIMIT] > 0);
+    assert_true(n_near_ties <= 2);
+}
+
 static void test_bad_numbers_are_refused(void **state)
 {
     (void)state;
@@ -237,6 +338,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_are_the_same),
         cmocka_unit_test(test_a_draft_changes_no_token),
+        cmocka_unit_test(test_searches_are_the_same),
         cmocka_unit_test(test_bad_numbers_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -21,8 +21,9 @@ static const float *feed(struct world *w, int layer, int slot, int pos, int r, i
         rows.pos[i] = pos + i;
         rows.slot[i] = slot;
     }
-    w->e->v->self_attention(w->e, &(struct self_attention_args){rows, w->kv, layer, mat_rows(w->qkv, r, n),
-                                                                mat_rows(w->out, r, n)});
+    w->e->v->self_attention(w->e,
+                            &(struct self_attention_args){rows, w->kv, layer, NULL, mat_rows(w->qkv, r, n),
+                                                          mat_rows(w->out, r, n)});
     wait_for(w->e);
     return at(w->out, r);
 }

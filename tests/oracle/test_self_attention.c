@@ -90,7 +90,7 @@ static void check_engine(struct engine *e, struct test_rng *rng, bool half)
         if (layer + 1 < LAYERS) /* every layer gets the same positions in turn */
             memcpy(length, start, sizeof(start));
         draw_qkv(rng, qkv, now.n);
-        e->v->self_attention(e, &(struct self_attention_args){now, kv, layer, qkv, out});
+        e->v->self_attention(e, &(struct self_attention_args){now, kv, layer, NULL, qkv, out});
         wait_for(e);
         store(&m, layer, now, qkv);
         for (int r = 0; r < now.n; r++) {
@@ -139,13 +139,13 @@ static void test_batch_invariance(void **state)
         fill_mat(&rng, qkv, 1.0f);
         for (int r = 0; r < ROWS; r++)
             rows.pos[r] = r;
-        e->v->self_attention(e, &(struct self_attention_args){rows, kv, 0, qkv, batch});
+        e->v->self_attention(e, &(struct self_attention_args){rows, kv, 0, NULL, qkv, batch});
         wait_for(e);
         for (int r = 0; r < ROWS; r++) {
             rows.slot[r] = 1;
             struct rows one = {1, rows.token + r, rows.pos + r, rows.slot + r};
-            e->v->self_attention(
-                e, &(struct self_attention_args){one, kv, 0, mat_rows(qkv, r, 1), mat_rows(single, r, 1)});
+            e->v->self_attention(e, &(struct self_attention_args){one, kv, 0, NULL, mat_rows(qkv, r, 1),
+                                                                  mat_rows(single, r, 1)});
             wait_for(e);
         }
         assert_memory_equal(batch.data, single.data, sizeof(float) * ROWS * STATE);
