@@ -1,8 +1,8 @@
 /* Inside the CUDA engine: what its files share. Not included from outside gpu/cuda/ (tests excepted).
  *
- * engine.cu has the life, the memory, the order and the graphs; every cuda_* function below checks its arguments and
- * launches its kernels into the engine's stream, from which a graph may be recording. None waits. Failures go to
- * cuda_fail and stick.
+ * engine.cu has the life, the errors and the order, memory.cu and graph.cu what their names say. Every operation below
+ * checks its arguments and launches its kernels into the engine's stream, which a graph may be recording. None waits.
+ * Failures go to cuda_fail and stick.
  *
  * Types: activations of the encoder, weights and caches are half floats; sums, residuals and everything between
  * the decoder's operations are single ones. */
@@ -52,11 +52,26 @@ struct engine_kv {
     __half *data;
 };
 
+struct engine_graph {
+    cudaGraph_t body;
+    cudaGraphExec_t once;
+    cudaGraph_t loop_graph; /* around the body, NULL before the first loop */
+    cudaGraphExec_t loop;
+    const int32_t *n_active; /* that the loop was made for */
+    int32_t *rounds;         /* device memory: how many are left */
+    struct err err;          /* of an operation that was recorded, for every launch */
+};
+
 /* The keys of a head; its values are n_ctx · HEAD behind. */
 static inline __host__ __device__ __half *kv_keys(struct engine_kv kv, int layer, int slot, int head)
 {
     size_t block = ((size_t)slot * (size_t)kv.n_layer + (size_t)layer) * (size_t)kv.n_head + (size_t)head;
     return kv.data + block * 2 * (size_t)kv.n_ctx * HEAD;
+}
+
+static inline struct cuda_engine *cuda_of(struct engine *e)
+{
+    return (struct cuda_engine *)e;
 }
 
 /* A block's part of one row's cross-attention to one head. */
@@ -66,6 +81,33 @@ static inline __host__ __device__ __half *kv_keys(struct engine_kv kv, int layer
 int cuda_fail(struct cuda_engine *, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* After a launch or a call of the runtime: 0, or its error with the operation's name. */
 int cuda_check(struct cuda_engine *, cudaError_t, const char *what);
+
+/* Whether nothing is submitted any more until wait has reported an error; a recording goes on by itself. */
+bool cuda_failed(const struct cuda_engine *);
+/* In order with the operations, in any direction. */
+void cuda_copy(struct cuda_engine *, void *to, const void *from, size_t bytes, const char *what);
+/* *p = value, in order with the operations. */
+cudaError_t cuda_set(struct cuda_engine *, int32_t *p, int32_t value);
+
+/* memory.cu and graph.cu: what gpu/engine.h says of the same names. */
+void *cuda_alloc(struct engine *, size_t bytes);
+void cuda_free(struct engine *, void *);
+int cuda_host_register(struct engine *, void *p, size_t bytes, struct err *);
+void cuda_host_unregister(struct engine *, void *p);
+int cuda_weight_create(struct engine *, enum weight_use, int n_out, int n_in, const float *values,
+                       struct engine_weight **, struct err *);
+void cuda_weight_destroy(struct engine *, struct engine_weight *);
+int cuda_kv_create(struct engine *, int n_layer, int n_slots, int n_ctx, int n_head, struct engine_kv **,
+                   struct err *);
+void cuda_kv_destroy(struct engine *, struct engine_kv *);
+void cuda_graph_begin(struct engine *);
+struct engine_graph *cuda_graph_end(struct engine *);
+void cuda_graph_destroy(struct engine *, struct engine_graph *);
+void cuda_graph_launch(struct engine *, struct engine_graph *, const int32_t *n_active, int max_times);
+/* Zeroed; NULL: there is none. */
+void *cuda_device_alloc(struct cuda_engine *, size_t bytes);
+/* -ENOMEM, with what is left in the message. */
+int cuda_no_memory(struct err *, const char *what, size_t bytes);
 
 int cuda_mel_create(int n_mels, struct cuda_engine *, struct err *);
 void cuda_mel_destroy(struct mel_tables *);

@@ -1,7 +1,7 @@
 /* Linear layers of the text decoder on a few rows, embedding, and the rows of a step.
  *
  * linear_rows is bound by reading the weight. A block keeps up to eight rows of its input, normalised, in shared memory;
- * a warp takes one output after the other, 16 bytes of weights a lane at a time, for all of these rows. More rows than
+ * a warp takes some outputs after the other, 16 bytes of weights of each a lane at a time, for all of these rows. More rows than
  * eight read the weight again, from the second-level cache. A row's sum has the same order whatever is computed beside
  * it, so a draft verified at once gives the bits that its tokens give one by one. */
 #include "gpu/cuda/cuda.cuh"
@@ -12,6 +12,7 @@
 #define ROWS_MAX     8
 #define SHARED_BYTES (48 << 10)
 #define BLOCKS_A_SM  8
+#define SUMS_A_WARP  8 /* rows times outputs, as far as there are outputs */
 
 struct linear_rows_params {
     struct rows rows;
@@ -50,31 +51,49 @@ static __device__ __forceinline__ void take_row(const struct linear_rows_params 
     }
 }
 
-/* A lane's part of the sums of one output. */
-template <int n_rows>
-static __device__ __forceinline__ void multiply(const __half *weight, int stride, const float *x,
-                                                float sums[n_rows])
+/* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
+ * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum. */
+template <int n> static __device__ __forceinline__ float warp_sums(float v[n])
 {
-    for (int r = 0; r < n_rows; r++)
-        sums[r] = 0.0f;
+    int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
+    for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
+        bool high = lane & bit;
+        for (int i = 0; i < left; i++) {
+            float give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
+            v[i] = keep + __shfl_xor_sync(LANES, give, bit);
+        }
+    }
+    for (; bit > 0; bit /= 2)
+        v[0] += __shfl_xor_sync(LANES, v[0], bit);
+    return v[0];
+}
+
+/* A lane's part of the sums [n_outs][n_rows] of neighbouring outputs. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply(const __half *weight, int stride, const float *x, float *sums)
+{
+    for (int i = 0; i < n_outs * n_rows; i++)
+        sums[i] = 0.0f;
     for (int i = (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
-        float w[8];
-        load_eight(weight + i * 8, w);
+        float w[n_outs][8];
+        for (int o = 0; o < n_outs; o++)
+            load_eight(weight + (size_t)o * (size_t)stride + i * 8, w[o]);
         for (int r = 0; r < n_rows; r++) {
             const float4 low = *(const float4 *)(x + r * stride + i * 4);
             const float4 high = *(const float4 *)(x + r * stride + stride / 2 + i * 4);
-            sums[r] = fmaf(w[0], low.x, sums[r]);
-            sums[r] = fmaf(w[1], low.y, sums[r]);
-            sums[r] = fmaf(w[2], low.z, sums[r]);
-            sums[r] = fmaf(w[3], low.w, sums[r]);
-            sums[r] = fmaf(w[4], high.x, sums[r]);
-            sums[r] = fmaf(w[5], high.y, sums[r]);
-            sums[r] = fmaf(w[6], high.z, sums[r]);
-            sums[r] = fmaf(w[7], high.w, sums[r]);
+            for (int o = 0; o < n_outs; o++) {
+                float sum = sums[o * n_rows + r];
+                sum = fmaf(w[o][0], low.x, sum);
+                sum = fmaf(w[o][1], low.y, sum);
+                sum = fmaf(w[o][2], low.z, sum);
+                sum = fmaf(w[o][3], low.w, sum);
+                sum = fmaf(w[o][4], high.x, sum);
+                sum = fmaf(w[o][5], high.y, sum);
+                sum = fmaf(w[o][6], high.z, sum);
+                sums[o * n_rows + r] = fmaf(w[o][7], high.w, sum);
+            }
         }
     }
-    for (int r = 0; r < n_rows; r++)
-        sums[r] = warp_sum(sums[r]);
 }
 
 static __device__ __forceinline__ void finish(const struct linear_rows_params *p, int row, int out, float x)
@@ -88,8 +107,9 @@ static __device__ __forceinline__ void finish(const struct linear_rows_params *p
     ((float *)p->out.data)[(size_t)row * (size_t)p->out.stride + (size_t)out] = x;
 }
 
-/* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. */
-template <int n_rows>
+/* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
+ * many loads are under way at once. */
+template <int n_rows, int n_outs>
 static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);
@@ -109,22 +129,39 @@ static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct 
                 x[r * stride + i] = 0.0f;
     }
     __syncthreads();
-    for (int out = (int)blockIdx.x * WARPS + warp; out < p.weight.n_out; out += (int)gridDim.x * WARPS) {
-        float sums[n_rows], mine = 0.0f;
-        multiply<n_rows>(p.weight.data + (size_t)out * (size_t)stride, stride, x, sums);
-        for (int r = 0; r < n_rows; r++)
-            mine = lane == r ? sums[r] : mine;
-        if (lane < n_rows && (active >> lane & 1))
-            finish(&p, first + lane, out, mine);
+    const int sums_a_warp = n_rows * n_outs, lanes_a_sum = WARP / sums_a_warp;
+    int mine = lane / lanes_a_sum, row = first + mine % n_rows;
+    bool writes = lane % lanes_a_sum == 0 && (active >> mine % n_rows & 1);
+    for (int group = (int)blockIdx.x * WARPS + warp; group * n_outs < p.weight.n_out;
+         group += (int)gridDim.x * WARPS) {
+        float sums[sums_a_warp];
+        /* The last ones are moved back to end with the weight; what another group has is computed again and dropped. */
+        int out = group * n_outs <= p.weight.n_out - n_outs ? group * n_outs : p.weight.n_out - n_outs;
+        multiply<n_rows, n_outs>(p.weight.data + (size_t)out * (size_t)stride, stride, x, sums);
+        float sum = warp_sums<sums_a_warp>(sums);
+        if (writes && out + mine / n_rows >= group * n_outs)
+            finish(&p, row, out + mine / n_rows, sum);
     }
 }
 
-template <int n_rows> static void launch(struct cuda_engine *c, const struct linear_rows_params *p)
+template <int n_rows, int n_outs>
+static void launch(struct cuda_engine *c, const struct linear_rows_params *p)
 {
-    int blocks = (p->weight.n_out + WARPS - 1) / WARPS, most = BLOCKS_A_SM * c->n_multiprocessors;
+    int outs = n_outs * WARPS, blocks = (p->weight.n_out + outs - 1) / outs,
+        most = BLOCKS_A_SM * c->n_multiprocessors;
     dim3 grid((unsigned)(blocks < most ? blocks : most), (unsigned)((p->rows.n + n_rows - 1) / n_rows));
     size_t shared = (size_t)n_rows * (size_t)p->weight.stride * sizeof(float);
-    LAUNCH(linear_rows_kernel<n_rows>, grid, WARPS * WARP, shared, c->stream, *p);
+    LAUNCH((linear_rows_kernel<n_rows, n_outs>), grid, WARPS * WARP, shared, c->stream, *p);
+}
+
+/* Several outputs a warp only where there are enough of them to keep every multiprocessor busy. */
+template <int n_rows> static void launch_rows(struct cuda_engine *c, const struct linear_rows_params *p)
+{
+    const int n_outs = SUMS_A_WARP / n_rows;
+    if (p->weight.n_out >= n_outs * WARPS * c->n_multiprocessors)
+        launch<n_rows, n_outs>(c, p);
+    else
+        launch<n_rows, 1>(c, p);
 }
 
 int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
@@ -140,13 +177,13 @@ int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
     const struct linear_rows_params p = {a->rows, a->in,   a->add,  a->out, a->gamma,
                                          a->beta, a->bias, a->gelu, *w};
     if (n > 4 && room >= 8)
-        launch<8>(c, &p);
+        launch_rows<8>(c, &p);
     else if (n > 2 && room >= 4)
-        launch<4>(c, &p);
+        launch_rows<4>(c, &p);
     else if (n > 1 && room >= 2)
-        launch<2>(c, &p);
+        launch_rows<2>(c, &p);
     else
-        launch<1>(c, &p);
+        launch_rows<1>(c, &p);
     return cuda_check(c, cudaGetLastError(), "linear_rows");
 }
 

@@ -10,7 +10,7 @@
 
 int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_options *, struct engine **,
                        struct err *);
-/* tests/cuda/harness/runtime.cpp: version of the driver, what cudaGetDeviceCount returns, compute capability, bytes (0: many) */
+/* tests/cuda/harness/device.cpp: version of the driver, what cudaGetDeviceCount returns, compute capability, bytes (0: many) */
 void harness_machine(int driver, int error_of_count, int major, size_t memory);
 
 enum { SUCCESS = 0, INSUFFICIENT_DRIVER = 35, NO_DEVICE = 100, GOOD = 99000 };

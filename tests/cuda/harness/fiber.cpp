@@ -375,22 +375,11 @@ struct mma_args {
     const unsigned *a, *b;
 };
 
-/* Of every half float; converting one at a time is most of an emulated product. */
-static const float *all_halves(void)
-{
-    static float table[65536];
-    for (unsigned i = 0; table[0x3c00] == 0.0f && i < 65536; i++) {
-        __half_raw raw;
-        raw.x = (unsigned short)((i + 0x3c01) & 0xffff); /* 1.0, which says that it is filled, comes last */
-        table[raw.x] = __half2float(__half(raw));
-    }
-    return table;
-}
-
 static float half_of(unsigned pair, int high)
 {
-    static const float *const table = all_halves();
-    return table[high ? pair >> 16 : pair & 0xffff];
+    __half_raw raw;
+    raw.x = (unsigned short)(high ? pair >> 16 : pair & 0xffff);
+    return __half2float(__half(raw));
 }
 
 static void mma_all(void **args, unsigned)

@@ -6,6 +6,7 @@
 #undef dlopen
 #undef dlsym
 #undef dlclose
+#undef calloc
 
 /* Says what a kernel or its caller did wrong, and where, and aborts. */
 [[noreturn]] void harness_die(const char *what);

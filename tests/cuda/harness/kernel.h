@@ -18,6 +18,10 @@
 #include <tuple>
 
 #include <dlfcn.h>
+#include <stdlib.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 #define CUDA_NO_HALF /* no type of that name beside __half */
 #include <cuda_runtime_api.h>
@@ -156,6 +160,24 @@ static inline float rsqrtf(float x)
     return 1.0f / sqrtf(x);
 }
 
+/* The header's conversions by the processor's own instructions: the same results, and most of the time of an emulation. */
+#ifdef __F16C__
+static inline float harness_half2float(__half x)
+{
+    return _cvtsh_ss(__half_raw(x).x);
+}
+
+static inline __half harness_float2half(float x)
+{
+    __half_raw raw;
+    raw.x = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+    return __half(raw);
+}
+
+#define __half2float    harness_half2float
+#define __float2half_rn harness_float2half
+#endif
+
 static inline int __float_as_int(float x)
 {
     int i;
@@ -246,5 +268,15 @@ extern "C" int harness_dlclose(void *library);
 #define dlopen  harness_dlopen
 #define dlsym   harness_dlsym
 #define dlclose harness_dlclose
+
+/* --- what may fail -------------------------------------------------------------------------------------------------- */
+
+/* The call of this name ("cudaMalloc", "LAUNCH", "calloc", "cublasGemmEx" …) fails once, after `after` that do not. */
+extern "C" void harness_fail(const char *call, int after, int error);
+/* From now on everything fails with this error; 0: nothing does. */
+extern "C" void harness_lose_device(int error);
+
+extern "C" void *harness_calloc(size_t n, size_t size);
+#define calloc harness_calloc
 
 #endif

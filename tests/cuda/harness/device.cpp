@@ -1,0 +1,156 @@
+/* The device: chance, errors and those that a test wants, limits of a launch, and what sort of machine it is. */
+#include "tests/cuda/harness/runtime.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+/* --- chance ------------------------------------------------------------------------------------------------------- */
+
+static uint64_t chance;
+
+extern "C" void harness_seed(unsigned seed)
+{
+    chance = seed;
+}
+
+bool harness_is_random(void)
+{
+    return chance != 0;
+}
+
+unsigned harness_random(unsigned n)
+{
+    chance = chance * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+    chance += chance == 0;
+    return (unsigned)((chance >> 33) % n);
+}
+
+/* --- errors ------------------------------------------------------------------------------------------------------- */
+
+static cudaError_t last_error, lost, wanted_error;
+static std::string wanted_call;
+static int wanted_after;
+
+extern "C" void harness_fail(const char *call, int after, int error)
+{
+    wanted_call = call;
+    wanted_after = after;
+    wanted_error = (cudaError_t)error;
+}
+
+extern "C" void harness_lose_device(int error)
+{
+    lost = (cudaError_t)error;
+}
+
+cudaError_t runtime_error(cudaError_t e)
+{
+    if (e != cudaSuccess)
+        last_error = e;
+    return e;
+}
+
+cudaError_t runtime_fault(const char *call)
+{
+    if (lost != cudaSuccess)
+        return runtime_error(lost);
+    if (wanted_call != call || wanted_after-- > 0)
+        return cudaSuccess;
+    wanted_call.clear();
+    return runtime_error(wanted_error);
+}
+
+extern "C" cudaError_t cudaGetLastError(void)
+{
+    cudaError_t e = last_error;
+    last_error = lost;
+    return e;
+}
+
+/* A host allocation of gpu/cuda/. */
+extern "C" void *harness_calloc(size_t n, size_t size)
+{
+    return runtime_fault("calloc") == cudaSuccess ? calloc(n, size) : nullptr;
+}
+
+/* --- limits and properties --------------------------------------------------------------------------------------- */
+
+#define SHARED_DEFAULT ((size_t)48 << 10)
+#define SHARED_MOST    ((size_t)99 << 10) /* of the smallest device that is built for */
+
+static std::map<const void *, size_t> shared_limits;
+
+size_t harness_shared_limit(const void *kernel)
+{
+    auto l = shared_limits.find(kernel);
+    return l == shared_limits.end() ? SHARED_DEFAULT : l->second;
+}
+
+extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute what, int value)
+{
+    RUNTIME_CALL();
+    if (what != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > SHARED_MOST)
+        return runtime_error(cudaErrorInvalidValue);
+    shared_limits[kernel] = (size_t)value;
+    return cudaSuccess;
+}
+
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel)
+{
+    if (runtime_fault("LAUNCH") != cudaSuccess)
+        return false;
+    size_t n = (size_t)threads.x * threads.y * threads.z;
+    bool fits = n >= 1 && n <= 1024 && threads.z <= 64 && blocks.x >= 1 && blocks.y >= 1 && blocks.z >= 1 &&
+                blocks.x <= 0x7fffffff && blocks.y <= 65535 && blocks.z <= 65535 &&
+                shared <= harness_shared_limit(kernel);
+    runtime_error(fits ? cudaSuccess : cudaErrorInvalidConfiguration);
+    return fits;
+}
+
+extern "C" const char *cudaGetErrorString(cudaError_t e)
+{
+    return e == cudaErrorMemoryAllocation ? "out of memory" : "an error of the harness";
+}
+
+/* What a test wants the machine to be. */
+static int driver_version = CUDART_VERSION, compute_major = 8;
+static cudaError_t count_error = cudaSuccess;
+
+extern "C" void harness_machine(int driver, int error_of_count, int major, size_t memory)
+{
+    driver_version = driver;
+    count_error = (cudaError_t)error_of_count;
+    compute_major = major;
+    runtime_set_device_bytes(memory);
+}
+
+extern "C" cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = count_error == cudaSuccess;
+    return runtime_error(count_error);
+}
+
+extern "C" cudaError_t cudaSetDevice(int device)
+{
+    RUNTIME_CALL();
+    return device == 0 ? cudaSuccess : runtime_error(cudaErrorInvalidDevice);
+}
+
+extern "C" cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = driver_version;
+    return cudaSuccess;
+}
+
+extern "C" cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
+{
+    RUNTIME_CALL();
+    *p = cudaDeviceProp{};
+    snprintf(p->name, sizeof(p->name), "the host");
+    p->major = compute_major;
+    p->multiProcessorCount = 4;
+    p->sharedMemPerBlockOptin = SHARED_MOST;
+    return cudaSuccess;
+}

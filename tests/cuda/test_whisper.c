@@ -1,0 +1,305 @@
+/* The whole model on the CUDA engine, on the processor: from samples to tokens, held against the host engine in f32. Real
+ * speech needs tiny.en.
+ * tests/run: 240 s */
+#include "tests/support/support.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sndfile.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gpu/cuda/plugin.h"
+#include "gpu/whisper.h"
+#include "tests/support/tiny_model.h"
+
+#define FIXTURE "tests/fixtures/speech.flac"
+#define SECONDS 5
+
+int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_options *, struct engine **,
+                       struct err *);
+/* tests/cuda/harness/ */
+void harness_seed(unsigned);
+void harness_hide_cublas(bool hide);
+void harness_fail(const char *call, int after, int error);
+
+enum { NOT_SUPPORTED = 801 };
+
+/* In the place of gpu/engine.c, which would open the library for GPUs. */
+int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)
+{
+    const struct cuda_plugin_terms terms = cuda_plugin_ours();
+    return strcmp(name, "cuda") ? host_engine_open(options, out, err)
+                                : captiond_cuda_open(&terms, options, out, err);
+}
+
+void engine_close(struct engine *e)
+{
+    if (e)
+        e->v->destroy(e);
+}
+
+static struct whisper *open_model(const char *path, const char *engine)
+{
+    const struct whisper_options options = {.engine = engine,
+                                            .n_threads = 1,
+                                            .precision =
+                                                strcmp(engine, "cuda") ? PRECISION_F32 : PRECISION_AUTO,
+                                            .n_audio_slots = 1,
+                                            .n_text_slots = 1};
+    struct whisper *w = NULL;
+    struct err err = {0};
+    if (whisper_open(path, &options, &w, &err) < 0)
+        fail_msg("%s", err.msg);
+    return w;
+}
+
+static void encode(struct whisper *w, const float *pcm, int n)
+{
+    struct err err = {0};
+    whisper_encode(w, 0, &(struct whisper_audio){.pcm = pcm, .n_samples = n, .scale = MEL_SCALE_OWN});
+    if (whisper_wait(w, &err) < 0)
+        fail_msg("%s", err.msg);
+}
+
+/* --- tokens -------------------------------------------------------------------------------------------------------- */
+
+struct text {
+    int32_t tokens[RUN_TOKENS_MAX]; /* a prompt and what follows it */
+    float logprobs[RUN_TOKENS_MAX];
+    int n_prompt, n;
+    int32_t eot;
+    enum run_stop stop;
+    int n_accepted;
+};
+
+/* Continues tokens[0 … n_given − 1] up to `limit` tokens in all; what lies behind as a draft of n_draft. */
+static void decode(struct whisper *w, struct text *t, int n_given, int n_draft, int limit)
+{
+    const struct whisper_dims *d = whisper_dims(w);
+    int32_t in[RUN_TOKENS_MAX];
+    memcpy(in, t->tokens, (size_t)(n_given + n_draft) * sizeof(*in));
+    struct text_run run = {.n_prompt = n_given,
+                           .n_draft = n_draft,
+                           .tokens = in,
+                           .sample_begin = t->n_prompt,
+                           .max_tokens = limit - n_given,
+                           .rules = {.eot = t->eot,
+                                     .timestamp_begin = d->n_vocab - 1501,
+                                     .no_timestamps = d->n_vocab - 1502,
+                                     .max_initial_timestamp = -1,
+                                     .mask = -1,
+                                     .first_mask = -1},
+                           .probe_token = -1,
+                           .out_capacity = RUN_TOKENS_MAX - n_given,
+                           .out_tokens = t->tokens + n_given,
+                           .out_logprobs = t->logprobs + n_given};
+    struct err err = {0};
+    if (whisper_run(w, &run, 1, &err) < 0 || whisper_wait(w, &err) < 0)
+        fail_msg("%s", err.msg);
+    t->n = n_given + run.n_out;
+    t->stop = run.stop;
+    t->n_accepted = run.n_accepted;
+}
+
+/* Logits after each of the first n tokens. */
+static float *logits_of(struct whisper *w, const struct text *t, int n)
+{
+    float *logits = malloc((size_t)n * (size_t)whisper_dims(w)->n_vocab * sizeof(float));
+    struct err err = {0};
+    if (whisper_logits(w, 0, 0, t->tokens, n, 0, logits, &err) < 0)
+        fail_msg("%s", err.msg);
+    return logits;
+}
+
+static int argmax(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+/* Both engines over the host's text, token by token. Wherever they would choose differently, the host's logits of the two
+ * tokens must be nearer to one another than the engines' logits can explain: each is off by at most `most`, so two that are
+ * more than 2 · most apart cannot change places. Returns the greatest difference of a logit. */
+static double compare(struct whisper *host, struct whisper *cuda, const struct text *t, double most)
+{
+    int n = t->n - 1, n_vocab = whisper_dims(host)->n_vocab, n_ties = 0;
+    float *a = logits_of(host, t, n), *b = logits_of(cuda, t, n);
+    double worst = 0.0;
+    for (int i = 0; i < n; i++) {
+        const float *x = a + (size_t)i * (size_t)n_vocab, *y = b + (size_t)i * (size_t)n_vocab;
+        for (int k = 0; k < n_vocab; k++) {
+            assert_true(isfinite(y[k]));
+            worst = fmax(worst, fabs((double)x[k] - y[k]));
+        }
+        int first = argmax(x, n_vocab), second = argmax(y, n_vocab);
+        if (i < t->n_prompt - 1 || first == second)
+            continue;
+        printf("near-tie behind token %d: %d (host) and %d (cuda), %.4f apart\n", i, first, second,
+               (double)x[first] - x[second]);
+        n_ties++;
+    }
+    printf("%d tokens, %d near-ties, logits differ by %.4f at most\n", n - t->n_prompt + 1, n_ties, worst);
+    free(a);
+    free(b);
+    if (!(worst <= most))
+        fail_msg("logits differ by %g", worst);
+    return n_ties;
+}
+
+static void assert_same_tokens(const struct text *a, const struct text *b)
+{
+    assert_int_equal(a->n, b->n);
+    assert_int_equal(a->stop, b->stop);
+    assert_memory_equal(a->tokens, b->tokens, (size_t)a->n * sizeof(*a->tokens));
+}
+
+static void assert_same(const struct text *a, const struct text *b)
+{
+    assert_same_tokens(a, b);
+    assert_memory_equal(a->logprobs + a->n_prompt, b->logprobs + b->n_prompt,
+                        (size_t)(a->n - a->n_prompt) * sizeof(*a->logprobs));
+}
+
+/* --- a toy ------------------------------------------------------------------------------------------------------------ */
+
+enum { TOY_AUDIO = 70, TOY_TEXT = 24 }; /* a tile of attention and a part of one */
+
+/* Random weights have flat logits: a different choice is no fault. The logits themselves must agree. Half floats have 11 bits;
+ * a sum of n_state products of activations about 1 and weights of deviation 1/√n_state rounded to them is off by about
+ * 2^−11, the residual stream by that for each of the 12 sublayers, and the output layer sums that up again. */
+static void test_toy(void **state)
+{
+    struct tiny_model model;
+    struct test_rng rng;
+    char path[256];
+    float pcm[TOY_AUDIO * 320];
+    const char *folder = tiny_folder();
+    tiny_model_init(&model, 5, TOY_AUDIO, TOY_TEXT);
+    snprintf(path, sizeof(path), "%s/toy.bin", folder);
+    tiny_model_write_ggml(&model, path, true, NULL);
+    test_rng_init(&rng, 6);
+    for (int i = 0; i < TOY_AUDIO * 320; i++)
+        pcm[i] = 0.1f * test_rng_normal(&rng);
+    struct whisper *host = open_model(path, "host");
+    encode(host, pcm, TOY_AUDIO * 320);
+    struct text text = {.tokens = {50257, 50362}, .n_prompt = 2, .eot = 50256}, whole, again;
+    decode(host, &text, 2, 0, TOY_TEXT);
+    for (unsigned seed = 0; seed < 2; seed++) {
+        harness_seed(seed ? (unsigned)test_seed() | 1 : 0);
+        harness_hide_cublas(seed == 0);
+        struct whisper *cuda = open_model(path, "cuda");
+        encode(cuda, pcm, TOY_AUDIO * 320);
+        compare(host, cuda, &text, 0.02);
+        whole = text;
+        decode(cuda, &whole, 2, 0, TOY_TEXT);
+        assert_true(whole.n > 4);
+        again = whole; /* its own text as a draft: everything is accepted, with the same bits */
+        int n_draft = whole.n - 2 < TOY_TEXT - 3 ? whole.n - 2 : TOY_TEXT - 3;
+        decode(cuda, &again, 2, n_draft, TOY_TEXT);
+        assert_int_equal(again.n_accepted, n_draft);
+        assert_same(&whole, &again);
+        again.tokens[6] = (again.tokens[6] + 1) % 50000; /* and a draft that is wrong from there on */
+        decode(cuda, &again, 2, n_draft, TOY_TEXT);
+        assert_int_equal(again.n_accepted, 4);
+        assert_same(&whole, &again);
+        whisper_close(cuda);
+    }
+    /* Where the driver has no conditional nodes the host asks before each step. */
+    harness_seed(0);
+    harness_hide_cublas(false);
+    harness_fail("cudaGraphConditionalHandleCreate", 0, NOT_SUPPORTED);
+    struct whisper *chains = open_model(path, "cuda");
+    encode(chains, pcm, TOY_AUDIO * 320);
+    again = text;
+    decode(chains, &again, 2, 0, TOY_TEXT);
+    assert_same(&whole, &again);
+    decode(chains, &again, 2, 0, 5); /* a limit ends it */
+    assert_int_equal(again.stop, RUN_STOP_LIMIT);
+    assert_int_equal(again.n, 5);
+    assert_memory_equal(again.tokens, whole.tokens, 5 * sizeof(int32_t));
+    whisper_close(chains);
+    whisper_close(host);
+    tiny_model_finish(&model);
+    tiny_folder_remove(folder);
+}
+
+/* --- real speech ------------------------------------------------------------------------------------------------------ */
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void read_speech(float *pcm, int n)
+{
+    SF_INFO info = {0};
+    SNDFILE *f = sf_open(FIXTURE, SFM_READ, &info);
+    if (!f)
+        fail_msg("%s: %s", FIXTURE, sf_strerror(NULL));
+    assert_int_equal(info.samplerate, 16000);
+    assert_int_equal(info.channels, 1);
+    assert_int_equal(sf_readf_float(f, pcm, n), n);
+    sf_close(f);
+}
+
+static void print_text(const struct whisper *w, const struct text *t)
+{
+    for (int i = t->n_prompt; i < t->n; i++) {
+        size_t n = 0;
+        const char *bytes = whisper_token_bytes(w, t->tokens[i], &n);
+        if (bytes && t->tokens[i] < t->eot)
+            printf("%.*s", (int)n, bytes);
+    }
+    printf("\n");
+}
+
+/* Some seconds of speech in a window of 30. */
+static void test_real_speech(void **state)
+{
+    const char *model = test_model("tiny.en");
+    if (!model)
+        test_skip("tiny.en is not installed");
+    char path[1024];
+    snprintf(path, sizeof(path), "%s", model);
+    float *pcm = malloc(SECONDS * 16000 * sizeof(float));
+    read_speech(pcm, SECONDS * 16000);
+    struct whisper *host = open_model(path, "host");
+    encode(host, pcm, SECONDS * 16000);
+    struct text text = {.tokens = {50257, 50362}, .n_prompt = 2, .eot = 50256}, cuda_text;
+    decode(host, &text, 2, 0, 60);
+    print_text(host, &text);
+    assert_int_equal(text.stop, RUN_STOP_EOT);
+    assert_true(text.n > 8);
+    harness_seed(0);
+    harness_hide_cublas(false);
+    double begin = seconds();
+    struct whisper *cuda = open_model(path, "cuda");
+    double opened = seconds();
+    encode(cuda, pcm, SECONDS * 16000);
+    double encoded = seconds();
+    cuda_text = text;
+    decode(cuda, &cuda_text, 2, 0, 60);
+    printf("opened in %.1f s, encoded in %.1f s, decoded in %.1f s\n", opened - begin, encoded - opened,
+           seconds() - encoded);
+    print_text(cuda, &cuda_text);
+    if (compare(host, cuda, &text, 0.05) == 0) /* no near-tie: then the text is the same */
+        assert_same_tokens(&text, &cuda_text);
+    whisper_close(cuda);
+    whisper_close(host);
+    free(pcm);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_toy),
+        cmocka_unit_test(test_real_speech),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
