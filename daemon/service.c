@@ -37,7 +37,8 @@ struct service {
     enum phase phase;
     int status;      /* of the process: 0 or a negative errno */
     bool terminal;   /* standard error was one at the start */
-    bool signaled;   /* the stop has a deadline */
+    bool stop_asked; /* by a signal */
+    bool hurried;    /* the stop has a deadline */
     bool unfinished; /* the captioner was given up: its thread cannot be joined */
 
     uv_signal_t on_term, on_int, on_hup;
@@ -75,7 +76,7 @@ static void exit_now(struct service *s, int status)
 static void end_phase(struct service *s, const char *message)
 {
     s->phase = PHASE_ENDING;
-    subscribers_end(&s->subscribers, s->signaled ? "shutdown" : "end", message);
+    subscribers_end(&s->subscribers, s->hurried ? "shutdown" : "end", message);
     control_close(&s->control);
     uv_unref((uv_handle_t *)&s->on_term);
     uv_unref((uv_handle_t *)&s->on_int);
@@ -122,19 +123,23 @@ static void on_inputs_stopped(uv_work_t *work, int status)
     s->stopping_inputs = false;
 }
 
-/* Begins the end. Without a signal there is no deadline: the words are all there and only have to be read. */
-static void begin_stop(struct service *s, bool signaled)
+/* Begins the end. At the end of a recording it has no deadline, since the words are all there and only have to be read,
+ * unless it is given one later. */
+static void begin_stop(struct service *s, bool hurried)
 {
+    bool loading = s->phase == PHASE_LOADING;
+    if (hurried && !s->hurried) {
+        s->hurried = true;
+        uv_timer_start(&s->deadline, on_deadline, loading || s->phase == PHASE_ENDING ? EXIT_MS : GIVE_UP_MS,
+                       0);
+        uv_async_send(&s->wake); /* nobody waits for standard output any more */
+    }
     if (s->phase >= PHASE_STOPPING)
         return;
-    bool loading = s->phase == PHASE_LOADING;
     s->phase = PHASE_STOPPING;
-    s->signaled = signaled;
     notify_stopping();
     listener_close(&s->captions_socket);
     listener_close(&s->control_socket);
-    if (signaled)
-        uv_timer_start(&s->deadline, on_deadline, loading ? EXIT_MS : GIVE_UP_MS, 0);
     if (loading || !s->opened) {
         end_phase(s, "captiond is stopping");
         return;
@@ -178,7 +183,7 @@ static void take_event(struct service *s, const struct event *event)
  * reads what the history still has. */
 static bool must_wait(const struct service *s)
 {
-    return s->config->pace == PACE_FAST && !s->signaled && printer_full(&s->printer);
+    return s->config->pace == PACE_FAST && !s->hurried && printer_full(&s->printer);
 }
 
 /* Takes what the captioner has queued. */
@@ -197,7 +202,7 @@ static void take_events(struct service *s)
     if (s->phase == PHASE_RUNNING && ended && s->config->once)
         begin_stop(s, false);
     else if (s->phase == PHASE_STOPPING && finished)
-        end_phase(s, s->signaled ? "captiond is stopping" : "the input has ended");
+        end_phase(s, s->hurried ? "captiond is stopping" : "the input has ended");
 }
 
 static void on_wake(uv_async_t *async)
@@ -229,10 +234,11 @@ static void on_printed(void *ctx)
 static void on_stop_signal(uv_signal_t *handle, int signum)
 {
     struct service *s = handle->data;
-    if (s->phase >= PHASE_STOPPING) {
+    if (s->stop_asked) {
         log_warning("second signal: ending at once");
         exit_now(s, 1);
     }
+    s->stop_asked = true;
     log_info("stopping on signal %d", signum);
     begin_stop(s, true);
 }

@@ -120,6 +120,20 @@ static void ends_at_once_on_a_second_signal(void **state)
     close(l->fd);
 }
 
+/* A recording is over, and its end waits for a reader who sleeps: the first signal to come is a first one. */
+static void ends_on_a_signal_while_it_ends(void **state)
+{
+    start_on("en_two_cities.flac", (const char *[]){"--stdout", "jsonl", "--pace", "fast", "--once", NULL});
+    assert_true(fcntl(d.out, F_SETPIPE_SZ, 4096) >= 0);
+    lines_init(l, daemon_connect(d.captions));
+    assert_string_equal(line_string(lines_await(l, "bye"), "reason"), "end");
+    int64_t began = clock_now_ns();
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_true((double)(clock_now_ns() - began) * 1e-9 < 2.2 * DAEMON_SLOWNESS);
+    assert_null(strstr(daemon_log(&d), "second signal"));
+    close(l->fd);
+}
+
 /* A window that is closed takes the captions with it: nobody would see that the microphone is still open. */
 static void ends_with_its_terminal(void **state)
 {
@@ -272,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_on_sigint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_while_loading, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_at_once_on_a_second_signal, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(ends_on_a_signal_while_it_ends, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_with_its_terminal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rereads_the_configuration, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_quietly_without_a_reader, set_up, tear_down),
