@@ -5,9 +5,9 @@
 #include <stddef.h>
 
 /* The length of the first sentence of text[0..n), 0 where none is complete. A sentence ends at the end of a word that
- * closes with . ? ! … or their wide forms, quotes and brackets after it included; "Mr." and other short capitalised
- * words with a full stop end none, nor do "U.S." and "i.e.", which have one inside. The text is taken to end at the
- * end of a word. */
+ * closes with . ? ! … or their wide forms, quotes and brackets after it included. "Mr." and other titles, initials, "U.S." and
+ * "i.e." end none. "No.", "etc.", months and the like do unless a digit or a small letter follows, so behind them
+ * the sentence is complete when the next word is there. The text is taken to end at the end of a word. */
 size_t sentence_length(const char *text, size_t n);
 
 #endif
