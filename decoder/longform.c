@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "decoder/loop.h"
 #include "decoder/segment.h"
 #include "decoder/window.h"
 
@@ -132,6 +133,8 @@ static int choose_language(struct longform *l, int seek, int n_frames, struct er
         w->start[w->n_start++] = tokenizer_language_token(l->tokenizer, l->result.language);
         w->start[w->n_start++] = o->translate ? s->translate : s->transcribe;
     }
+    if (o->without_timestamps)
+        w->start[w->n_start++] = s->no_timestamps;
     return 0;
 }
 
@@ -145,13 +148,15 @@ static int emit(struct longform *l, const struct segment *s, int window)
     const char *text = window_text(&l->window, tokens, s->n_tokens, &blank);
     if (s->start == s->end || blank)
         return 0;
-    window_remember(&l->window, tokens, s->n_tokens);
+    prompt_remember(&l->window.before, tokens, s->n_tokens);
     /* A model may time the end of a recording's last words after the recording's. */
     int64_t start = (int64_t)(window + s->start) * FRAME, end = (int64_t)(window + s->end) * FRAME;
     end = end < l->n_samples ? end : l->n_samples;
     struct longform_segment segment = {
         .start = start < end ? start : end,
         .end = end,
+        .window = (int64_t)window * FRAME,
+        .language = l->result.language,
         .text = text,
         .tokens = tokens,
         .n_tokens = s->n_tokens,
@@ -185,7 +190,9 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
     if (r < 0)
         return r;
     l->result.n_windows++;
-    const struct attempt *a = &w->attempts[0];
+    struct attempt *a = &w->attempts[0];
+    if (a->quality.looped)
+        a->n_tokens = loop_cut(a->tokens, a->logprobs, a->n_tokens, tokenizer_special(l->tokenizer)->eot);
     if (quality_is_silence(&a->quality, &w->limits)) {
         move_on(l, n_frames, n_frames);
         return 0;
@@ -199,7 +206,7 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
             return r;
     }
     if (!l->options->condition_on_previous_text || a->temperature > 0.5f)
-        window_forget(w);
+        prompt_forget(&w->before);
     move_on(l, advance, n_frames);
     return 0;
 }
@@ -233,8 +240,9 @@ static int transcribe_span(struct longform *l, struct span s, struct err *err)
         if (r)
             return r;
         int64_t done = l->seek < l->n_frames ? (int64_t)l->seek * FRAME : l->n_samples;
-        if (l->options->on_progress)
-            l->options->on_progress(l->options->ctx, done, l->n_samples);
+        r = l->options->on_progress ? l->options->on_progress(l->options->ctx, done, l->n_samples) : 0;
+        if (r)
+            return r;
     }
     return 0;
 }

@@ -10,13 +10,21 @@
 #include "daemon/base/err.h"
 #include "decoder/text_model.h"
 #include "decoder/tokenizer.h"
+#include "decoder/word.h"
+
+#define LONGFORM_TEMPERATURES 16
 
 struct longform_segment {
     int64_t start, end;    /* samples */
+    int64_t window;        /* sample at which the window that it was heard in begins */
+    const char *language;  /* static */
     const char *text;      /* UTF-8, leading space kept; borrowed for the callback */
     const int32_t *tokens; /* with timestamps */
     int n_tokens;
     float avg_logprob, compression_ratio, no_speech_prob, temperature;
+    const struct word
+        *words; /* with word_times; punctuation belongs to its word. Borrowed for the callback */
+    int n_words;
 };
 
 struct longform_region {
@@ -24,10 +32,18 @@ struct longform_region {
 };
 
 struct longform_options {
-    const char *language; /* NULL: detect on the first 30 s */
+    const char *language; /* NULL: detect on the first 30 s of speech */
     bool translate;
     bool condition_on_previous_text;
-    float temperatures[8]; /* tried in order until a result is good enough */
+    bool without_timestamps; /* a window is one segment */
+    bool word_times;         /* also seek by the end of the last word */
+    float
+        hallucination_silence_s; /* with word_times: silence of more seconds beside words that look made up makes them go
+                                      and is passed over; 0: off. 2 is a good value */
+    const char *prompt;   /* NULL, or text that stands before the first window, … */
+    bool carry_prompt;    /* … before every window */
+    const char *hotwords; /* NULL, or words and names that are likely, told to every window */
+    float temperatures[LONGFORM_TEMPERATURES]; /* tried in order until a result is good enough */
     int n_temperatures;
     int beam_size;        /* hypotheses at temperature 0; 1: greedy; at most RUN_BEAMS_MAX and n_text_slots */
     float patience;       /* of the beam search, as run.h has it: 1 */
@@ -39,10 +55,14 @@ struct longform_options {
     const struct longform_region
         *regions; /* NULL: everything. Else ascending; what lies outside is not decoded */
     int n_regions;
+    /* NULL, or where the voice gate heard somebody, ascending, without margins. Text that is improbable where nobody
+     * was heard is dropped. */
+    const struct longform_region *voice;
+    int n_voice;
     /* NULL, or called for each segment with text, in order; a non-zero return stops the run and is returned. */
     int (*on_segment)(void *ctx, const struct longform_segment *);
-    /* NULL, or called after each window with the samples done. */
-    void (*on_progress)(void *ctx, int64_t done, int64_t total);
+    /* NULL, or called after each window with the samples done; as on_segment. */
+    int (*on_progress)(void *ctx, int64_t done, int64_t total);
     void *ctx;
 };
 

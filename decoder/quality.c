@@ -41,6 +41,6 @@ bool quality_is_poor(const struct quality *q, const struct quality_limits *limit
 {
     if (q->no_speech_prob > limits->no_speech_prob && improbable(q, limits))
         return false;
-    return improbable(q, limits) ||
+    return improbable(q, limits) || q->looped || (limits->n_tokens > 0 && q->n_tokens > limits->n_tokens) ||
            (limits->compression_ratio > 0.0f && q->compression_ratio > limits->compression_ratio);
 }

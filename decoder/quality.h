@@ -13,18 +13,22 @@ struct quality {
     float compression_ratio;
     float avg_logprob; /* mean log-probability of the tokens, end of text included */
     float no_speech_prob;
+    int n_tokens; /* of text */
+    bool looped;  /* it says the same again and again (decoder/loop.h) */
 };
 
 struct quality_limits {
     float compression_ratio; /* 0: no limit */
     float avg_logprob;
     float no_speech_prob;
+    int n_tokens; /* more text than can be said in the time for which somebody speaks; 0: no limit */
 };
 
 /* The window holds no speech, and the text is improbable: drop it. */
 bool quality_is_silence(const struct quality *, const struct quality_limits *);
 
-/* The text is repetitive or improbable (and not silence): decode again at a higher temperature. */
+/* The text is repetitive, too long or improbable (and not silence): decode again at a higher temperature. Length and
+ * loops are captiond's own criteria. */
 bool quality_is_poor(const struct quality *, const struct quality_limits *);
 
 #endif

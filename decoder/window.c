@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "daemon/base/utf8.h"
+#include "decoder/loop.h"
 
 enum { MASK_ALL = 0, MASK_FIRST = 1 };
 
@@ -30,36 +31,14 @@ int window_init(struct window *w, struct text_model *model, const struct tokeniz
                                         .no_speech_prob = o->no_speech_threshold};
     int most = model->n_text_slots < WINDOW_SAMPLES ? model->n_text_slots : WINDOW_SAMPLES;
     w->n_samples = o->best_of < 1 ? 1 : o->best_of < most ? o->best_of : most;
-    return set_masks(w, err);
-}
-
-/* The newest n_text_ctx / 2 − 1 tokens are kept: with the tokens around them they fill half of the context. */
-void window_remember(struct window *w, const int32_t *tokens, int n)
-{
-    int most = w->model->n_text_ctx / 2 - 1;
-    if (n > most) {
-        tokens += n - most;
-        n = most;
-    }
-    int kept = w->n_history + n > most ? most - n : w->n_history;
-    memmove(w->history, w->history + w->n_history - kept, (size_t)kept * sizeof(*tokens));
-    memcpy(w->history + kept, tokens, (size_t)n * sizeof(*tokens));
-    w->n_history = kept + n;
-}
-
-void window_forget(struct window *w)
-{
-    w->n_history = 0;
+    int r =
+        prompt_init(&w->before, tokenizer, model->n_text_ctx, o->hotwords, o->prompt, o->carry_prompt, err);
+    return r < 0 ? r : set_masks(w, err);
 }
 
 static void build_prompt(struct window *w)
 {
-    int n = 0;
-    if (w->n_history > 0) {
-        w->prompt[n++] = tokenizer_special(w->tokenizer)->sot_prev;
-        memcpy(w->prompt + n, w->history, (size_t)w->n_history * sizeof(*w->prompt));
-        n += w->n_history;
-    }
+    int n = prompt_build(&w->before, tokenizer_special(w->tokenizer)->sot_prev, w->prompt);
     memcpy(w->prompt + n, w->start, (size_t)w->n_start * sizeof(*w->prompt));
     w->n_prompt = n + w->n_start;
 }
@@ -105,6 +84,10 @@ static void judge(struct window *w, struct attempt *a, const struct text_run *ru
     a->quality = (struct quality){.compression_ratio = quality_compression_ratio(text, length),
                                   .avg_logprob = (float)(sum / (a->n_tokens + 1)),
                                   .no_speech_prob = no_speech_prob};
+    int32_t eot = run->rules.eot;
+    a->quality.looped = loop_present(a->tokens, a->n_tokens, eot);
+    for (int i = 0; i < a->n_tokens; i++)
+        a->quality.n_tokens += a->tokens[i] < eot;
 }
 
 /* cached: the slot holds the prompt already, all but its last token. Else the no-speech probability is asked for,
@@ -126,7 +109,7 @@ static struct text_run prepare_run(struct window *w, int sample, float temperatu
         .rules = {.eot = s->eot,
                   .timestamp_begin = s->timestamp_begin,
                   .no_timestamps = s->no_timestamps,
-                  .timestamps = 1,
+                  .timestamps = !w->options->without_timestamps,
                   .max_initial_timestamp = MAX_INITIAL_TIMESTAMP,
                   .mask = MASK_ALL,
                   .first_mask = MASK_FIRST,

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "decoder/longform.h"
+#include "decoder/prompt.h"
 #include "decoder/quality.h"
 
 #define WINDOW_AUDIO_SLOT 0
@@ -29,10 +30,9 @@ struct window {
     struct quality_limits limits;
     int n_samples; /* at temperatures above 0 */
 
-    int32_t start[3]; /* start of transcript, language, task */
+    int32_t start[4]; /* start of transcript, language, task, no timestamps */
     int n_start;
-    int32_t history[RUN_TOKENS_MAX]; /* the newest output, for the prompt */
-    int n_history;
+    struct prompt before; /* what the window is told */
     int32_t prompt[RUN_TOKENS_MAX];
     int n_prompt;
 
@@ -47,10 +47,6 @@ int window_init(struct window *, struct text_model *, const struct tokenizer *,
 
 /* Decodes the audio in WINDOW_AUDIO_SLOT into attempts[0]. The same seed gives the same samples. */
 int window_decode(struct window *, uint64_t seed, struct err *);
-
-/* Adds output to the history that the next windows get as prompt; forgets it. */
-void window_remember(struct window *, const int32_t *tokens, int n);
-void window_forget(struct window *);
 
 /* The text of some tokens as valid UTF-8, borrowed until the next call. *blank tells whether it is white space only. */
 const char *window_text(struct window *, const int32_t *tokens, int n, bool *blank);

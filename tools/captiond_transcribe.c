@@ -185,11 +185,12 @@ static int write_segment(void *ctx, const struct longform_segment *segment)
     return 0;
 }
 
-static void show_progress(void *ctx, int64_t done, int64_t total)
+static int show_progress(void *ctx, int64_t done, int64_t total)
 {
     struct transcriber *t = ctx;
     if (t->progress)
         fprintf(stderr, "\r%s: %d %%", t->file, (int)(100 * done / (total > 0 ? total : 1)));
+    return 0;
 }
 
 static int transcribe_pcm(struct transcriber *t, const struct recording *recording,

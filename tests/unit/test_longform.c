@@ -232,12 +232,13 @@ static int on_segment(void *ctx, const struct longform_segment *segment)
     return o->n_segments == o->stop_after ? 77 : 0;
 }
 
-static void on_progress(void *ctx, int64_t done, int64_t total)
+static int on_progress(void *ctx, int64_t done, int64_t total)
 {
     struct outcome *o = ctx;
     assert_true(done > o->done || done == total);
     assert_true(done <= total && total == o->n_samples);
     o->done = done;
+    return 0;
 }
 
 static struct outcome *prepare(double seconds, const struct answer *answers, int n_answers)
@@ -537,12 +538,15 @@ static void test_silence_is_skipped(void **state)
 
 static void test_quality(void **state)
 {
-    const struct quality_limits limits = {2.4f, -1.0f, 0.6f};
-    assert_true(quality_is_poor(&(struct quality){2.5f, -0.1f, 0.0f}, &limits));
-    assert_true(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.5f}, &limits));
-    assert_false(quality_is_poor(&(struct quality){2.5f, -1.1f, 0.7f}, &limits));
-    assert_true(quality_is_poor(&(struct quality){2.5f, -0.5f, 0.7f}, &limits));
-    assert_false(quality_is_poor(&(struct quality){2.4f, -1.0f, 0.0f}, &limits));
+    const struct quality_limits limits = {2.4f, -1.0f, 0.6f, 60};
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.1f, 0.0f, 60, false}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.5f, 60, false}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.5f, -1.1f, 0.7f, 60, false}, &limits));
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.5f, 0.7f, 60, false}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.4f, -1.0f, 0.0f, 60, false}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 61, false}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 60, true}, &limits));
+    assert_false(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.7f, 61, true}, &limits));
     /* Python: len(s) / len(zlib.compress(s)) */
     const char *text = "And so my fellow Americans ask not what your country can do for you";
     assert_float_equal(quality_compression_ratio(text, strlen(text)), 67.0 / 66.0, 1e-6);

@@ -1,0 +1,87 @@
+#include "decoder/prompt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SPACES " \t\n\v\f\r"
+
+/* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, or
+ * -ENOMEM. */
+static int encode(const struct tokenizer *t, const char *text, int32_t **tokens, struct err *err)
+{
+    text += strspn(text, SPACES);
+    size_t n = strlen(text);
+    while (n > 0 && strchr(SPACES, text[n - 1]))
+        n--;
+    if (n == 0)
+        return 0;
+    int r = -ENOMEM;
+    char *spaced = malloc(n + 1);
+    *tokens = calloc(n + 1, sizeof(**tokens)); /* a token has a byte at least */
+    if (spaced && *tokens) {
+        spaced[0] = ' ';
+        memcpy(spaced + 1, text, n);
+        r = tokenizer_encode(t, spaced, n + 1, *tokens, (int)n + 1);
+    }
+    free(spaced);
+    return r < 0 ? err_set(err, -ENOMEM, "no memory for the prompt") : r;
+}
+
+static void set_fixed(struct prompt *p, const int32_t *tokens, int n, int most)
+{
+    int room = most - p->n_fixed;
+    n = n < room ? n : room;
+    memcpy(p->fixed + p->n_fixed, tokens, (size_t)n * sizeof(*tokens));
+    p->n_fixed += n;
+}
+
+int prompt_init(struct prompt *p, const struct tokenizer *t, int n_text_ctx, const char *hotwords,
+                const char *initial, bool carry, struct err *err)
+{
+    int32_t *words = NULL, *text = NULL;
+    int n_words = hotwords ? encode(t, hotwords, &words, err) : 0;
+    int n_text = initial && n_words >= 0 ? encode(t, initial, &text, err) : 0;
+    int r = n_words < 0 ? n_words : n_text < 0 ? n_text : 0;
+    if (r == 0) {
+        *p = (struct prompt){.most = n_text_ctx / 2 - 1};
+        /* Half of the room is left to the history. */
+        if (n_words > 0)
+            set_fixed(p, words, n_words, p->most / 2);
+        if (n_text > 0 && carry)
+            set_fixed(p, text, n_text, p->most);
+        else if (n_text > 0)
+            prompt_remember(p, text, n_text);
+    }
+    free(words);
+    free(text);
+    return r;
+}
+
+void prompt_remember(struct prompt *p, const int32_t *tokens, int n)
+{
+    int most = p->most - p->n_fixed;
+    if (n > most) {
+        tokens += n - most;
+        n = most;
+    }
+    int kept = p->n_history + n > most ? most - n : p->n_history;
+    memmove(p->history, p->history + p->n_history - kept, (size_t)kept * sizeof(*tokens));
+    memcpy(p->history + kept, tokens, (size_t)n * sizeof(*tokens));
+    p->n_history = kept + n;
+}
+
+void prompt_forget(struct prompt *p)
+{
+    p->n_history = 0;
+}
+
+int prompt_build(const struct prompt *p, int32_t sot_prev, int32_t *out)
+{
+    if (p->n_fixed + p->n_history == 0)
+        return 0;
+    out[0] = sot_prev;
+    memcpy(out + 1, p->fixed, (size_t)p->n_fixed * sizeof(*out));
+    memcpy(out + 1 + p->n_fixed, p->history, (size_t)p->n_history * sizeof(*out));
+    return 1 + p->n_fixed + p->n_history;
+}
