@@ -135,20 +135,27 @@ static void add_filtered(const float *row, int n, float *padded, float scale, fl
         sum[f] += scale * median7(padded + f);
 }
 
+void align_some_rows(struct aligner *a, const float *weights, const struct align_span *span, int n_heads,
+                     int stride, int n_frames, int *first)
+{
+    size_t frames = (size_t)n_frames;
+    memset(a->matrix, 0, (size_t)span->n * frames * sizeof(float));
+    for (int h = 0; h < n_heads; h++) {
+        scale_rows(weights + (size_t)h * (size_t)stride, span->n_rows, (size_t)n_heads * (size_t)stride,
+                   n_frames, a->head);
+        standardise(a->head, span->n_rows, n_frames);
+        for (int i = 0; i < span->n; i++)
+            add_filtered(a->head + (size_t)(span->first + i) * frames, n_frames, a->padded,
+                         -1.0f / (float)n_heads, a->matrix + (size_t)i * frames);
+    }
+    align_path(a, a->matrix, span->n, n_frames, first);
+}
+
 void align_rows(struct aligner *a, const float *weights, int n_rows, int n_heads, int stride, int n_frames,
                 int *first)
 {
-    size_t frames = (size_t)n_frames;
-    memset(a->matrix, 0, (size_t)n_rows * frames * sizeof(float));
-    for (int h = 0; h < n_heads; h++) {
-        scale_rows(weights + (size_t)h * (size_t)stride, n_rows, (size_t)n_heads * (size_t)stride, n_frames,
-                   a->head);
-        standardise(a->head, n_rows, n_frames);
-        for (int i = 0; i < n_rows; i++)
-            add_filtered(a->head + (size_t)i * frames, n_frames, a->padded, -1.0f / (float)n_heads,
-                         a->matrix + (size_t)i * frames);
-    }
-    align_path(a, a->matrix, n_rows, n_frames, first);
+    const struct align_span all = {.n_rows = n_rows, .first = 0, .n = n_rows};
+    align_some_rows(a, weights, &all, n_heads, stride, n_frames, first);
 }
 
 void align_path(struct aligner *a, const float *cost, int n, int m, int *first)

@@ -23,6 +23,15 @@ void aligner_destroy(struct aligner *); /* NULL is accepted */
 void align_rows(struct aligner *, const float *weights, int n_rows, int n_heads, int stride, int n_frames,
                 int *first);
 
+/* The same for rows of which only some are aligned; the others count in the standardisation, as the prompt's and the
+ * end's do in OpenAI's implementation. */
+struct align_span {
+    int n_rows;   /* all */
+    int first, n; /* those that are aligned */
+};
+void align_some_rows(struct aligner *, const float *weights, const struct align_span *, int n_heads,
+                     int stride, int n_frames, int *first);
+
 /* Dynamic time warping over cost [n, m], row-major: the path from (0, 0) to (n − 1, m − 1) by steps of one row, one
  * column or both. Writes the first column of the path in each row. Ties go as in timing.py: along the row. */
 void align_path(struct aligner *, const float *cost, int n, int m, int *first);

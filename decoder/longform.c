@@ -4,16 +4,24 @@
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "decoder/guard.h"
+#include "decoder/hallucination.h"
 #include "decoder/loop.h"
 #include "decoder/segment.h"
 #include "decoder/window.h"
+#include "decoder/word_times.h"
+#include "decoder/words.h"
 
-#define FRAME         160  /* samples of a mel frame, the unit of seeking */
-#define WINDOW_FRAMES 3000 /* 30 s */
-#define EDGE          200  /* samples beside a window that its outermost frames see */
-#define STALL_FRAMES  100  /* a window that moves on by less than 1 s has stalled; … */
-#define STALLS_MAX    2    /* … after as many in a row the rest of the window is skipped */
+#define FRAME         160          /* samples of a mel frame, the unit of seeking */
+#define WINDOW_FRAMES 3000         /* 30 s */
+#define EDGE          200          /* samples beside a window that its outermost frames see */
+#define STALL_FRAMES  100          /* a window that moves on by less than 1 s has stalled; … */
+#define STALLS_MAX    2            /* … after as many in a row the rest of the window is skipped */
+#define LEFTOVER      300          /* so little of a region is not decoded where nobody is heard in it: 3 s */
+#define VOICE_MARGIN  (FRAME * 50) /* nor does the gate miss more at the edges of speech: 0.5 s */
+#define PAUSE_SEARCH  500 /* the last frames of a window without timestamps, where a pause ends it: 5 s */
 
 struct longform {
     struct text_model *model;
@@ -28,7 +36,20 @@ struct longform {
     struct longform_result result;
     float *logits; /* [n_vocab] */
     struct window window;
+    struct word_timer *timer; /* NULL until it is needed */
+    int64_t last_speech;      /* sample at which the last word ended */
     struct segment segments[SEGMENTS_MAX(RUN_TOKENS_MAX)];
+    struct spoken_segment spoken[SEGMENTS_MAX(RUN_TOKENS_MAX)];
+    float levels[RUN_AUDIO_FRAMES];
+};
+
+/* What a window gave. */
+struct outcome {
+    int n_frames;             /* of audio in the window */
+    int n_segments;           /* in l->segments */
+    bool ends_with_single;    /* with a single timestamp: no speech follows */
+    int advance;              /* frames to the next window */
+    const struct word *words; /* NULL: segments have the times of their timestamps, else of l->spoken */
 };
 
 void longform_defaults(struct longform_options *o)
@@ -84,15 +105,41 @@ static int scan(struct longform *l, struct err *err)
 
 /* --- language --- */
 
-/* By the n_frames frames from frame `seek` on. */
+/* Encodes the first 30 s of the regions one behind the other. */
+static int encode_speech(struct longform *l, struct err *err)
+{
+    const struct longform_options *o = l->options;
+    const int most = WINDOW_FRAMES * FRAME;
+    int used = 0;
+    float *pcm = calloc((size_t)most, sizeof(*pcm));
+    if (!pcm)
+        return err_set(err, -ENOMEM, "no memory for finding out the language");
+    for (int i = 0; i < o->n_regions && used < most; i++) {
+        int64_t n = o->regions[i].end - o->regions[i].start;
+        n = n < most - used ? n : most - used;
+        memcpy(pcm + used, l->pcm + o->regions[i].start, (size_t)n * sizeof(*pcm));
+        used += (int)n;
+    }
+    l->encoded_frames = 0;
+    l->model->ops->encode(l->model, WINDOW_AUDIO_SLOT, pcm, used, 0, AUDIO_SCALE_OWN);
+    int r = l->model->ops->wait(l->model, err);
+    free(pcm);
+    return r;
+}
+
+/* By the first 30 s of speech; n_frames from frame `seek` on are the first window. */
 static int detect_language(struct longform *l, int seek, int n_frames, struct err *err)
 {
     const struct special_tokens *s = tokenizer_special(l->tokenizer);
+    int r;
+    if (n_frames < WINDOW_FRAMES && l->options->regions && l->options->n_regions > 1)
+        r = encode_speech(l, err);
     /* For this alone OpenAI's implementation lets a short recording be followed by silence. The window's own maximum
      * is that of the recording then. */
-    int r = n_frames == l->n_frames && n_frames < WINDOW_FRAMES
-                ? encode(l, seek, n_frames, AUDIO_SCALE_OWN, err)
-                : encode_window(l, seek, n_frames, err);
+    else if (n_frames == l->n_frames && n_frames < WINDOW_FRAMES)
+        r = encode(l, seek, n_frames, AUDIO_SCALE_OWN, err);
+    else
+        r = encode_window(l, seek, n_frames, err);
     if (r == 0)
         r = l->model->ops->logits(l->model, 0, WINDOW_AUDIO_SLOT, &s->sot, 1, 0, l->logits, err);
     if (r < 0)
@@ -138,24 +185,122 @@ static int choose_language(struct longform *l, int seek, int n_frames, struct er
     return 0;
 }
 
-/* --- windows --- */
+/* --- the segments of a window --- */
 
-static int emit(struct longform *l, const struct segment *s, int window)
+static bool voice_known(const struct longform *l)
 {
+    return l->options->voice != NULL;
+}
+
+static int64_t voice_in(const struct longform *l, int first, int end)
+{
+    return voice_within(l->options->voice, l->options->n_voice, (int64_t)first * FRAME, (int64_t)end * FRAME,
+                        VOICE_MARGIN);
+}
+
+/* Times the words of all segments. Then o->advance leads to the end of the last word, unless nothing follows it. */
+static int time_words(struct longform *l, struct outcome *o, struct err *err)
+{
+    struct window *w = &l->window;
+    const struct attempt *a = &w->attempts[0];
+    int r = l->timer ? 0 : word_timer_create(l->model, l->tokenizer, &l->timer, err);
+    if (r < 0)
+        return r;
+    int64_t origin = (int64_t)l->seek * FRAME;
+    const struct word_times_request q = {
+        .text_slot = 0,
+        .audio_slot = WINDOW_AUDIO_SLOT,
+        .start = w->start,
+        .n_start = w->n_start - l->options->without_timestamps,
+        .tokens = a->tokens,
+        .logprobs = a->logprobs,
+        .segments = l->segments,
+        .n_segments = o->n_segments,
+        .spaced = words_spaced(l->options->translate ? "en" : l->result.language),
+        .origin = origin,
+        .n_frames = o->n_frames,
+        .end = l->n_samples,
+        .last_speech = l->last_speech,
+    };
+    r = word_timer_run(l->timer, &q, l->spoken, &o->words, err);
+    if (r < 0)
+        return r;
+    int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
+    if (!o->ends_with_single && end > origin)
+        o->advance = (int)((end - origin) / FRAME);
+    return 0;
+}
+
+/* Leaves out segments of words that look made up, and sets where to go on. */
+static void pass_over_silence(struct longform *l, struct outcome *o)
+{
+    int64_t origin = (int64_t)l->seek * FRAME, seek = -1;
+    struct silence_search q = {
+        .window = origin,
+        .window_end = origin + WINDOW_FRAMES * FRAME,
+        .audio_end = origin + (int64_t)o->n_frames * FRAME,
+        .recording_end = l->n_samples,
+        .last_speech = l->last_speech,
+        .threshold = (int64_t)(l->options->hallucination_silence_s * 100.0f) * FRAME,
+    };
+    int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
+    if (!o->ends_with_single && end > origin && q.window_end - end <= q.threshold)
+        o->advance = o->n_frames;
+    o->n_segments = hallucination_find(&q, l->spoken, o->n_segments, o->words, &seek);
+    if (seek >= 0)
+        o->advance = (int)((seek - origin) / FRAME);
+}
+
+/* Text that breaks off at the limit of tokens without a timestamp to go on from would be followed by a loss: where the
+ * model has alignment heads, the last word tells where to go on. */
+static int seek_behind_text(struct longform *l, struct outcome *o, struct err *err)
+{
+    if (l->model->n_align < 1)
+        return 0;
+    int r = time_words(l, o, err);
+    o->words = NULL;
+    return r;
+}
+
+static int find_segments(struct longform *l, struct outcome *o, struct err *err)
+{
+    const struct attempt *a = &l->window.attempts[0];
+    int32_t stamp = tokenizer_special(l->tokenizer)->timestamp_begin;
+    bool cut_off =
+        a->n_tokens >= l->model->n_text_ctx / 2 || a->n_tokens >= l->model->n_text_ctx - l->window.n_prompt;
+    if (l->options->without_timestamps) {
+        l->segments[0] =
+            (struct segment){.first = 0, .n_tokens = a->n_tokens, .start = 0, .end = o->n_frames};
+        o->n_segments = 1;
+        o->advance = o->n_frames;
+    } else {
+        o->n_segments = segment_tokens(a->tokens, a->n_tokens, stamp, o->n_frames, l->segments, &o->advance);
+        o->ends_with_single = segment_ends_with_single(a->tokens, a->n_tokens, stamp);
+    }
+    if (!l->options->word_times)
+        return cut_off && o->n_segments == 1 && o->advance == o->n_frames ? seek_behind_text(l, o, err) : 0;
+    int r = time_words(l, o, err);
+    if (r < 0)
+        return r;
+    if (l->options->hallucination_silence_s > 0.0f)
+        pass_over_silence(l, o);
+    int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
+    l->last_speech = end >= 0 ? end : l->last_speech;
+    return 0;
+}
+
+/* Tells a segment, unless it is empty or was not said. */
+static int emit(struct longform *l, const struct outcome *o, int index)
+{
+    const struct segment *s = &l->segments[index];
     const struct attempt *a = &l->window.attempts[0];
     const int32_t *tokens = a->tokens + s->first;
     bool blank;
     const char *text = window_text(&l->window, tokens, s->n_tokens, &blank);
-    if (s->start == s->end || blank)
-        return 0;
-    prompt_remember(&l->window.before, tokens, s->n_tokens);
-    /* A model may time the end of a recording's last words after the recording's. */
-    int64_t start = (int64_t)(window + s->start) * FRAME, end = (int64_t)(window + s->end) * FRAME;
-    end = end < l->n_samples ? end : l->n_samples;
     struct longform_segment segment = {
-        .start = start < end ? start : end,
-        .end = end,
-        .window = (int64_t)window * FRAME,
+        .start = (int64_t)(l->seek + s->start) * FRAME,
+        .end = (int64_t)(l->seek + s->end) * FRAME,
+        .window = (int64_t)l->seek * FRAME,
         .language = l->result.language,
         .text = text,
         .tokens = tokens,
@@ -165,8 +310,26 @@ static int emit(struct longform *l, const struct segment *s, int window)
         .no_speech_prob = a->quality.no_speech_prob,
         .temperature = a->temperature,
     };
+    if (o->words) {
+        const struct spoken_segment *spoken = &l->spoken[index];
+        segment.start = spoken->start;
+        segment.end = spoken->end;
+        segment.words = o->words + spoken->first_word;
+        segment.n_words = spoken->n_words;
+    }
+    if (segment.start == segment.end || blank)
+        return 0;
+    if (voice_known(l) && hallucination_unheard(l->options->voice, l->options->n_voice, segment.start,
+                                                segment.end, &a->quality, &l->window.limits))
+        return 0;
+    prompt_remember(&l->window.before, tokens, s->n_tokens);
+    /* A model may time the end of a recording's last words after the recording's. */
+    segment.end = segment.end < l->n_samples ? segment.end : l->n_samples;
+    segment.start = segment.start < segment.end ? segment.start : segment.end;
     return l->options->on_segment ? l->options->on_segment(l->options->ctx, &segment) : 0;
 }
+
+/* --- windows --- */
 
 /* Moves on by `advance` frames. Whisper's rules leave every segment a length, so that a window moves on by 20 ms at
  * least; a row of such windows would take for ever all the same. */
@@ -184,6 +347,7 @@ static void move_on(struct longform *l, int advance, int n_frames)
 static int transcribe_window(struct longform *l, int n_frames, struct err *err)
 {
     struct window *w = &l->window;
+    w->limits.n_tokens = voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames)) : 0;
     int r = encode_window(l, l->seek, n_frames, err);
     if (r == 0)
         r = window_decode(w, (uint64_t)l->seek << 16, err);
@@ -191,23 +355,21 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
         return r;
     l->result.n_windows++;
     struct attempt *a = &w->attempts[0];
-    if (a->quality.looped)
-        a->n_tokens = loop_cut(a->tokens, a->logprobs, a->n_tokens, tokenizer_special(l->tokenizer)->eot);
     if (quality_is_silence(&a->quality, &w->limits)) {
         move_on(l, n_frames, n_frames);
         return 0;
     }
-    int advance;
-    int n = segment_tokens(a->tokens, a->n_tokens, tokenizer_special(l->tokenizer)->timestamp_begin, n_frames,
-                           l->segments, &advance);
-    for (int i = 0; i < n; i++) {
-        r = emit(l, &l->segments[i], l->seek);
-        if (r)
-            return r;
-    }
+    struct outcome o = {.n_frames = n_frames};
+    if (a->quality.looped)
+        a->n_tokens = loop_cut(a->tokens, a->logprobs, a->n_tokens, tokenizer_special(l->tokenizer)->eot);
+    r = find_segments(l, &o, err);
+    for (int i = 0; r == 0 && i < o.n_segments; i++)
+        r = emit(l, &o, i);
+    if (r)
+        return r;
     if (!l->options->condition_on_previous_text || a->temperature > 0.5f)
         prompt_forget(&w->before);
-    move_on(l, advance, n_frames);
+    move_on(l, o.advance, n_frames);
     return 0;
 }
 
@@ -231,12 +393,29 @@ static int window_frames(struct span s)
     return n < 0 ? 0 : n < WINDOW_FRAMES ? n : WINDOW_FRAMES;
 }
 
+/* Frames of the next window. Without timestamps a window that is not the last one ends in a pause, lest a word be cut
+ * in two: nothing would tell. */
+static int next_window(struct longform *l, struct span s)
+{
+    int n = window_frames((struct span){l->seek, s.end});
+    if (!l->options->without_timestamps || l->options->word_times || l->seek + n >= s.end)
+        return n;
+    const float *pcm = l->pcm + (int64_t)l->seek * FRAME;
+    int n_levels = guard_levels(pcm, n * FRAME, l->levels);
+    return 2 * guard_quietest(l->levels, n_levels, (n - PAUSE_SEARCH) / 2, n_levels - 1);
+}
+
 static int transcribe_span(struct longform *l, struct span s, struct err *err)
 {
     if (l->seek < s.first)
         l->seek = s.first;
     while (l->seek < s.end) {
-        int r = transcribe_window(l, window_frames((struct span){l->seek, s.end}), err);
+        bool leftover = voice_known(l) && s.end - l->seek < LEFTOVER && voice_in(l, l->seek, s.end) == 0;
+        int r = 0;
+        if (leftover)
+            l->seek = s.end;
+        else
+            r = transcribe_window(l, next_window(l, s), err);
         if (r)
             return r;
         int64_t done = l->seek < l->n_frames ? (int64_t)l->seek * FRAME : l->n_samples;
@@ -252,6 +431,8 @@ static int transcribe_all(struct longform *l, struct err *err)
     int n = l->options->regions ? l->options->n_regions : 1;
     struct span first = n > 0 ? span_of_region(l, 0) : (struct span){0, 0};
     int r = n > 0 ? scan(l, err) : 0;
+    if (r == 0 && l->options->word_times)
+        r = word_timer_create(l->model, l->tokenizer, &l->timer, err);
     if (r == 0)
         r = choose_language(l, first.first, window_frames(first), err);
     for (int i = 0; r == 0 && i < n; i++)
@@ -288,6 +469,8 @@ int longform_transcribe(struct text_model *model, const struct tokenizer *tokeni
         *result = l->result;
     }
 out:
+    if (l)
+        word_timer_destroy(l->timer);
     free(logits);
     free(l);
     return r;

@@ -1,7 +1,5 @@
 #include "decoder/segment.h"
 
-#include <stdbool.h>
-
 #define FRAMES_PER_STAMP 2 /* a timestamp counts 20 ms */
 
 static int frame_of(int32_t token, int32_t timestamp_begin)
@@ -24,12 +22,16 @@ static int whole_window(const int32_t *tokens, int n_tokens, int32_t timestamp_b
     return 1;
 }
 
+bool segment_ends_with_single(const int32_t *tokens, int n_tokens, int32_t timestamp_begin)
+{
+    return n_tokens >= 2 && tokens[n_tokens - 2] < timestamp_begin && tokens[n_tokens - 1] >= timestamp_begin;
+}
+
 int segment_tokens(const int32_t *tokens, int n_tokens, int32_t timestamp_begin, int n_frames,
                    struct segment *segments, int *advance)
 {
     int n = 0, first = 0;
-    bool ends_with_single =
-        n_tokens >= 2 && tokens[n_tokens - 2] < timestamp_begin && tokens[n_tokens - 1] >= timestamp_begin;
+    bool ends_with_single = segment_ends_with_single(tokens, n_tokens, timestamp_begin);
     for (int i = 1; i <= n_tokens; i++) {
         bool cut = i < n_tokens ? tokens[i - 1] >= timestamp_begin && tokens[i] >= timestamp_begin
                                 : n > 0 && ends_with_single;

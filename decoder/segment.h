@@ -2,6 +2,7 @@
 #ifndef CAPTIOND_DECODER_SEGMENT_H
 #define CAPTIOND_DECODER_SEGMENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Most segments that n tokens can give, whatever they are. */
@@ -18,5 +19,8 @@ struct segment {
  * where nothing was cut off. */
 int segment_tokens(const int32_t *tokens, int n_tokens, int32_t timestamp_begin, int n_frames,
                    struct segment *segments, int *advance);
+
+/* True where the tokens end with one timestamp after text: no speech follows it. */
+bool segment_ends_with_single(const int32_t *tokens, int n_tokens, int32_t timestamp_begin);
 
 #endif

@@ -8,6 +8,7 @@
  * it, as in the original. */
 static const char opening[] = "\"'“¿([{-";
 static const char closing[] = "\"'.。,，!！?？:：”)]}、";
+static const char sentence_end[] = ".。!！?？";
 static const char ascii_punctuation[] = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 
 #define PIECE_BYTES 512
@@ -52,12 +53,17 @@ bool words_is_closing(const char *text, int n_text)
     return n_text > 0 && within(closing, text, n_text);
 }
 
-static bool is_opening(const char *text, int n)
+bool words_is_sentence_end(const char *text, int n_text)
 {
-    if (n == 0 || text[0] != ' ')
+    return n_text > 0 && within(sentence_end, text, n_text);
+}
+
+bool words_is_opening(const char *text, int n_text)
+{
+    if (n_text == 0 || text[0] != ' ')
         return false;
-    strip(&text, &n);
-    return within(opening, text, n);
+    strip(&text, &n_text);
+    return within(opening, text, n_text);
 }
 
 static bool begins_word(const char *text, int n)
@@ -105,7 +111,7 @@ int words_join_opening(const char *arena, struct word_span *spans, int n)
     int kept = 0;
     for (int i = 0; i < n; i++) {
         struct word_span s = spans[i];
-        while (i + 1 < n && is_opening(arena + spans[i].text, spans[i].n_text)) {
+        while (i + 1 < n && words_is_opening(arena + spans[i].text, spans[i].n_text)) {
             i++;
             s.n_tokens += spans[i].n_tokens;
             s.n_text += spans[i].n_text;

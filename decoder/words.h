@@ -31,4 +31,10 @@ int words_join_opening(const char *arena, struct word_span *spans, int n);
 /* True for a span that is nothing but punctuation of the kind that belongs to the word before it (". , 。"). */
 bool words_is_closing(const char *text, int n_text);
 
+/* The same for what belongs to the word after it, with its leading space: " (", " “". */
+bool words_is_opening(const char *text, int n_text);
+
+/* True for ". 。 ! ！ ? ？" by itself. */
+bool words_is_sentence_end(const char *text, int n_text);
+
 #endif

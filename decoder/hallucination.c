@@ -1,0 +1,118 @@
+#include "decoder/hallucination.h"
+
+#include <string.h>
+
+#include "decoder/words.h"
+
+#define SECOND 16000
+
+/* Of whisper/transcribe.py (word_anomaly_score, is_segment_anomaly). */
+#define PROBABILITY_LEAST 0.15f
+#define LENGTH_LEAST_S    0.133f
+#define LENGTH_MOST_S     2.0f
+#define SHORT_WEIGHT      15.0f
+#define SCORED_WORDS      8
+#define SCORE_MOST        3.0f
+#define EDGE              (2 * SECOND) /* a silence reaches to the edge of the window when only this is in between */
+
+#define VOICE_MARGIN (SECOND / 2)
+#define VOICE_PART   10 /* one in ten */
+
+static float anomaly(const struct word *w)
+{
+    float length = (float)(w->end - w->start) / SECOND, score = 0.0f;
+    if (w->probability < PROBABILITY_LEAST)
+        score += 1.0f;
+    if (length < LENGTH_LEAST_S)
+        score += (LENGTH_LEAST_S - length) * SHORT_WEIGHT;
+    if (length > LENGTH_MOST_S)
+        score += length - LENGTH_MOST_S;
+    return score;
+}
+
+static bool is_punctuation(const char *text)
+{
+    int n = (int)strlen(text);
+    char spaced[32];
+    if (words_is_closing(text, n))
+        return true;
+    if (n == 0 || n + 2 > (int)sizeof(spaced))
+        return false;
+    spaced[0] = ' ';
+    memcpy(spaced + 1, text, (size_t)n + 1);
+    return words_is_opening(spaced, n + 1);
+}
+
+static bool is_anomaly(const struct spoken_segment *s, const struct word *words)
+{
+    int n = 0;
+    float score = 0.0f;
+    for (int i = 0; i < s->n_words && n < SCORED_WORDS; i++) {
+        const struct word *w = &words[s->first_word + i];
+        if (is_punctuation(w->text))
+            continue;
+        score += anomaly(w);
+        n++;
+    }
+    return s->n_words > 0 && (score >= SCORE_MOST || score + 0.01f >= (float)n);
+}
+
+/* The first segment from index i on that has words, or n. */
+static int next_with_words(const struct spoken_segment *segments, int i, int n)
+{
+    while (i < n && segments[i].n_words == 0)
+        i++;
+    return i;
+}
+
+int hallucination_find(const struct silence_search *q, const struct spoken_segment *segments, int n,
+                       const struct word *words, int64_t *seek)
+{
+    int i = next_with_words(segments, 0, n);
+    if (i < n && is_anomaly(&segments[i], words) && segments[i].start - q->window > q->threshold) {
+        *seek = segments[i].start;
+        return 0;
+    }
+    int64_t last_end = q->last_speech;
+    for (; i < n; i = next_with_words(segments, i + 1, n)) {
+        const struct spoken_segment *s = &segments[i];
+        if (is_anomaly(s, words)) {
+            int next = next_with_words(segments, i + 1, n);
+            int64_t next_start = next < n ? words[segments[next].first_word].start : q->audio_end;
+            bool before =
+                s->start - last_end > q->threshold || s->start < q->threshold || s->start - q->window < EDGE;
+            bool after = next_start - s->end > q->threshold ||
+                         (next < n && is_anomaly(&segments[next], words)) || q->window_end - s->end < EDGE;
+            if (before && after) {
+                *seek = s->start > q->window + SECOND ? s->start : q->window + SECOND;
+                if (q->recording_end - s->end < q->threshold)
+                    *seek = q->recording_end;
+                return i;
+            }
+        }
+        last_end = s->end;
+    }
+    return n;
+}
+
+int64_t voice_within(const struct longform_region *spans, int n, int64_t start, int64_t end, int64_t margin)
+{
+    int64_t heard = 0, from = start;
+    for (int i = 0; i < n && spans[i].start - margin < end; i++) {
+        int64_t first = spans[i].start - margin > from ? spans[i].start - margin : from;
+        int64_t last = spans[i].end + margin < end ? spans[i].end + margin : end;
+        if (last <= first)
+            continue;
+        heard += last - first;
+        from = last;
+    }
+    return heard;
+}
+
+bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end,
+                           const struct quality *q, const struct quality_limits *limits)
+{
+    if (q->no_speech_prob <= limits->no_speech_prob && q->avg_logprob >= limits->avg_logprob)
+        return false;
+    return VOICE_PART * voice_within(spans, n, start, end, VOICE_MARGIN) < end - start;
+}
