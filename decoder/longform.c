@@ -21,6 +21,7 @@
 #define STALLS_MAX    2            /* … after as many in a row the rest of the window is skipped */
 #define LEFTOVER      300          /* so little of a region is not decoded where nobody is heard in it: 3 s */
 #define VOICE_MARGIN  (FRAME * 50) /* nor does the gate miss more at the edges of speech: 0.5 s */
+#define STAMP_ERROR   50           /* frames by which a word may end later than its timestamp says: 0.5 s */
 #define PAUSE_SEARCH  500 /* the last frames of a window without timestamps, where a pause ends it: 5 s */
 
 struct longform {
@@ -198,7 +199,24 @@ static int64_t voice_in(const struct longform *l, int first, int end)
                         VOICE_MARGIN);
 }
 
-/* Times the words of all segments. Then o->advance leads to the end of the last word, unless nothing follows it. */
+/* Makes the text behind the last segment, which the window's end cut off, one more segment of the request. Where there
+ * is none although more will be heard, words are looked for up to the last timestamp and a little more. */
+static void add_tail(struct longform *l, const struct outcome *o, struct word_times_request *q)
+{
+    const struct segment *last = &l->segments[o->n_segments - 1];
+    int first = last->first + last->n_tokens, n_text = 0;
+    for (int i = first; i < q->n_tokens; i++)
+        n_text += q->tokens[i] < tokenizer_special(l->tokenizer)->eot;
+    if (n_text > 0)
+        l->segments[q->n_segments++] = (struct segment){
+            .first = first, .n_tokens = q->n_tokens - first, .start = last->end, .end = o->n_frames};
+    else if (!o->ends_with_single && o->advance + STAMP_ERROR < q->n_frames)
+        q->n_frames = o->advance + STAMP_ERROR;
+}
+
+/* Times the words of all segments. Then o->advance leads to the end of the last word, unless nothing follows it. In two
+ * things this is not whisper/transcribe.py: text that the window's end cut off is aligned as well, since its sound would
+ * be taken for the last word's, and nothing is passed over that the timestamps would have heard again. */
 static int time_words(struct longform *l, struct outcome *o, struct err *err)
 {
     struct window *w = &l->window;
@@ -207,12 +225,13 @@ static int time_words(struct longform *l, struct outcome *o, struct err *err)
     if (r < 0)
         return r;
     int64_t origin = (int64_t)l->seek * FRAME;
-    const struct word_times_request q = {
+    struct word_times_request q = {
         .text_slot = 0,
         .audio_slot = WINDOW_AUDIO_SLOT,
         .start = w->start,
         .n_start = w->n_start - l->options->without_timestamps,
         .tokens = a->tokens,
+        .n_tokens = a->n_tokens,
         .logprobs = a->logprobs,
         .segments = l->segments,
         .n_segments = o->n_segments,
@@ -222,11 +241,12 @@ static int time_words(struct longform *l, struct outcome *o, struct err *err)
         .end = l->n_samples,
         .last_speech = l->last_speech,
     };
+    add_tail(l, o, &q);
     r = word_timer_run(l->timer, &q, l->spoken, &o->words, err);
     if (r < 0)
         return r;
     int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
-    if (!o->ends_with_single && end > origin)
+    if (!o->ends_with_single && end > origin && (end - origin) / FRAME < o->advance)
         o->advance = (int)((end - origin) / FRAME);
     return 0;
 }

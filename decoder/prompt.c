@@ -1,10 +1,12 @@
 #include "decoder/prompt.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SPACES " \t\n\v\f\r"
+#define PROMPT_BYTES (1 << 20)
+#define SPACES       " \t\n\v\f\r"
 
 /* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, or
  * -ENOMEM. */
@@ -17,14 +19,12 @@ static int encode(const struct tokenizer *t, const char *text, int32_t **tokens,
     if (n == 0)
         return 0;
     int r = -ENOMEM;
-    char *spaced = malloc(n + 1);
+    char *spaced = NULL;
     *tokens = calloc(n + 1, sizeof(**tokens)); /* a token has a byte at least */
-    if (spaced && *tokens) {
-        spaced[0] = ' ';
-        memcpy(spaced + 1, text, n);
+    if (*tokens && n < PROMPT_BYTES && asprintf(&spaced, " %.*s", (int)n, text) >= 0) {
         r = tokenizer_encode(t, spaced, n + 1, *tokens, (int)n + 1);
+        free(spaced);
     }
-    free(spaced);
     return r < 0 ? err_set(err, -ENOMEM, "no memory for the prompt") : r;
 }
 
@@ -46,11 +46,11 @@ int prompt_init(struct prompt *p, const struct tokenizer *t, int n_text_ctx, con
     if (r == 0) {
         *p = (struct prompt){.most = n_text_ctx / 2 - 1};
         /* Half of the room is left to the history. */
-        if (n_words > 0)
+        if (words)
             set_fixed(p, words, n_words, p->most / 2);
-        if (n_text > 0 && carry)
+        if (text && carry)
             set_fixed(p, text, n_text, p->most);
-        else if (n_text > 0)
+        else if (text)
             prompt_remember(p, text, n_text);
     }
     free(words);

@@ -24,8 +24,9 @@ struct word_times_request {
     int text_slot, audio_slot; /* the slot's cache is overwritten; the audio slot holds the window */
     const int32_t *start;      /* [n_start ≤ 3] start of transcript, language, task */
     int n_start;
-    const int32_t *tokens; /* of the window, timestamps included, at most n_text_ctx / 2 */
-    const float *logprobs; /* [as tokens] */
+    const int32_t *tokens; /* [n_tokens] of the window, timestamps included, at most n_text_ctx / 2 */
+    int n_tokens;
+    const float *logprobs; /* [n_tokens] */
     const struct segment *segments;
     int n_segments;
     bool spaced;         /* words are written with spaces */

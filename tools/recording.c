@@ -4,12 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "stream/gate.h"
 #include "stream/resample.h"
 #include "stream/source.h"
 
 #define READ_TIMEOUT_MS 1000
+#define STDIN_BYTES_MAX ((int64_t)1 << 32) /* two days of speech in 16 bits */
 
 /* Makes room for `more` samples. */
 static int reserve(struct recording *r, int64_t *capacity, int64_t more, struct err *err)
@@ -78,6 +81,45 @@ out:
         recording_free(&r);
     else
         *out = r;
+    return status;
+}
+
+/* Copies standard input to memory that looks like a file. A descriptor or a negative errno. */
+static int copy_stdin(struct err *err)
+{
+    char block[1 << 16];
+    int64_t total = 0;
+    int fd = memfd_create("standard input", MFD_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, -errno, "no memory for standard input: %s", strerror(errno));
+    for (;;) {
+        ssize_t n = read(STDIN_FILENO, block, sizeof(block)), written = 0;
+        for (ssize_t part; n > 0 && written < n; written += part) {
+            part = write(fd, block + written, (size_t)(n - written));
+            if (part < 0)
+                break;
+        }
+        if (n == 0)
+            return fd;
+        total += written;
+        if (n < 0 || written < n || total > STDIN_BYTES_MAX) {
+            int error = total > STDIN_BYTES_MAX ? EFBIG : errno;
+            int status = err_set(err, -error, "cannot read standard input: %s", strerror(error));
+            close(fd);
+            return status;
+        }
+    }
+}
+
+int recording_read_stdin(struct recording *out, struct err *err)
+{
+    char path[64];
+    int fd = copy_stdin(err);
+    if (fd < 0)
+        return fd;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int status = recording_read(path, out, err);
+    close(fd);
     return status;
 }
 
@@ -167,13 +209,31 @@ static int join(struct longform_region *spans, int n, int64_t n_samples)
     return kept;
 }
 
-int recording_find_speech(const struct recording *r, struct longform_region **spans, struct err *err)
+int recording_find_speech(const struct recording *r, struct recording_speech *out, struct err *err)
 {
     struct span_list list = {0};
-    if (find_bursts(r, &list) < 0) {
+    struct longform_region *regions = NULL;
+    int status = find_bursts(r, &list);
+    if (status == 0 && list.n > 0) {
+        regions = malloc((size_t)list.n * sizeof(*regions));
+        status = regions ? 0 : -ENOMEM;
+    }
+    if (status < 0) {
         free(list.spans);
         return err_set(err, -ENOMEM, "no memory for the spans of speech");
     }
-    *spans = list.spans;
-    return join(list.spans, list.n, r->n_samples);
+    if (regions)
+        memcpy(regions, list.spans, (size_t)list.n * sizeof(*regions));
+    *out = (struct recording_speech){.regions = regions,
+                                     .n_regions = join(regions, list.n, r->n_samples),
+                                     .bursts = list.spans,
+                                     .n_bursts = list.n};
+    return 0;
+}
+
+void recording_speech_free(struct recording_speech *s)
+{
+    free(s->regions);
+    free(s->bursts);
+    memset(s, 0, sizeof(*s));
 }

@@ -19,9 +19,21 @@ struct recording {
 int recording_read(const char *path, struct recording *, struct err *);
 void recording_free(struct recording *); /* zeroed objects are accepted */
 
-/* Finds the spans with speech, ascending and apart, in an array that the caller frees (NULL if there are none). Only
- * pauses of more than three seconds are left out, and of these not the first and the last one. Returns the number of
- * spans or -ENOMEM. */
-int recording_find_speech(const struct recording *, struct longform_region **, struct err *);
+/* The same for what comes from standard input, which is read to its end first, so that any format will do. */
+int recording_read_stdin(struct recording *, struct err *);
+
+/* Where somebody speaks: spans, ascending and apart. */
+struct recording_speech {
+    struct longform_region
+        *regions; /* NULL for none. Only pauses of more than three seconds are left out, and of these
+                                        not the first and the last one */
+    int n_regions;
+    struct longform_region *bursts; /* what the voice gate took for speech, without margins */
+    int n_bursts;
+};
+
+/* 0 or -ENOMEM, and nothing is left to free then. */
+int recording_find_speech(const struct recording *, struct recording_speech *, struct err *);
+void recording_speech_free(struct recording_speech *); /* zeroed objects are accepted */
 
 #endif

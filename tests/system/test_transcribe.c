@@ -135,13 +135,13 @@ static void test_bad_command_lines(void **state)
         const char *arguments, *says;
     } cases[] = {
         {"", "no recording is given"},
-        {"--threads many x.wav", "a number from 0 to 256"},
-        {"--threads 257 x.wav", "a number from 0 to 256"},
+        {"--threads many x.wav", "a whole number from 0 to 256"},
+        {"--threads 257 x.wav", "a whole number from 0 to 256"},
         {"--language klingon x.wav", "klingon"},
         {"--gate maybe x.wav", "on or off"},
-        {"--task sing x.wav", "translate or transcribe"},
+        {"--task sing x.wav", "transcribe or translate"},
         {"--engine steam x.wav", "auto, host or cuda"},
-        {"--precision f16 x.wav", "f32 or auto"},
+        {"--precision f16 x.wav", "auto or f32"},
         {"--surprise x.wav", "surprise"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
