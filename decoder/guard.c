@@ -13,6 +13,8 @@
 #define QUIET_REACH      2     /* frames on either side */
 #define LOUD_BELOW_DB    25.0f
 #define AUDIBLE_LEAST_DB (-70.0f)
+#define WORD_FRAMES      50 /* 1 s */
+#define LETTER_FRAMES    6  /* 0.12 s: slow speech, 8 letters a second */
 
 int guard_max_tokens(int64_t n_samples)
 {
@@ -71,13 +73,23 @@ bool guard_inaudible(const float *levels, int n_levels, int first, int last)
     return here < AUDIBLE_LEAST_DB || here < loudest_of(levels, 0, n_levels - 1) - AUDIBLE_BELOW_DB;
 }
 
-int guard_loud_frames(const float *levels, int n_levels, int first)
+static int count_loud(const float *levels, int n_levels, int first, int end)
 {
     float least = loudest_of(levels, 0, n_levels - 1) - LOUD_BELOW_DB;
     int n = 0;
-    for (int i = first; i < n_levels; i++)
+    for (int i = first > 0 ? first : 0; i < end && i < n_levels; i++)
         n += levels[i] >= least && levels[i] >= AUDIBLE_LEAST_DB;
     return n;
+}
+
+int guard_loud_frames(const float *levels, int n_levels, int first)
+{
+    return count_loud(levels, n_levels, first, n_levels);
+}
+
+bool guard_left_out(const float *levels, int n_levels, int first, int end, int n_letters)
+{
+    return count_loud(levels, n_levels, first, end) > WORD_FRAMES + LETTER_FRAMES * n_letters;
 }
 
 int guard_quietest(const float *levels, int n_levels, int first, int last)

@@ -29,6 +29,10 @@ bool guard_inaudible(const float *levels, int n_levels, int first, int last);
 /* Number of frames from `first` on that are as loud as speech: within 25 dB of the loudest of all. */
 int guard_loud_frames(const float *levels, int n_levels, int first);
 
+/* True when frames [first, end) hold far more sound than a word of n_letters takes to say: more than 1 s and 0.12 s a letter.
+ * The model has left something out there. */
+bool guard_left_out(const float *levels, int n_levels, int first, int end, int n_letters);
+
 /* The quietest place in frames [first, last]: the middle of the five frames whose loudest is least, the last of several.
  * Frames beyond the levels do not count. */
 int guard_quietest(const float *levels, int n_levels, int first, int last);

@@ -9,7 +9,8 @@
 #include "decoder/guard.h"
 #include "decoder/words.h"
 
-#define ROWS_MAX (HYPOTHESIS_TOKENS + 2)
+#define ROWS_MAX              (HYPOTHESIS_TOKENS + 2)
+#define MAX_INITIAL_TIMESTAMP 50 /* 1.00 s */
 
 struct hypothesizer {
     struct text_model *model;
@@ -122,11 +123,10 @@ static void take_tokens(struct hypothesizer *h, const struct hypothesis_request 
     memcpy(out->logprobs, h->out_logprobs, (size_t)kept * sizeof(float));
 }
 
-int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q, struct hypothesis *out,
-                     int64_t *committed_ends, struct err *err)
+static struct text_run prepare_run(struct hypothesizer *h, const struct hypothesis_request *q)
 {
     const struct special_tokens *special = tokenizer_special(h->tokenizer);
-    struct text_run run = {
+    return (struct text_run){
         .slot = q->text_slot,
         .audio = q->audio_slot,
         .n_prompt = q->n_prompt,
@@ -149,15 +149,80 @@ int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q,
         .out_logprobs = h->out_logprobs,
         .out_align = h->align,
     };
-    int r = h->model->ops->run(h->model, &run, 1, err);
+}
+
+static int run_and_wait(struct hypothesizer *h, struct text_run *run, struct err *err)
+{
+    int r = h->model->ops->run(h->model, run, 1, err);
     int waited = h->model->ops->wait(h->model, r < 0 ? NULL : err);
-    if (r < 0 || waited < 0)
-        return r < 0 ? r : waited;
+    return r < 0 ? r : waited;
+}
+
+/* Decodes with timestamps. The first one comes within a second, as in OpenAI's whisper/decoding.py. */
+static int run_stamped(struct hypothesizer *h, const struct hypothesis_request *q, struct text_run *run,
+                       struct err *err)
+{
+    *run = prepare_run(h, q);
+    run->n_prompt--; /* without <|notimestamps|> */
+    run->sample_begin = run->n_prompt;
+    run->want_align = 0;
+    run->out_align = NULL;
+    run->rules.timestamps = 1;
+    run->rules.max_initial_timestamp = MAX_INITIAL_TIMESTAMP;
+    return run_and_wait(h, run, err);
+}
+
+/* Leaves the timestamps out of a run's result. */
+static void drop_stamps(struct hypothesizer *h, struct text_run *run)
+{
+    int n = 0;
+    for (int i = 0; i < run->n_out; i++) {
+        if (h->out_tokens[i] >= run->rules.timestamp_begin)
+            continue;
+        h->out_tokens[n] = h->out_tokens[i];
+        h->out_logprobs[n++] = h->out_logprobs[i];
+    }
+    run->n_out = n;
+}
+
+/* Feeds the text of a stamped run once more, as it would have come without timestamps, for its alignment rows. */
+static int align_stamped(struct hypothesizer *h, const struct hypothesis_request *q,
+                         const struct hypothesis *found, struct text_run *run, struct err *err)
+{
+    int32_t tokens[RUN_TOKENS_MAX], last;
+    float logprob;
+    memcpy(tokens, q->tokens, (size_t)q->n_prompt * sizeof(int32_t));
+    memcpy(tokens + q->n_prompt, found->tokens, (size_t)found->n_tokens * sizeof(int32_t));
+    *run = prepare_run(h, q);
+    run->tokens = tokens;
+    run->n_prompt += found->n_tokens;
+    run->max_tokens = run->out_capacity = 1;
+    run->beam = (struct beam_search){0};
+    run->out_tokens = &last;
+    run->out_logprobs = &logprob;
+    return run_and_wait(h, run, err);
+}
+
+int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q, struct hypothesis *out,
+                     int64_t *committed_ends, struct err *err)
+{
+    struct text_run run = prepare_run(h, q);
+    int r = q->stamped ? run_stamped(h, q, &run, err) : run_and_wait(h, &run, err);
+    if (r < 0)
+        return r;
+    if (q->stamped)
+        drop_stamps(h, &run);
     take_tokens(h, q, &run, out);
     out->no_speech_prob = run.probe_prob;
     out->n_steps = run.n_steps;
     out->n_draft = q->n_draft;
     out->n_accepted = run.n_accepted;
+    if (q->stamped) {
+        r = align_stamped(h, q, out, &run, err);
+        if (r < 0)
+            return r;
+        out->n_steps += run.n_steps;
+    }
     int n_frames = (q->n_samples + ALIGN_FRAME_SAMPLES - 1) / ALIGN_FRAME_SAMPLES;
     n_frames = n_frames < 1 ? 1 : n_frames > RUN_AUDIO_FRAMES ? RUN_AUDIO_FRAMES : n_frames;
     int n_rows = q->n_committed + out->n_tokens + 1;

@@ -15,6 +15,7 @@
 #define WINDOW           (30 * SECOND)
 #define MASK             0   /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
 #define MASK_FIRST       1   /* and at the beginning */
+#define MASK_STAMPED     2   /* as MASK, with timestamps allowed */
 #define HISTORY_MAX      256 /* tokens of trimmed text that are kept */
 #define HISTORY_CHARS    200 /* of it that go into the prompt */
 #define HISTORY_TOKENS   100
@@ -23,8 +24,10 @@
 #define PROMPT_MAX       (HISTORY_TOKENS + 8 + HYPOTHESIS_TOKENS)
 #define LANGUAGE_SURE    0.5f
 #define LANGUAGE_SAMPLES (2 * SECOND)
-#define COMMITTED_MANY   160 /* committed tokens in a window that are trimmed like a long buffer */
-#define STALL_FRAMES     100 /* of speech that passes made nothing of: 2 s */
+#define COMMITTED_MANY   160  /* committed tokens in a window that are trimmed like a long buffer */
+#define STALL_FRAMES     100  /* of speech that passes made nothing of: 2 s */
+#define DOUBT_MS         2000 /* between two attempts to hear more than a pass did */
+#define MORE_LETTERS     5    /* that a second hypothesis of the same audio must have */
 #define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
 #define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
 
@@ -52,6 +55,8 @@ struct buffer {
     int n_history;
     char said[SAID_MAX][SAID_BYTES]; /* the newest committed words, oldest first */
     int n_said;
+    int64_t doubted_end; /* of the newest audio that was listened to a second time, in vain */
+    bool stamped; /* passes over this buffer are made with timestamps while it holds no committed word */
     bool cut;     /* the buffer begins in the middle of speech that no committed word covers */
     bool opening; /* nothing has been put out in this utterance */
 };
@@ -62,7 +67,7 @@ struct live {
     struct live_options options;
     struct hypothesizer *hypothesizer;
     struct buffer b;
-    struct hypothesis *now, *before;
+    struct hypothesis *now, *before, *doubted;
     int tail; /* first word of `before` that is not committed */
     const char *language, *next_language;
     bool change_language, language_locked;
@@ -88,9 +93,11 @@ static int set_masks(struct live *l, struct err *err)
     if (!tokens)
         return err_set(err, -ENOMEM, "out of memory for live captions");
     int n = tokenizer_suppressed(l->tokenizer, tokens, 256);
+    int r = l->model->ops->set_mask(l->model, MASK_STAMPED, tokens, n, err);
     for (int i = 0; i < n_stamps; i++)
         tokens[n++] = special->timestamp_begin + i;
-    int r = l->model->ops->set_mask(l->model, MASK, tokens, n, err);
+    if (r >= 0)
+        r = l->model->ops->set_mask(l->model, MASK, tokens, n, err);
     if (r >= 0) {
         n = tokenizer_suppressed_first(l->tokenizer, tokens, 256);
         r = l->model->ops->set_mask(l->model, MASK_FIRST, tokens, n, err);
@@ -120,10 +127,11 @@ int live_create(struct text_model *model, const struct tokenizer *tokenizer,
     l->options = *options;
     l->now = calloc(1, sizeof(*l->now));
     l->before = calloc(1, sizeof(*l->before));
+    l->doubted = calloc(1, sizeof(*l->doubted));
     bool multilingual = tokenizer_special(tokenizer)->multilingual;
     if (multilingual)
         l->logits = malloc((size_t)model->n_vocab * sizeof(float));
-    if (!l->now || !l->before || (multilingual && !l->logits))
+    if (!l->now || !l->before || !l->doubted || (multilingual && !l->logits))
         r = err_set(err, -ENOMEM, "out of memory for live captions");
     if (r >= 0)
         r = hypothesizer_create(model, tokenizer, &l->hypothesizer, err);
@@ -145,6 +153,7 @@ void live_destroy(struct live *l)
     hypothesizer_destroy(l->hypothesizer);
     free(l->now);
     free(l->before);
+    free(l->doubted);
     free(l->logits);
     free(l);
 }
@@ -247,6 +256,7 @@ static void commit(struct live *l, const struct hypothesis *h, int from, int n)
         memcpy(b->committed + b->n_committed, h->tokens + w->first_token,
                (size_t)w->n_tokens * sizeof(int32_t));
         b->n_committed += w->n_tokens;
+        b->stamped = false;
         b->kept[b->n_kept++] =
             (struct kept){w->n_tokens, l->b.last_end, closes_sentence(w->text), commit_is_mark(w->text)};
     }
@@ -278,7 +288,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     const struct special_tokens *special = tokenizer_special(l->tokenizer);
     const struct buffer *b = &l->b;
     int32_t *p = l->prompt;
-    int n = 0, first = history_begin(l);
+    int n = 0, first = b->stamped ? b->n_history : history_begin(l);
     if (first < b->n_history) {
         p[n++] = special->sot_prev;
         memcpy(p + n, b->history + first, (size_t)(b->n_history - first) * sizeof(int32_t));
@@ -300,7 +310,8 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->max_tokens = limit < 8 ? 8 : limit;
     q->max_tokens = q->max_tokens < room ? q->max_tokens : room;
     q->n_draft = 0;
-    if (l->options.draft && l->options.beam_size <= 1) {
+    q->stamped = b->stamped && b->n_committed == 0;
+    if (l->options.draft && l->options.beam_size <= 1 && !q->stamped) {
         for (int i = l->tail; i < l->before->n_words; i++) {
             const struct word *w = &l->before->words[i];
             if (q->n_draft + w->n_tokens >= q->max_tokens)
@@ -314,7 +325,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->audio_slot = l->options.audio_slot;
     q->text_slot = l->options.text_slot;
     q->beam_size = l->options.beam_size;
-    q->mask = MASK;
+    q->mask = q->stamped ? MASK_STAMPED : MASK;
     q->first_mask = MASK_FIRST;
     q->spaced = words_spaced(l->language);
     q->origin = b->start;
@@ -392,8 +403,8 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
         b->n_history = 0;
         b->n_said = 0;
     }
-    b->start = b->end = b->last_end = b->heard_end = start;
-    b->cut = false;
+    b->start = b->end = b->last_end = b->heard_end = b->doubted_end = start;
+    b->cut = b->stamped = false;
     apply_language(l);
 }
 
@@ -558,26 +569,97 @@ static void cut_window(struct live *l, int excess)
     cut(b, at, n);
 }
 
-/* After a sentence the model may take the text for complete and stay deaf to what follows, as long as it is held to
- * that sentence. Returns the sample to go on from without it, or −1 where there is no stall: the quietest place between
- * the last committed word and the newest audio in which anything was heard. */
-static int64_t find_stall(struct live *l, const float *pcm, int n_samples)
+/* Letters as they are spoken: a digit is a word of about four. */
+static int count_letters(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c >= '0' && c <= '9')
+            n += 4;
+        else
+            n += c >= 0xC0 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    }
+    return n;
+}
+
+/* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
+static bool leaves_out(const struct live *l, const struct hypothesis *h, const float *levels, int n_levels)
 {
     const struct buffer *b = &l->b;
-    if (l->now->n_words > 0 || b->n_kept == 0)
+    int at = (int)((b->n_kept > 0 ? b->last_end - b->start : 0) / 320);
+    for (int i = 0; i < h->n_words; i++) {
+        const struct word *w = &h->words[i];
+        if (commit_is_mark(w->text))
+            continue;
+        int end = (int)((w->end - b->start) / 320);
+        if (guard_left_out(levels, n_levels, at, end, count_letters(w->text)))
+            return true;
+        at = end;
+    }
+    return false;
+}
+
+/* Without timestamps the model may pass over speech: after a sentence it takes the text for complete and stays deaf to
+ * what follows as long as it is held to that sentence, and of several sentences it may take up only the last. Returns
+ * the sample from which to listen once more, or −1 where nothing is missing: the end of the last committed word, or for
+ * deafness the quietest place between that and the newest audio in which anything was heard. */
+static int64_t find_left_out(struct live *l, const float *pcm, int n_samples, bool last)
+{
+    const struct buffer *b = &l->b;
+    bool again = b->end - b->doubted_end >= MS(DOUBT_MS) || last;
+    if (!again || (b->stamped && b->n_committed == 0))
         return -1;
     int n_levels = guard_levels(pcm, n_samples, l->levels);
-    int heard = (int)((b->heard_end - b->start) / 320);
-    if (guard_loud_frames(l->levels, n_levels, heard) < STALL_FRAMES)
+    int word_end = (int)((b->last_end - b->start) / 320), heard = (int)((b->heard_end - b->start) / 320);
+    if (l->now->n_words > 0) {
+        if (!leaves_out(l, l->now, l->levels, n_levels))
+            return -1;
+        return b->n_kept > 0 ? b->last_end : b->start;
+    }
+    if (b->n_kept == 0 || guard_loud_frames(l->levels, n_levels, heard) < STALL_FRAMES)
         return -1;
-    int word_end = (int)((b->last_end - b->start) / 320);
     return b->start +
            320 * (int64_t)guard_quietest(l->levels, n_levels, word_end < heard ? word_end : heard, heard);
 }
 
-/* Decodes, and when the model has stalled once more without what it is stuck at. */
-static int listen(struct live *l, const float *pcm, int n_samples, int n_before, struct live_output *out,
-                  struct err *err)
+static int letters_of(const struct hypothesis *h)
+{
+    int n = 0;
+    for (int i = 0; i < h->n_words; i++)
+        n += count_letters(h->words[i].text);
+    return n;
+}
+
+/* Decodes the audio from sample `at` on by itself, with timestamps. Where that brings nothing more the first hypothesis
+ * stays. */
+static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samples, int n_before,
+                        struct live_output *out, struct err *err)
+{
+    struct buffer *b = &l->b, saved = l->b;
+    struct hypothesis *swap = l->doubted;
+    int offset = (int)(at - b->start);
+    l->doubted = l->now;
+    l->now = swap;
+    if (offset > 0 || b->n_kept > 0)
+        cut(b, at, b->n_kept);
+    b->stamped = true;
+    n_before = offset + n_before < 200 ? offset + n_before : 200;
+    int r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
+    if (r >= 0)
+        guard_words(l, l->now, pcm + offset, n_samples - offset);
+    if (r >= 0 && letters_of(l->now) >= letters_of(l->doubted) + MORE_LETTERS)
+        return 0;
+    *b = saved;
+    b->doubted_end = b->end;
+    l->now = l->doubted;
+    l->doubted = swap;
+    return r;
+}
+
+/* Decodes, and where the hypothesis leaves out speech once more. */
+static int listen(struct live *l, const float *pcm, int n_samples, int n_before, bool last,
+                  struct live_output *out, struct err *err)
 {
     struct buffer *b = &l->b;
     int r = decode(l, pcm, n_samples, n_before, out, err);
@@ -585,17 +667,12 @@ static int listen(struct live *l, const float *pcm, int n_samples, int n_before,
         return r;
     b->end = b->start + n_samples;
     guard_words(l, l->now, pcm, n_samples);
-    int64_t at = find_stall(l, pcm, n_samples);
+    refine_ends(l);
+    int64_t at = find_left_out(l, pcm, n_samples, last);
     if (at >= 0) {
-        int offset = (int)(at - b->start);
-        cut(b, at, b->n_kept);
-        n_before = offset + n_before < 200 ? offset + n_before : 200;
-        r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
+        r = listen_again(l, at, pcm, n_samples, n_before, out, err);
         if (r < 0)
             return r;
-        guard_words(l, l->now, pcm + offset, n_samples - offset);
-    } else {
-        refine_ends(l);
     }
     if (l->now->n_words > 0)
         b->heard_end = b->end;
@@ -623,7 +700,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         n_samples -= excess;
         n_before = 200;
     }
-    int r = listen(l, pcm, n_samples, n_before, out, err);
+    int r = listen(l, pcm, n_samples, n_before, kind == LIVE_FINAL, out, err);
     if (r < 0) {
         if (excess) {
             l->b = saved;

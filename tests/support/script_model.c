@@ -102,6 +102,20 @@ static int place(const struct script_model *s, const struct text_run *r, int n)
     return at;
 }
 
+/* Leaves words out of the answer from `at` on; the first that stays begins where they began. Returns its new length. */
+static int leave_out(struct script_model *s, int at, int n)
+{
+    int64_t start = s->answer_start[at];
+    int from = n - 4;
+    for (int i = 0; i <= 4; i++) {
+        s->answer[at + i] = s->answer[from + i];
+        s->answer_start[at + i] = s->answer_start[from + i];
+        s->answer_end[at + i] = s->answer_end[from + i];
+    }
+    s->answer_start[at] = start;
+    return at + 4;
+}
+
 static int answer_frame(const struct script_model *s, int audio, int64_t at)
 {
     int last = (s->audio_samples[audio] - 1) / 320 - 3;
@@ -162,6 +176,8 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
         int n = hear(s, r->audio), at = place(s, r, n);
         for (int i = r->sample_begin; s->deaf && i < r->n_prompt; i++)
             at = r->tokens[i] == SCRIPT_PERIOD ? n : at;
+        if (s->skips && !r->rules.timestamps && n - at > 8)
+            n = leave_out(s, at, n);
         bool drafting = true;
         r->n_out = r->n_accepted = 0;
         r->n_steps = 1;
@@ -180,7 +196,8 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
             }
         }
         r->probe_prob = s->no_speech_prob;
-        write_rows(s, r, at, n);
+        if (r->want_align)
+            write_rows(s, r, at, n);
     }
     return 0;
 }

@@ -35,6 +35,7 @@ struct script_model {
     float substitute;              /* probability that a word of a pass is another one */
     float punctuate;               /* probability that a comma follows a word in a pass */
     bool deaf;                     /* after "." in the prompt's committed words nothing more is heard */
+    bool skips;                    /* without timestamps, of more than eight words it says the last four */
     bool loop;                     /* goes on saying the last word until the limit */
     int fail_in;                   /* > 0: the run with this count fails */
     float no_speech_prob, logprob; /* of every token */

@@ -408,6 +408,22 @@ static void stalls_are_overcome(void **state)
     free(words);
 }
 
+/* A model that passes over sentences, as long as it is not asked for timestamps. */
+static void skipped_words_are_found(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 8);
+    struct script_word *words = make_words(&rng, 60, MS(400), 200, 400, 0);
+    struct listener *t = malloc(sizeof(*t));
+    open_listener(t, words, 60, 15000);
+    t->model.skips = true;
+    speak(t, 0, words[59].end, 3000, 6000);
+    expect_words(t->text, 60);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
 /* Speech that never comes to rest in the model's ears: the buffer stays within its limit and the words within reach. */
 static void disagreement_is_bounded(void **state)
 {
@@ -607,6 +623,7 @@ int main(void)
         cmocka_unit_test(abandon_keeps_tentative_words),
         cmocka_unit_test(stalls_are_overcome),
         cmocka_unit_test(empty_updates_lose_nothing),
+        cmocka_unit_test(skipped_words_are_found),
         cmocka_unit_test(disagreement_is_bounded),
         cmocka_unit_test(no_speech_says_nothing),
         cmocka_unit_test(words_past_the_end_wait),
