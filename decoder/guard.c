@@ -73,13 +73,28 @@ bool guard_inaudible(const float *levels, int n_levels, int first, int last)
     return here < AUDIBLE_LEAST_DB || here < loudest_of(levels, 0, n_levels - 1) - AUDIBLE_BELOW_DB;
 }
 
+static float loud_least(const float *levels, int n_levels)
+{
+    return fmaxf(loudest_of(levels, 0, n_levels - 1) - LOUD_BELOW_DB, AUDIBLE_LEAST_DB);
+}
+
 static int count_loud(const float *levels, int n_levels, int first, int end)
 {
-    float least = loudest_of(levels, 0, n_levels - 1) - LOUD_BELOW_DB;
+    float least = loud_least(levels, n_levels);
     int n = 0;
     for (int i = first > 0 ? first : 0; i < end && i < n_levels; i++)
-        n += levels[i] >= least && levels[i] >= AUDIBLE_LEAST_DB;
+        n += levels[i] >= least;
     return n;
+}
+
+int guard_first_loud(const float *levels, int n_levels, int first, int end)
+{
+    float least = loud_least(levels, n_levels);
+    for (int i = first > 0 ? first : 0; i < end && i < n_levels; i++) {
+        if (levels[i] >= least)
+            return i;
+    }
+    return first;
 }
 
 int guard_loud_frames(const float *levels, int n_levels, int first)

@@ -29,6 +29,9 @@ bool guard_inaudible(const float *levels, int n_levels, int first, int last);
 /* Number of frames from `first` on that are as loud as speech: within 25 dB of the loudest of all. */
 int guard_loud_frames(const float *levels, int n_levels, int first);
 
+/* The first frame of [first, end) that is as loud as speech; `first` when there is none. */
+int guard_first_loud(const float *levels, int n_levels, int first, int end);
+
 /* True when frames [first, end) hold far more sound than a word of n_letters takes to say: more than 1 s and 0.12 s a letter.
  * The model has left something out there. */
 bool guard_left_out(const float *levels, int n_levels, int first, int end, int n_letters);

@@ -39,7 +39,8 @@ struct hypothesis_request {
     int max_tokens; /* of new ones, the draft included */
     int first_mask; /* rules for the first word of the window, −1: none */
     int mask;       /* rules for every token */
-    bool stamped;   /* let the model write timestamps: it then leaves out less, but takes a second pass for the words'
+    bool
+        stamped; /* let the model write timestamps: it then leaves out less, but takes a second pass for the words'
                        times. The prompt ends with <|notimestamps|>; no committed words, no draft */
     bool spaced;    /* words are written with spaces */
     int64_t origin; /* sample at which the window begins */

@@ -437,6 +437,12 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
             break;
         h->n_words--;
     }
+    /* The alignment gives the silence before the first word to that word. */
+    if (h->n_words > 0) {
+        struct word *w = &h->words[0];
+        int first = (int)((w->start - b->start) / 320), end = (int)((w->end - b->start) / 320);
+        w->start += 320 * (int64_t)(guard_first_loud(l->levels, n_levels, first, end) - first);
+    }
 }
 
 /* Trims after a committed word: the last that ends a sentence if enough audio stays, else the last that leaves half
