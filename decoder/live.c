@@ -8,23 +8,18 @@
 #include "decoder/commit.h"
 #include "decoder/guard.h"
 #include "decoder/hypothesis.h"
+#include "decoder/live_buffer.h"
 #include "decoder/words.h"
 
 #define SECOND           16000
 #define MS(x)            ((int64_t)(x)*SECOND / 1000)
 #define WINDOW           (30 * SECOND)
-#define MASK             0   /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
-#define MASK_FIRST       1   /* and at the beginning */
-#define MASK_STAMPED     2   /* as MASK, with timestamps allowed */
-#define HISTORY_MAX      256 /* tokens of trimmed text that are kept */
-#define HISTORY_CHARS    200 /* of it that go into the prompt */
-#define HISTORY_TOKENS   100
-#define SAID_MAX         5
-#define SAID_BYTES       64
-#define PROMPT_MAX       (HISTORY_TOKENS + 8 + HYPOTHESIS_TOKENS)
+#define MASK             0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
+#define MASK_FIRST       1 /* and at the beginning */
+#define MASK_STAMPED     2 /* as MASK, with timestamps allowed */
+#define PROMPT_MAX       (LIVE_PROMPT + 8 + HYPOTHESIS_TOKENS)
 #define LANGUAGE_SURE    0.5f
 #define LANGUAGE_SAMPLES (2 * SECOND)
-#define COMMITTED_MANY   160  /* committed tokens in a window that are trimmed like a long buffer */
 #define STALL_FRAMES     100  /* of speech that passes made nothing of: 2 s */
 #define DOUBT_MS         2000 /* between two attempts to hear more than a pass did */
 #define MORE_LETTERS     5    /* that a second hypothesis of the same audio must have */
@@ -34,39 +29,12 @@
 static const struct commit_rules rules = {.holds = {{0.8f, MS(200)}, {0.5f, MS(1000)}, {0.0f, MS(3000)}},
                                           .certain = MS(6000)};
 
-/* A committed word whose audio is still in the buffer. */
-struct kept {
-    int n_tokens;
-    int64_t end;
-    bool closes; /* a sentence ends with it */
-    bool mark;   /* punctuation alone: belongs to the word before */
-};
-
-/* What a pass may change before the engine has answered, so that a failed pass changes nothing. */
-struct buffer {
-    int64_t start, end;
-    int32_t committed[HYPOTHESIS_TOKENS]; /* tokens of the kept words */
-    int n_committed;
-    struct kept kept[HYPOTHESIS_TOKENS];
-    int n_kept;
-    int64_t last_end;  /* of the newest committed word */
-    int64_t heard_end; /* of the newest audio in which words were heard that were not committed before */
-    int32_t history[HISTORY_MAX];
-    int n_history;
-    char said[SAID_MAX][SAID_BYTES]; /* the newest committed words, oldest first */
-    int n_said;
-    int64_t doubted_end; /* of the newest audio that was listened to a second time, in vain */
-    bool stamped; /* passes over this buffer are made with timestamps while it holds no committed word */
-    bool cut;     /* the buffer begins in the middle of speech that no committed word covers */
-    bool opening; /* nothing has been put out in this utterance */
-};
-
 struct live {
     struct text_model *model;
     const struct tokenizer *tokenizer;
     struct live_options options;
     struct hypothesizer *hypothesizer;
-    struct buffer b;
+    struct live_buffer b;
     struct hypothesis *now, *before, *doubted;
     int tail; /* first word of `before` that is not committed */
     const char *language, *next_language;
@@ -160,47 +128,6 @@ void live_destroy(struct live *l)
 
 /* --- committed words ------------------------------------------------------------------------------------------ */
 
-static void remember(struct buffer *b, const char *text)
-{
-    if (commit_is_mark(text))
-        return;
-    if (b->n_said == SAID_MAX)
-        memmove(b->said[0], b->said[1], sizeof(b->said) - sizeof(b->said[0]));
-    else
-        b->n_said++;
-    char *said = b->said[b->n_said - 1];
-    strncpy(said, text, SAID_BYTES - 1);
-    said[SAID_BYTES - 1] = '\0';
-}
-
-/* Moves the first n kept words to the history: their audio leaves the buffer. */
-static void forget_words(struct buffer *b, int n)
-{
-    int n_tokens = 0;
-    for (int i = 0; i < n; i++)
-        n_tokens += b->kept[i].n_tokens;
-    int excess = b->n_history + n_tokens - HISTORY_MAX;
-    if (excess > 0) {
-        int drop = excess < b->n_history ? excess : b->n_history;
-        memmove(b->history, b->history + drop, (size_t)(b->n_history - drop) * sizeof(int32_t));
-        b->n_history -= drop;
-    }
-    for (int i = 0; i < n_tokens && b->n_history < HISTORY_MAX; i++)
-        b->history[b->n_history++] = b->committed[i];
-    b->n_committed -= n_tokens;
-    b->n_kept -= n;
-    memmove(b->committed, b->committed + n_tokens, (size_t)b->n_committed * sizeof(int32_t));
-    memmove(b->kept, b->kept + n, (size_t)b->n_kept * sizeof(b->kept[0]));
-}
-
-/* The buffer begins at `at` from now on; no kept word that stays may end before it. */
-static void cut(struct buffer *b, int64_t at, int n_words)
-{
-    forget_words(b, n_words);
-    b->start = at;
-    b->cut = b->n_kept == 0;
-}
-
 /* A mark at the beginning of an utterance closes the one before, which is final. It stays in the prompt, where it
  * belongs, but is not shown. */
 static bool closes_earlier(const struct live *l, const struct word *w)
@@ -233,62 +160,26 @@ static void put_out(struct live *l, const struct word *w)
     l->b.last_end = o->end;
 }
 
-static bool closes_sentence(const char *text)
-{
-    static const char *const ends[] = {".", "?", "!", "。", "？", "！"};
-    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
-        if (strstr(text, ends[i]))
-            return true;
-    }
-    return false;
-}
-
 /* Commits words [from, from + n) of a hypothesis. */
 static void commit(struct live *l, const struct hypothesis *h, int from, int n)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     for (int i = from; i < from + n; i++) {
         const struct word *w = &h->words[i];
-        if (b->n_committed + w->n_tokens > HYPOTHESIS_TOKENS)
-            forget_words(b, b->n_kept);
         put_out(l, w);
-        remember(b, w->text);
-        memcpy(b->committed + b->n_committed, h->tokens + w->first_token,
-               (size_t)w->n_tokens * sizeof(int32_t));
-        b->n_committed += w->n_tokens;
-        b->stamped = false;
-        b->kept[b->n_kept++] =
-            (struct kept){w->n_tokens, l->b.last_end, closes_sentence(w->text), commit_is_mark(w->text)};
+        live_buffer_add(b, w->text, h->tokens + w->first_token, w->n_tokens, b->last_end);
     }
 }
 
 /* --- the prompt ----------------------------------------------------------------------------------------------- */
 
-/* First token of the history that goes into the prompt: about the last 200 characters, from a word's beginning on. */
-static int history_begin(const struct live *l)
-{
-    const struct buffer *b = &l->b;
-    int chars = 0, first = b->n_history;
-    for (int i = b->n_history - 1; i >= 0 && b->n_history - i <= HISTORY_TOKENS; i--) {
-        size_t n;
-        const char *bytes = tokenizer_bytes(l->tokenizer, b->history[i], &n);
-        for (size_t k = 0; k < n; k++)
-            chars += ((unsigned char)bytes[k] & 0xC0) != 0x80;
-        if (chars > HISTORY_CHARS)
-            break;
-        if (n > 0 &&
-            (bytes[0] == ' ' || (!words_spaced(l->language) && ((unsigned char)bytes[0] & 0xC0) != 0x80)))
-            first = i;
-    }
-    return first;
-}
-
 static void build_request(struct live *l, int n_samples, struct hypothesis_request *q)
 {
     const struct special_tokens *special = tokenizer_special(l->tokenizer);
-    const struct buffer *b = &l->b;
+    const struct live_buffer *b = &l->b;
     int32_t *p = l->prompt;
-    int n = 0, first = b->stamped ? b->n_history : history_begin(l);
+    int n = 0,
+        first = b->stamped ? b->n_history : live_buffer_history(b, l->tokenizer, words_spaced(l->language));
     if (first < b->n_history) {
         p[n++] = special->sot_prev;
         memcpy(p + n, b->history + first, (size_t)(b->n_history - first) * sizeof(int32_t));
@@ -392,19 +283,13 @@ static void apply_language(struct live *l)
 
 void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     l->before->n_words = l->tail = 0;
     b->opening = true;
     bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
     if (joins && !reset && !l->change_language)
         return;
-    forget_words(b, b->n_kept);
-    if (reset) {
-        b->n_history = 0;
-        b->n_said = 0;
-    }
-    b->start = b->end = b->last_end = b->heard_end = b->doubted_end = start;
-    b->cut = b->stamped = false;
+    live_buffer_restart(b, start, reset);
     apply_language(l);
 }
 
@@ -417,11 +302,11 @@ int64_t live_buffer_start(const struct live *l)
  * at the end where there is no sound (left) to carry them. */
 static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, int n_samples)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     if (b->n_committed == 0 && guard_no_speech(h->no_speech_prob, h->avg_logprob))
         h->n_words = 0;
     if (b->cut) {
-        struct word said[SAID_MAX];
+        struct word said[LIVE_SAID];
         for (int i = 0; i < b->n_said; i++)
             said[i] = (struct word){.text = b->said[i]};
         int n = commit_repeated(said, b->n_said, h->words, h->n_words, b->start + MS(300));
@@ -445,36 +330,10 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
     }
 }
 
-/* Trims after a committed word: the last that ends a sentence if enough audio stays, else the last that leaves half
- * of the limit, else the last. The words that stay hold the model to its place in the text. */
-static void trim(struct live *l)
-{
-    struct buffer *b = &l->b;
-    int64_t limit = MS(l->options.max_buffer_ms);
-    if (b->end - b->start <= limit && b->n_committed <= COMMITTED_MANY)
-        return;
-    int sentence = 0, half = 0;
-    for (int i = 0; i + 1 < b->n_kept; i++) {
-        if (b->kept[i].closes && b->end - b->kept[i].end >= limit / 3)
-            sentence = i + 1;
-        if (b->end - b->kept[i].end >= limit / 2)
-            half = i + 1;
-    }
-    int n = sentence > 0 && b->end - b->kept[sentence - 1].end <= limit * 3 / 4 ? sentence
-            : half > 0                                                          ? half
-                                                                                : b->n_kept;
-    if (n == 0)
-        return;
-    int64_t at = b->kept[n - 1].end;
-    while (n < b->n_kept && b->kept[n].mark)
-        n++;
-    cut(b, at, n);
-}
-
 /* No committed word to cut at: what is left of the older half's words is committed, and the half is given up. */
 static void trim_half(struct live *l)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     int64_t limit = MS(l->options.max_buffer_ms);
     if (b->end - b->start <= limit)
         return;
@@ -484,7 +343,7 @@ static void trim_half(struct live *l)
         n++;
     commit(l, l->before, l->tail, n);
     l->tail += n;
-    cut(b, n > 0 ? b->last_end : middle, b->n_kept);
+    live_buffer_cut(b, n > 0 ? b->last_end : middle, b->n_kept);
 }
 
 static void show_partial(struct live *l, struct live_output *out)
@@ -548,21 +407,10 @@ static int decode(struct live *l, const float *pcm, int n_samples, int n_before,
     return 0;
 }
 
-/* The committed words' ends are known better with more audio after them. */
-static void refine_ends(struct live *l)
-{
-    struct buffer *b = &l->b;
-    int token = 0;
-    for (int i = 0; i < b->n_kept; i++) {
-        token += b->kept[i].n_tokens;
-        b->kept[i].end = l->ends[token - 1];
-    }
-}
-
 /* Gives up what lies more than 30 s back. */
 static void cut_window(struct live *l, int excess)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     int64_t at = b->start + excess;
     int n = 0;
     while (l->tail + n < l->before->n_words && l->before->words[l->tail + n].start < at)
@@ -572,7 +420,7 @@ static void cut_window(struct live *l, int excess)
     n = 0;
     while (n < b->n_kept && b->kept[n].end <= at)
         n++;
-    cut(b, at, n);
+    live_buffer_cut(b, at, n);
 }
 
 /* Letters as they are spoken: a digit is a word of about four. */
@@ -592,7 +440,7 @@ static int count_letters(const char *text)
 /* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
 static bool leaves_out(const struct live *l, const struct hypothesis *h, const float *levels, int n_levels)
 {
-    const struct buffer *b = &l->b;
+    const struct live_buffer *b = &l->b;
     int at = (int)((b->n_kept > 0 ? b->last_end - b->start : 0) / 320);
     for (int i = 0; i < h->n_words; i++) {
         const struct word *w = &h->words[i];
@@ -612,7 +460,7 @@ static bool leaves_out(const struct live *l, const struct hypothesis *h, const f
  * deafness the quietest place between that and the newest audio in which anything was heard. */
 static int64_t find_left_out(struct live *l, const float *pcm, int n_samples, bool last)
 {
-    const struct buffer *b = &l->b;
+    const struct live_buffer *b = &l->b;
     bool again = b->end - b->doubted_end >= MS(DOUBT_MS) || last;
     if (!again || (b->stamped && b->n_committed == 0))
         return -1;
@@ -642,13 +490,13 @@ static int letters_of(const struct hypothesis *h)
 static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samples, int n_before,
                         struct live_output *out, struct err *err)
 {
-    struct buffer *b = &l->b, saved = l->b;
+    struct live_buffer *b = &l->b, saved = l->b;
     struct hypothesis *swap = l->doubted;
     int offset = (int)(at - b->start);
     l->doubted = l->now;
     l->now = swap;
     if (offset > 0 || b->n_kept > 0)
-        cut(b, at, b->n_kept);
+        live_buffer_cut(b, at, b->n_kept);
     b->stamped = true;
     n_before = offset + n_before < 200 ? offset + n_before : 200;
     int r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
@@ -667,13 +515,13 @@ static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samp
 static int listen(struct live *l, const float *pcm, int n_samples, int n_before, bool last,
                   struct live_output *out, struct err *err)
 {
-    struct buffer *b = &l->b;
+    struct live_buffer *b = &l->b;
     int r = decode(l, pcm, n_samples, n_before, out, err);
     if (r < 0)
         return r;
     b->end = b->start + n_samples;
     guard_words(l, l->now, pcm, n_samples);
-    refine_ends(l);
+    live_buffer_refine(b, l->ends);
     int64_t at = find_left_out(l, pcm, n_samples, last);
     if (at >= 0) {
         r = listen_again(l, at, pcm, n_samples, n_before, out, err);
@@ -688,7 +536,7 @@ static int listen(struct live *l, const float *pcm, int n_samples, int n_before,
 int live_update(struct live *l, const float *pcm, int n_samples, int n_before, enum live_update_kind kind,
                 struct live_output *out, struct err *err)
 {
-    struct buffer saved;
+    struct live_buffer saved;
     int saved_tail = l->tail, excess = n_samples > WINDOW ? n_samples - WINDOW : 0;
     if (n_samples <= 0 && kind == LIVE_FINAL) {
         live_abandon(l, out);
@@ -726,7 +574,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
     l->now = swap;
     l->tail = n;
     if (kind == LIVE_TICK) {
-        trim(l);
+        live_buffer_trim(&l->b, MS(l->options.max_buffer_ms));
         trim_half(l);
     }
     end_output(l, out);
