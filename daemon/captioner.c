@@ -487,7 +487,8 @@ static int create_stream(struct captioner *c, int i, struct intake *in, struct e
     struct stream *s = &c->streams[i];
     struct live_options live = {
         .audio_slot = i,
-        .text_slot = i,
+        .text_slot = i * (c->options.beam_size > 1 ? c->options.beam_size : 1),
+        .beam_size = c->options.beam_size,
         .language = c->options.language,
         .translate = c->options.translate,
         .draft = c->options.draft,

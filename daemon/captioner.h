@@ -27,6 +27,7 @@ struct captioner_options {
     int max_utterance_ms; /* a longer utterance is ended between two words */
     const char *language; /* ISO code, NULL: detect */
     bool translate, draft;
+    int beam_size;           /* see decoder/live.h; stream i has the text slots from i · beam_size on */
     void (*wake)(void *ctx); /* called after events were queued; any thread; must not block */
     void *wake_ctx;
 };

@@ -43,6 +43,7 @@ struct config {
 
     int step_ms, max_buffer_ms, max_lag_ms, max_utterance_ms;
     bool draft;
+    int beam_size;
 
     int stdout_format;
     char *socket, *control; /* "auto", "none" or a path */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/base/run.h"
 #include "daemon/base/socket_path.h"
 #include "decoder/tokenizer.h"
 
@@ -176,7 +177,15 @@ static const struct config_key keys[] = {
      .type = CONFIG_SWITCH,
      .offset = FIELD(draft),
      .fallback = "on",
-     .help = "Verify the words of the previous pass instead of decoding them again"},
+     .help = "Verify the words of the previous pass instead of decoding them again; not with beams"},
+    {.name = "beam-size",
+     .type = CONFIG_INT,
+     .offset = FIELD(beam_size),
+     .fallback = "1",
+     .min = 1,
+     .max = RUN_BEAMS_MAX,
+     .argument = "N",
+     .help = "Hypotheses that a pass compares; more make fewer errors and slower passes"},
 
     {.group = "Output",
      .name = "stdout",

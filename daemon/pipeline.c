@@ -49,7 +49,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         .n_threads = config->threads ? config->threads : n_processors(),
         .precision = (enum engine_precision)config->precision,
         .n_audio_slots = config->n_inputs,
-        .n_text_slots = config->n_inputs,
+        .n_text_slots = config->n_inputs * config->beam_size,
     };
     int r = model_path_find(config->model, path, sizeof(path), err);
     if (r < 0)
@@ -102,6 +102,7 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .language = language_of(config),
         .translate = config->task == TASK_TRANSLATE,
         .draft = config->draft,
+        .beam_size = config->beam_size,
         .wake = wake,
         .wake_ctx = ctx,
     };

@@ -398,6 +398,41 @@ static void a_batch_gives_what_single_runs_give(void **state)
     whisper_close(w);
 }
 
+/* Rows of the alignment and log-probabilities of a search are those of its result when that is given as a prompt, to the
+ * bit: keys are found wherever they were written. And what runs beside a search changes nothing in it. */
+static void a_search_is_as_its_result_alone(void **state)
+{
+    struct whisper *w = open_model(ct2, PRECISION_F32, 2, false);
+    encode(w, 0, 0);
+    encode(w, 1, 1);
+    for (int width = 2; width <= 3; width++) {
+        struct sample *search = new_sample(0, 0, 30, 6, 25), *beside = new_sample(0, 0, 30, 6, 25);
+        struct sample *told = new_sample(3, 0, 30, 6, 1), *greedy = new_sample(3, 1, 31, 9, 12);
+        struct err err = {0};
+        search->run.beam = beside->run.beam = (struct beam_search){.width = width, .length_penalty = -1.0f};
+        run(w, search);
+        assert_int_equal(search->run.n_out, 25);
+        memcpy(told->tokens + 6, search->out, 25 * sizeof(int32_t));
+        told->run.n_prompt = 6 + 24; /* the last token was not fed */
+        run(w, told);
+        assert_int_equal(told->run.n_align_rows, search->run.n_align_rows);
+        for (int i = 0; i < 2 * told->run.n_align_rows; i++)
+            assert_memory_equal(told->align + (size_t)i * RUN_AUDIO_FRAMES,
+                                search->align + (size_t)i * RUN_AUDIO_FRAMES, N_AUDIO_CTX * sizeof(float));
+        struct text_run runs[2] = {greedy->run, beside->run};
+        assert_int_equal(whisper_run(w, runs, 2, &err), 0);
+        wait_ok(w);
+        beside->run = runs[1];
+        assert_same(search, beside);
+        assert_int_equal(runs[0].n_out, 12);
+        free(search);
+        free(beside);
+        free(told);
+        free(greedy);
+    }
+    whisper_close(w);
+}
+
 /* Two runs submitted one after the other, and one wait. */
 static void runs_wait_together(void **state)
 {
@@ -523,6 +558,9 @@ static void what_does_not_fit_is_refused(void **state)
         FIELD(out_capacity, 2),
         FIELD(probe_token, 51864),
         FIELD(probe_index, 5),
+        FIELD(beam.width, 5), /* there are 4 slots */
+        FIELD(beam.width, RUN_BEAMS_MAX + 1),
+        FIELD(beam.width, -1),
         FIELD(rules.mask, RUN_TOKEN_MASKS),
         FIELD(rules.first_mask, RUN_TOKEN_MASKS),
         FIELD(rules.eot, 51864),
@@ -541,6 +579,25 @@ static void what_does_not_fit_is_refused(void **state)
     struct text_run bad = good->run;
     bad.rules.temperature = NAN;
     refused(w, bad, "temperature nan");
+    bad.rules.temperature = 1.0f;
+    bad.beam.width = 2;
+    refused(w, bad, "a search with a temperature");
+    bad.rules.temperature = 0.0f;
+    bad.beam.patience = 0.2f; /* no finished hypothesis at all */
+    refused(w, bad, "impatience");
+    bad.beam.patience = NAN;
+    refused(w, bad, "patience nan");
+    bad.beam.patience = 1.0f;
+    bad.beam.length_penalty = NAN;
+    refused(w, bad, "length penalty nan");
+    bad.beam.length_penalty = 0.0f;
+    bad.slot = 3;
+    refused(w, bad, "a beam without a slot");
+    bad.slot = 0;
+    bad.n_draft = 1;
+    refused(w, bad, "a search with a draft");
+    bad.n_draft = 0;
+    bad.beam.width = 1;
     bad.rules.temperature = -1.0f;
     refused(w, bad, "temperature -1");
     bad = good->run;
@@ -639,6 +696,7 @@ int main(void)
         cmocka_unit_test(formats_threads_and_deferral_change_no_bit),
         cmocka_unit_test(drafts_give_what_greedy_decoding_gives),
         cmocka_unit_test(a_batch_gives_what_single_runs_give),
+        cmocka_unit_test(a_search_is_as_its_result_alone),
         cmocka_unit_test(runs_wait_together),
         cmocka_unit_test(caches_go_on),
         cmocka_unit_test(runs_end_as_they_should),
