@@ -134,6 +134,12 @@ static int try_connect(struct captions *c, struct err *err)
     return r;
 }
 
+/* A daemon that is not there yet, or is busy. Everything else that fails before any daemon was reached is the user's to mend. */
+static bool may_pass(int r)
+{
+    return r == -ENOENT || r == -ECONNREFUSED || r == -EAGAIN;
+}
+
 int captions_next(struct captions *c, struct captions_event *e, struct err *err)
 {
     json_decref(c->event);
@@ -141,8 +147,9 @@ int captions_next(struct captions *c, struct captions_event *e, struct err *err)
     if (c->socket.fd < 0) {
         if (clock_now_ns() < c->retry_ns)
             return CAPTIONS_NOTHING;
-        if (try_connect(c, err) < 0)
-            return lost(c);
+        int r = try_connect(c, err);
+        if (r < 0)
+            return c->session[0] || may_pass(r) ? lost(c) : r;
     }
     for (;;) {
         char *line;

@@ -52,8 +52,8 @@ enum captions_result {
 int captions_init(struct captions *, const char *path, const char *stream, int64_t from_seq, struct err *);
 void captions_finish(struct captions *); /* NULL and zeroed objects are accepted */
 
-/* One step. The event is valid until the next call. -EPROTO: what listens there is not a captiond that we
- * understand, trying again is of no use. */
+/* One step. The event is valid until the next call. Where trying again is of no use: -EPROTO, what listens there is not a
+ * captiond that we understand; another negative errno before any daemon was reached, such as -EACCES. */
 int captions_next(struct captions *, struct captions_event *, struct err *);
 
 int captions_fd(const struct captions *);      /* −1 while there is no connection */

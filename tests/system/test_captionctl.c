@@ -349,6 +349,16 @@ static void without_reconnecting_it_ends_with_3(void **state)
     assert_non_null(strstr(c.error_text, captions_path));
 }
 
+/* Waiting helps where a daemon may come, not where the path is wrong or forbidden. */
+static void what_cannot_be_reached_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct client c;
+    START(&c, "follow", "--socket", "/dev/null/captions.sock");
+    assert_int_equal(finish(&c), 1);
+    assert_non_null(strstr(c.error_text, "/dev/null/captions.sock: Not a directory"));
+}
+
 static void a_closed_pipe_ends_it_quietly(void **state)
 {
     (void)state;
@@ -513,6 +523,7 @@ int main(void)
         cmocka_unit_test(the_request_after_a_break_names_session_and_event),
         cmocka_unit_test(a_new_session_is_read_from_its_beginning),
         cmocka_unit_test(without_reconnecting_it_ends_with_3),
+        cmocka_unit_test(what_cannot_be_reached_is_not_waited_for),
         cmocka_unit_test(a_closed_pipe_ends_it_quietly),
         cmocka_unit_test(what_is_not_captiond_is_refused),
         cmocka_unit_test(commands_go_to_the_control_socket),
