@@ -104,8 +104,8 @@ static const struct config_key keys[] = {
      .offset = FIELD(model),
      .fallback = "auto",
      .argument = "NAME|PATH",
-     .help = "A model's name (captiond-model list), a path, or auto: tiny.en where the locale is English,\n"
-             "else base"},
+     .help = "A model's name (captiond-model list), a path, or auto: tiny.en for English, else base, by the\n"
+             "language that is set, else the locale's"},
     {.name = "engine",
      .type = CONFIG_CHOICE,
      .offset = FIELD(engine),

@@ -73,7 +73,7 @@ static int lock_folder(const char *path, struct err *err)
     folder_of(path, folder, sizeof(folder));
     mode_t mode = strncmp(folder, "/run/", 5) == 0 && geteuid() == 0 ? 0755 : 0700;
     if (mkdir(folder, mode) < 0 && errno != EEXIST)
-        return err_set(err, -errno, "%s: cannot be made: %s", folder, strerror(errno));
+        return err_set(err, -errno, "no folder for the socket %s: %s", path, strerror(errno));
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_set(err, -errno, "%s: %s", folder, strerror(errno));

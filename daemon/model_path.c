@@ -13,8 +13,10 @@ static const char *env(const char *name)
     return value && value[0] ? value : NULL;
 }
 
-const char *model_path_auto(void)
+const char *model_path_auto(const char *language)
 {
+    if (language)
+        return strcmp(language, "en") == 0 ? "tiny.en" : "base";
     const char *locale = env("LC_ALL");
     if (!locale)
         locale = env("LC_MESSAGES");
@@ -163,7 +165,7 @@ int model_path_find(const char *name_or_path, char *path, size_t size, struct er
     if (!model_path_is_name(name_or_path))
         return err_set(err, -EINVAL, "\"%s\" is neither a model's name nor a path (a path has a slash)",
                        name_or_path);
-    const char *name = strcmp(name_or_path, "auto") ? name_or_path : model_path_auto();
+    const char *name = strcmp(name_or_path, "auto") ? name_or_path : model_path_auto(NULL);
     char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX], found[MODEL_PATH_MAX];
     int n = model_path_folders(folders);
     for (int i = 0; i < n; i++)

@@ -18,17 +18,17 @@
 #define MODEL_FOLDERS_MAX 3
 
 /* Turns `name_or_path` into a path in path[0 … size):
- *   auto   model_path_auto()'s model;
+ *   auto   model_path_auto's model for the user's language;
  *   a path, that is anything with a slash or ending in .bin, is taken as it is;
  *   a name is looked for in the folders; in each, the folder NAME wins over ggml-NAME.bin.
  * 0; -ENOENT with a message that says how to get the model and which ones are installed; -EINVAL for what is
  * neither a name nor a path; -ENAMETOOLONG. `path` is untouched on failure. */
 int model_path_find(const char *name_or_path, char *path, size_t size, struct err *);
 
-/* The model that "auto" stands for: tiny.en where the user's language is English, base, which knows 99
- * languages, elsewhere. The language is that of messages: LC_ALL, LC_MESSAGES or LANG, the first that is not
+/* The model that "auto" stands for: tiny.en for English, base, which knows 99 languages, for every other language (a
+ * code). NULL: the user's, that of messages: LC_ALL, LC_MESSAGES or LANG, the first that is not
  * empty. None at all, C and POSIX count as English, the language in which programs speak there. */
-const char *model_path_auto(void);
+const char *model_path_auto(const char *language);
 
 /* True for what can be a model's name: letters, digits, '.', '_' and '-', not beginning with '.', shorter than
  * MODEL_NAME_MAX. */

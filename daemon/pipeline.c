@@ -19,6 +19,13 @@ static const char *language_of(const struct config *config)
     return strcmp(config->language, "auto") == 0 ? NULL : tokenizer_language_code(config->language);
 }
 
+const char *pipeline_model_name(const struct config *config)
+{
+    if (strcmp(config->model, "auto") != 0)
+        return config->model;
+    return config->task == TASK_TRANSLATE ? "base" : model_path_auto(language_of(config));
+}
+
 static int check_language(const struct pipeline *p, const struct config *config, const char *path,
                           struct err *err)
 {
@@ -51,7 +58,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         .n_audio_slots = config->n_inputs,
         .n_text_slots = config->n_inputs * config->beam_size,
     };
-    int r = model_path_find(config->model, path, sizeof(path), err);
+    int r = model_path_find(pipeline_model_name(config), path, sizeof(path), err);
     if (r < 0)
         return r;
     r = whisper_model_open(&p->model, path, &options, err);

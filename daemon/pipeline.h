@@ -21,6 +21,9 @@ struct pipeline {
     bool inputs_stuck; /* a sound server holds one: the process must end instead of closing */
 };
 
+/* The model's name or path: what "auto" stands for depends on language and task. */
+const char *pipeline_model_name(const struct config *);
+
 /* Loads the model, opens the inputs and takes all memory. `wake` is called from the captioner's thread after events were
  * queued. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */
 int pipeline_open(struct pipeline *, const struct config *, void (*wake)(void *ctx), void *ctx, struct err *);

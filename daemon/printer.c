@@ -145,11 +145,22 @@ static void on_written(uv_work_t *work, int status)
     p->progress(p->ctx);
 }
 
+/* The next messages, references for the caller; behind all others the last line. */
+static int take_batch(struct printer *p, struct message **batch)
+{
+    int n = hub_read(p->hub, &p->reader, batch, BATCH, BATCH_BYTES);
+    if (n == 0 && p->bye) {
+        batch[n++] = p->bye;
+        p->bye = NULL;
+    }
+    return n;
+}
+
 static void pump(struct printer *p)
 {
     struct message *batch[BATCH];
     int n;
-    while (!p->writing && !p->gone && (n = hub_read(p->hub, &p->reader, batch, BATCH, BATCH_BYTES)) > 0) {
+    while (!p->writing && !p->gone && (n = take_batch(p, batch)) > 0) {
         for (int i = 0; i < n; i++) {
             print_message(p, batch[i]);
             message_unref(batch[i]);
@@ -200,10 +211,20 @@ void printer_init(struct printer *p, uv_loop_t *loop, struct hub *hub, bool text
     }
 }
 
+void printer_end(struct printer *p, const char *reason, const char *message)
+{
+    char line[2 * ERR_MSG_MAX + 256];
+    if (!p->hub || p->text || p->gone)
+        return;
+    p->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
+    pump(p);
+}
+
 void printer_finish(struct printer *p)
 {
     if (!p || !p->hub)
         return;
+    message_unref(p->bye);
     hub_detach(p->hub, &p->reader);
     free(p->out);
     free(p->busy);
@@ -213,9 +234,4 @@ void printer_finish(struct printer *p)
 bool printer_full(const struct printer *p)
 {
     return p->hub && !p->gone && hub_unread(p->hub, &p->reader) > UNREAD_LIMIT;
-}
-
-bool printer_idle(const struct printer *p)
-{
-    return !p->hub || p->gone || (!p->writing && hub_unread(p->hub, &p->reader) == 0);
 }

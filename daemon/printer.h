@@ -22,6 +22,7 @@ struct printer {
     int failed; /* the errno of another failure, 0 */
     void (*progress)(void *ctx);
     void *ctx;
+    struct message *bye; /* the last line, when its turn comes */
     bool writing;
     uv_work_t work;
     char *out; /* collects; grows to what one batch needs */
@@ -38,12 +39,13 @@ struct printer {
 /* Attaches to the hub. `progress` is called on the loop whenever output was taken, or is gone. */
 void printer_init(struct printer *, uv_loop_t *, struct hub *, bool text, void (*progress)(void *ctx),
                   void *ctx);
+
+/* jsonl: after everything that has been published comes a bye. Does nothing where nothing was begun. */
+void printer_end(struct printer *, const char *reason, const char *message);
+
 void printer_finish(struct printer *); /* NULL and zeroed objects are accepted; no write may be under way */
 
 /* It is so far behind that a source that can wait should. */
 bool printer_full(const struct printer *);
-
-/* Everything published has been written, or nobody reads it any more. */
-bool printer_idle(const struct printer *);
 
 #endif

@@ -56,6 +56,7 @@ struct service {
     struct hub hub;
     const char *names[STREAMS_MAX];
     enum stream_state state_logged[STREAMS_MAX];
+    unsigned paused; /* streams that have been told to; their devices may take a moment to close */
     struct subscribers subscribers;
     struct control control;
     struct listener captions_socket, control_socket;
@@ -75,8 +76,10 @@ static void exit_now(struct service *s, int status)
 /* Only what still has to be written keeps the loop alive from here on. */
 static void end_phase(struct service *s, const char *message)
 {
+    const char *reason = s->hurried ? "shutdown" : "end";
     s->phase = PHASE_ENDING;
-    subscribers_end(&s->subscribers, s->hurried ? "shutdown" : "end", message);
+    subscribers_end(&s->subscribers, reason, message);
+    printer_end(&s->printer, reason, message);
     control_close(&s->control);
     uv_unref((uv_handle_t *)&s->on_term);
     uv_unref((uv_handle_t *)&s->on_int);
@@ -312,13 +315,15 @@ static void control_flush(void *ctx)
 
 static void control_pause(void *ctx, unsigned streams, bool pause)
 {
-    pipeline_pause(&((struct service *)ctx)->pipeline, streams, pause);
+    struct service *s = ctx;
+    pipeline_pause(&s->pipeline, streams, pause);
+    s->paused = pause ? s->paused | streams : s->paused & ~streams;
 }
 
 static void control_write_status(void *ctx, struct jsonl *j)
 {
     struct service *s = ctx;
-    service_status_write(&s->hub, &s->stats, s->subscribers.n, j);
+    service_status_write(&s->hub, &s->stats, s->paused, s->subscribers.n, j);
 }
 
 static const struct control_ops control_ops = {
@@ -328,9 +333,7 @@ static const struct control_ops control_ops = {
 
 static void name_model(struct service *s)
 {
-    const char *name = s->config->model;
-    if (strcmp(name, "auto") == 0)
-        name = model_path_auto();
+    const char *name = pipeline_model_name(s->config);
     const char *slash = strrchr(name, '/');
     snprintf(s->model_name, sizeof(s->model_name), "%s", slash && slash[1] ? slash + 1 : name);
     s->hub.model = s->model_name;

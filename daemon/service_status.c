@@ -16,7 +16,7 @@ static int64_t resident_kib(void)
     return pages * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
-static void write_streams(const struct hub *hub, struct jsonl *j)
+static void write_streams(const struct hub *hub, unsigned paused, struct jsonl *j)
 {
     jsonl_array(j, "streams");
     for (int i = 0; i < hub->n_streams; i++) {
@@ -24,7 +24,8 @@ static void write_streams(const struct hub *hub, struct jsonl *j)
         const struct event *e = &s->status;
         jsonl_object(j, NULL);
         jsonl_string(j, "stream", s->name);
-        jsonl_string(j, "state", protocol_state_name(e->state));
+        bool yet_to_pause = paused >> i & 1 && e->state != STREAM_ENDED;
+        jsonl_string(j, "state", protocol_state_name(yet_to_pause ? STREAM_PAUSED : e->state));
         jsonl_string(j, "device", e->device);
         jsonl_string(j, "message", e->message);
         jsonl_int(j, "at_ms", e->start_ms);
@@ -48,7 +49,8 @@ static void write_histogram(struct jsonl *j, const char *key, const struct histo
     jsonl_object_end(j);
 }
 
-void service_status_write(const struct hub *hub, const struct stats *stats, int n_clients, struct jsonl *j)
+void service_status_write(const struct hub *hub, const struct stats *stats, unsigned paused, int n_clients,
+                          struct jsonl *j)
 {
     jsonl_string(j, "version", CAPTIOND_VERSION);
     jsonl_int(j, "pid", getpid());
@@ -56,7 +58,7 @@ void service_status_write(const struct hub *hub, const struct stats *stats, int 
     jsonl_int(j, "uptime_ms", (clock_now_ns() - stats->started_ns) / 1000000);
     jsonl_string(j, "model", hub->model);
     jsonl_string(j, "engine", hub->engine);
-    write_streams(hub, j);
+    write_streams(hub, paused, j);
     jsonl_int(j, "seq", hub->journal.next - 1);
     jsonl_int(j, "oldest_seq", hub->journal.oldest);
     jsonl_int(j, "history_bytes", (int64_t)hub->journal.bytes);

@@ -6,8 +6,9 @@
 #include "daemon/jsonl.h"
 
 /* Members of the reply: version, session, model, streams, clients, history, counters, latencies in milliseconds,
- * memory. */
-void service_status_write(const struct hub *, const struct stats *, int n_clients, struct jsonl *);
+ * memory. paused: the set of streams that have been told to pause, whether or not they have yet. */
+void service_status_write(const struct hub *, const struct stats *, unsigned paused, int n_clients,
+                          struct jsonl *);
 
 /* "tiny.en on host f32; mic: listening (HDA Intel)" */
 void service_status_line(const struct hub *, char *out, size_t size);

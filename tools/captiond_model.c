@@ -171,7 +171,7 @@ static int get(const struct options *o, const char *name)
     struct err err = {0};
     char path[MODEL_PATH_MAX], folder[MODEL_PATH_MAX];
     if (strcmp(name, "auto") == 0)
-        name = model_path_auto();
+        name = model_path_auto(NULL);
     const struct model_source *s = model_source_find(name);
     if (!s)
         return report(err_set(&err, -ENOENT, "there is no model \"%s\" to get: see " PROGRAM " list", name),

@@ -229,10 +229,16 @@ static void prints_what_it_tells(void **state)
              (const char *[]){"--stdout", "jsonl", "--pace", "fast", "--once", NULL});
     lines_init(l, d.out);
     assert_true(line_is(lines_next(l, DAEMON_TIMEOUT_MS), "hello"));
+    bool bye = false;
     while ((line = lines_next(l, DAEMON_TIMEOUT_MS))) {
+        assert_false(bye);
+        bye = line_is(line, "bye");
+        if (bye)
+            assert_string_equal(line_string(line, "reason"), "end");
         if (line_is(line, "commit"))
             test_append(told, sizeof(told), line_string(line, "text"));
     }
+    assert_true(bye);
     assert_int_equal(daemon_wait(&d), 0);
     assert_string_equal(text, told);
 }

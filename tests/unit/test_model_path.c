@@ -139,7 +139,9 @@ static void automatic_choice_follows_the_language_of_messages(void **state)
             else
                 unsetenv(names[v]);
         }
-        assert_string_equal(model_path_auto(), cases[i].model);
+        assert_string_equal(model_path_auto(NULL), cases[i].model);
+        assert_string_equal(model_path_auto("en"), "tiny.en");
+        assert_string_equal(model_path_auto("de"), "base");
     }
     setenv("LC_ALL", "en_US.UTF-8", 1);
     expect_found("auto", "own/tiny.en");
