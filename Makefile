@@ -6,6 +6,9 @@
 #   make test          install what is missing, build, run every test; SAN=address or SAN=thread for a build with
 #                      sanitizers, T='unit/* system/test_client' for some of the tests
 #   make check         include rules, formatting, warnings as errors, static analysis
+#   make cuda-check    what nvcc made of the CUDA kernels: warnings, local memory, registers, tensor cores
+#   make cuda-mutants  plant mistakes into the CUDA engine, one at a time, and see that the tests notice
+#   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
 #   make stress        ten minutes of live captions from a virtual microphone; SECONDS= takes longer
@@ -101,7 +104,7 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance graph
-CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open whisper)
+CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures whisper)
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS)),$(CUDA_TESTS)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
@@ -177,7 +180,7 @@ NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
 # Products and sums are contracted the same way in every form of a kernel (ffp-contract), so that its bits can be compared;
 # and kernels load eight half floats as one value of another type.
-HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(SANFLAGS) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC -MMD -MP -I. $(DEFS) \
+HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(SANFLAGS) $(COVERAGE) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC -MMD -MP -I. $(DEFS) \
 	-isystem $(CUDA_HOME)/include
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
@@ -208,7 +211,7 @@ CUDA_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(CUDA_HOST_OBJ) \
 define cuda_test_link
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+$(Q)$(CXX) $(ALL_LDFLAGS) $(COVERAGE) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 endef
 $(BUILD)/tests/cuda/test_harness: $(BUILD)/cuda-host/tests/cuda/test_harness.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
@@ -217,6 +220,21 @@ $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_TEST_OBJ)
 $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
 endif
+
+.PHONY: cuda-coverage cuda-mutants cuda-check
+cuda-check:
+	@$(MAKE) --no-print-directory -s BUILD=build/check WERROR=1 build/check/$(notdir $(CUDA_PLUGIN))
+	@tests/cuda/compiled build/check/$(notdir $(CUDA_PLUGIN))
+cuda-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP -g,$(HOST_CXXFLAGS)) -w -O1 -include tests/cuda/harness/kernel.h
+cuda-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS)
+cuda-mutants: export MUTANT_OBJECTS = $(CUDA_TEST_OBJ)
+cuda-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+cuda-mutants: $(CUDA_TESTS)
+	@tests/cuda/mutants $(BUILD) '$(or $(ONLY),.)'
+cuda-coverage:
+	@$(MAKE) --no-print-directory -s BUILD=build/coverage COVERAGE=--coverage CUDA_ARCHS=80 \
+		$(patsubst $(BUILD)/%,build/coverage/%,$(CUDA_TESTS))
+	@tests/cuda/coverage build/coverage
 
 # --- what people type -----------------------------------------------------------------------------------------
 # A make of its own after the libraries are there: this one may have looked for them in vain.

@@ -18,6 +18,7 @@
 #define DYNAMIC_SHARED(type, name)                                                                           \
     extern __shared__ __align__(16) unsigned char dynamic_shared[];                                          \
     type *const name = (type *)dynamic_shared
+#define UNROLL _Pragma("unroll") /* where an array must be registers */
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
     kernel<<<(blocks), (threads), (shared), (stream)>>>(__VA_ARGS__)
 

@@ -213,8 +213,10 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     if (options->precision == PRECISION_F32)
         return err_set(err, -ENOTSUP, "engine cuda: it computes in half precision; --engine host has f32");
     int r = find_device(&device, err);
-    if (r < 0)
+    if (r < 0) {
+        cudaGetLastError(); /* or a later engine's first launch would be taken to have failed */
         return r;
+    }
     struct cuda_engine *c = (struct cuda_engine *)calloc(1, sizeof(*c));
     if (!c)
         return err_set(err, -ENOMEM, "out of memory for the engine");

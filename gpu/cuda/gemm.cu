@@ -96,6 +96,7 @@ static __global__ void __launch_bounds__(WARPS *WARP)
         multiply(sums, in_tiles + tile * TILE + row * PITCH, weight_tiles + tile * TILE + out * PITCH);
         __syncthreads(); /* nobody reads them any more */
     }
+    UNROLL
     for (int i = 0; i < 2 * 4 * 4; i++) {
         int r = first_row + row + i / 16 * 16 + i % 4 / 2 * 8 + lane / 4;
         int o = first_out + out + i / 4 % 4 * 8 + lane % 4 * 2 + i % 2;

@@ -9,7 +9,7 @@ struct handle {
 
 static cublasStatus_t create(cublasHandle_t *out)
 {
-    if (runtime_fault("cublasCreate") != cudaSuccess)
+    if (runtime_fails("cublasCreate"))
         return CUBLAS_STATUS_ALLOC_FAILED;
     *out = (cublasHandle_t) new handle{};
     return CUBLAS_STATUS_SUCCESS;
@@ -23,7 +23,7 @@ static cublasStatus_t destroy(cublasHandle_t h)
 
 static cublasStatus_t set_stream(cublasHandle_t h, cudaStream_t stream)
 {
-    if (runtime_fault("cublasSetStream") != cudaSuccess)
+    if (runtime_fails("cublasSetStream"))
         return CUBLAS_STATUS_INTERNAL_ERROR;
     ((struct handle *)h)->stream = stream;
     return CUBLAS_STATUS_SUCCESS;
@@ -103,7 +103,7 @@ static cublasStatus_t gemm(cublasHandle_t h, cublasOperation_t ta, cublasOperati
                  *(const float *)beta == 0.0f;
     if (!known || m < 1 || n < 1 || k < 1 || lda < k || ldb < k || ldc < m)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (runtime_fault("cublasGemmEx") != cudaSuccess)
+    if (runtime_fails("cublasGemmEx"))
         return CUBLAS_STATUS_EXECUTION_FAILED;
     struct product *p = new product{m, n, k, (const __half *)a, (const __half *)b, lda, ldb, ldc, (float *)c};
     harness_submit(((struct handle *)h)->stream, run, p, drop);

@@ -40,9 +40,14 @@ extern "C" void harness_fail(const char *call, int after, int error)
     wanted_error = (cudaError_t)error;
 }
 
+extern "C" bool harness_has_failed(void)
+{
+    return wanted_call.empty();
+}
+
 extern "C" void harness_lose_device(int error)
 {
-    lost = (cudaError_t)error;
+    lost = last_error = (cudaError_t)error;
 }
 
 cudaError_t runtime_error(cudaError_t e)
@@ -52,14 +57,19 @@ cudaError_t runtime_error(cudaError_t e)
     return e;
 }
 
+bool runtime_fails(const char *call)
+{
+    if (wanted_call != call || wanted_after-- > 0)
+        return false;
+    wanted_call.clear();
+    return true;
+}
+
 cudaError_t runtime_fault(const char *call)
 {
     if (lost != cudaSuccess)
         return runtime_error(lost);
-    if (wanted_call != call || wanted_after-- > 0)
-        return cudaSuccess;
-    wanted_call.clear();
-    return runtime_error(wanted_error);
+    return runtime_fails(call) ? runtime_error(wanted_error) : cudaSuccess;
 }
 
 extern "C" cudaError_t cudaGetLastError(void)
@@ -72,7 +82,7 @@ extern "C" cudaError_t cudaGetLastError(void)
 /* A host allocation of gpu/cuda/. */
 extern "C" void *harness_calloc(size_t n, size_t size)
 {
-    return runtime_fault("calloc") == cudaSuccess ? calloc(n, size) : nullptr;
+    return runtime_fails("calloc") ? nullptr : calloc(n, size);
 }
 
 /* --- limits and properties --------------------------------------------------------------------------------------- */

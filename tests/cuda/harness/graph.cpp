@@ -109,6 +109,7 @@ extern "C" cudaError_t cudaGraphAddNode(cudaGraphNode_t *node, cudaGraph_t g, co
                                         size_t n, cudaGraphNodeParams *p)
 #endif
 {
+    RUNTIME_CALL();
     static cudaGraph_t out[1]; /* as for the real one, the caller does not give the array */
     if (p->type != cudaGraphNodeTypeConditional || p->conditional.type != cudaGraphCondTypeWhile)
         return runtime_error(cudaErrorNotSupported);

@@ -70,6 +70,7 @@ void *harness_shared(const void *key, size_t bytes);
 #define SHARED(type, name, n)                                                                                \
     static const char name##_key = 0;                                                                        \
     type *const name = (type *)harness_shared(&name##_key, sizeof(type) * (n))
+#define UNROLL
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)harness_block->dynamic
 
 /* --- meeting of threads ------------------------------------------------------------------------------------------- */
@@ -273,6 +274,8 @@ extern "C" int harness_dlclose(void *library);
 
 /* The call of this name ("cudaMalloc", "LAUNCH", "calloc", "cublasGemmEx" …) fails once, after `after` that do not. */
 extern "C" void harness_fail(const char *call, int after, int error);
+/* Whether it has. */
+extern "C" bool harness_has_failed(void);
 /* From now on everything fails with this error; 0: nothing does. */
 extern "C" void harness_lose_device(int error);
 

@@ -48,6 +48,7 @@ struct CUstream_st {
 cudaError_t runtime_error(cudaError_t);
 /* What a test wants of this call (harness_fail, harness_lose_device): cudaSuccess, or the error it is to fail with. */
 cudaError_t runtime_fault(const char *call);
+bool runtime_fails(const char *call); /* the same for what is not of the runtime */
 #define RUNTIME_CALL()                                                                                       \
     do {                                                                                                     \
         if (cudaError_t wanted = runtime_fault(__func__))                                                    \

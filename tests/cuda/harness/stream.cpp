@@ -198,12 +198,14 @@ extern "C" cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t s, cudaGraph_t
     return cudaSuccess;
 }
 
+/* A capture that fails is over all the same. */
 extern "C" cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
 {
-    RUNTIME_CALL();
-    if (!runtime_stream(s)->capture)
+    struct CUgraph_st *capture = runtime_stream(s)->capture;
+    if (!capture)
         return runtime_error(cudaErrorIllegalState);
-    *g = runtime_stream(s)->capture;
     runtime_stream(s)->capture = nullptr;
+    RUNTIME_CALL();
+    *g = capture;
     return cudaSuccess;
 }
