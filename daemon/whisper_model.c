@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "daemon/generation_config.h"
+
 /* The decoder's enum is cast to the engine's: they must agree. */
 _Static_assert((int)AUDIO_SCALE_OWN == (int)MEL_SCALE_OWN, "scales differ");
 _Static_assert((int)AUDIO_SCALE_SCAN == (int)MEL_SCALE_SCAN, "scales differ");
@@ -76,8 +78,12 @@ int whisper_model_open(struct whisper_model *m, const char *path, const struct w
         return r;
     const struct whisper_dims *dims = whisper_dims(whisper);
     r = tokenizer_create(dims->n_vocab, token_bytes, whisper, &tokenizer, err);
-    if (r < 0) {
+    if (r < 0)
         err_prefix(err, "%s", path);
+    else
+        r = generation_config_apply(path, tokenizer, err);
+    if (r < 0) {
+        tokenizer_destroy(tokenizer);
         whisper_close(whisper);
         return r;
     }

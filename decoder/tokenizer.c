@@ -16,6 +16,9 @@ struct tokenizer {
     char *bytes;       /* of all text tokens, one after the other */
     uint32_t *offsets; /* [eot + 1] */
     struct bpe bpe;
+    int32_t suppressed[TOKENIZER_SUPPRESSED_MAX],
+        suppressed_first[TOKENIZER_SUPPRESSED_MAX]; /* the model's own */
+    int n_suppressed, n_suppressed_first;           /* 0: OpenAI's */
 };
 
 /* After the text tokens come, one by one: end of text, start of transcript, the languages, translate, transcribe, start
@@ -200,9 +203,18 @@ static void add_symbol(const struct tokenizer *t, struct token_set *set, const c
     }
 }
 
+void tokenizer_set_suppressed(struct tokenizer *t, const int32_t *tokens, int n, const int32_t *first,
+                              int n_first)
+{
+    t->n_suppressed = n < TOKENIZER_SUPPRESSED_MAX ? n : TOKENIZER_SUPPRESSED_MAX;
+    memcpy(t->suppressed, tokens, (size_t)t->n_suppressed * sizeof(*tokens));
+    t->n_suppressed_first = n_first < TOKENIZER_SUPPRESSED_MAX ? n_first : TOKENIZER_SUPPRESSED_MAX;
+    memcpy(t->suppressed_first, first, (size_t)t->n_suppressed_first * sizeof(*first));
+}
+
 /* The symbols of non_speech_tokens in OpenAI's whisper/tokenizer.py: what marks speakers, sounds, music and mark-up. A
  * hyphen or an apostrophe is kept within words but not before one. */
-int tokenizer_suppressed(const struct tokenizer *t, int32_t *tokens, int capacity)
+static void add_symbols(const struct tokenizer *t, struct token_set *set)
 {
     static const char *const symbols[] = {
         "\"",  "#",  "(",  ")",  "*",   "+",  "/",  ":",   ";",   "<",  "=",  ">",  "@",  "[",   "\\",  "]",
@@ -210,17 +222,25 @@ int tokenizer_suppressed(const struct tokenizer *t, int32_t *tokens, int capacit
         "---", "-(", "-[", "('", "(\"", "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪",  "♪♪♪",
     };
     static const char *const notes[] = {"♩", "♪", "♫", "♬", "♭", "♮", "♯"};
-    const struct special_tokens *s = &t->special;
-    struct token_set set = {.tokens = tokens, .capacity = capacity};
     int32_t first[16];
     if (tokenizer_encode(t, " -", 2, first, 16) > 0)
-        add(&set, first[0]);
+        add(set, first[0]);
     if (tokenizer_encode(t, " '", 2, first, 16) > 0)
-        add(&set, first[0]);
+        add(set, first[0]);
     for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++)
-        add_symbol(t, &set, symbols[i], false);
+        add_symbol(t, set, symbols[i], false);
     for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
-        add_symbol(t, &set, notes[i], true);
+        add_symbol(t, set, notes[i], true);
+}
+
+int tokenizer_suppressed(const struct tokenizer *t, int32_t *tokens, int capacity)
+{
+    const struct special_tokens *s = &t->special;
+    struct token_set set = {.tokens = tokens, .capacity = capacity};
+    for (int i = 0; i < t->n_suppressed; i++)
+        add(&set, t->suppressed[i]);
+    if (t->n_suppressed == 0)
+        add_symbols(t, &set);
     const int32_t special[] = {s->transcribe, s->translate, s->sot, s->sot_prev, s->sot_lm, s->no_speech};
     for (size_t i = 0; i < sizeof(special) / sizeof(special[0]); i++)
         add(&set, special[i]);
@@ -230,6 +250,10 @@ int tokenizer_suppressed(const struct tokenizer *t, int32_t *tokens, int capacit
 int tokenizer_suppressed_first(const struct tokenizer *t, int32_t *tokens, int capacity)
 {
     struct token_set set = {.tokens = tokens, .capacity = capacity};
+    for (int i = 0; i < t->n_suppressed_first; i++)
+        add(&set, t->suppressed_first[i]);
+    if (t->n_suppressed_first > 0)
+        return set.n;
     add(&set, bpe_find(&t->bpe, " ", 1));
     add(&set, t->special.eot);
     return set.n;

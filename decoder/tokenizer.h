@@ -49,10 +49,17 @@ size_t tokenizer_decode(const struct tokenizer *, const int32_t *tokens, int n, 
 int tokenizer_encode(const struct tokenizer *, const char *text, size_t n_bytes, int32_t *tokens,
                      int capacity);
 
-/* The tokens that are never sampled: OpenAI's list of non-speech symbols, and the special tokens of the
- * prompt, in no order. Returns their number, at most capacity (256 suffices). */
+#define TOKENIZER_SUPPRESSED_MAX 240
+
+/* Takes lists of a model's own in place of those below; one that is empty leaves the other as it is. At most
+ * TOKENIZER_SUPPRESSED_MAX tokens each. Only before others use the object. */
+void tokenizer_set_suppressed(struct tokenizer *, const int32_t *tokens, int n, const int32_t *first,
+                              int n_first);
+
+/* The tokens that are never sampled: OpenAI's list of non-speech symbols or the model's own, and the special tokens
+ * of the prompt, in no order. Returns their number, at most capacity (256 suffices). */
 int tokenizer_suppressed(const struct tokenizer *, int32_t *tokens, int capacity);
-/* In addition for the first sampled token: " " and eot. */
+/* In addition for the first sampled token: " " and eot, or the model's own. */
 int tokenizer_suppressed_first(const struct tokenizer *, int32_t *tokens, int capacity);
 
 #endif

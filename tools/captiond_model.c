@@ -89,7 +89,7 @@ static void print_row(const char *name, int64_t bytes, const char *languages, co
     char size[16] = "";
     if (bytes > 0)
         snprintf(size, sizeof(size), "%.0f MB", (double)bytes / 1e6);
-    printf("%-16s %8s  %-14s %-22s %s\n", name, size, languages, note, path);
+    printf("%-20s %8s  %-14s %-29s %s\n", name, size, languages, note, path);
 }
 
 /* Of a folder, all that is in it. */
@@ -124,7 +124,7 @@ static int list(void)
 {
     char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX], path[MODEL_PATH_MAX];
     int n = model_path_folders(folders);
-    printf("%-16s %8s  %-14s %-22s %s\n", "NAME", "SIZE", "LANGUAGES", "", "INSTALLED");
+    printf("%-20s %8s  %-14s %-29s %s\n", "NAME", "SIZE", "LANGUAGES", "", "INSTALLED");
     for (const struct model_source *s = model_sources; s->name; s++) {
         bool installed = model_path_find(s->name, path, sizeof(path), NULL) == 0;
         print_row(s->name, model_source_bytes(s), s->languages, s->note, installed ? path : "-");

@@ -7,8 +7,8 @@
 #define MULTI    "99 languages"
 #define MULTI_V3 "100 languages"
 
-/* Only what this build can load is here: 16-bit floats, not the quantised files that the hub has as well. The hashes of
- * the ggml files are those that their publisher gives. */
+/* 16-bit floats, and of the many quantised files that the hub has the one that people use most. The hashes of the ggml
+ * files are those that their publisher gives. */
 const struct model_source model_sources[] = {
     {
         .name = "tiny.en",
@@ -76,6 +76,13 @@ const struct model_source model_sources[] = {
         .note = "wants a fast machine",
         .ggml_sha1 = "55356645c2b361a969dfd0ef2c5a50d530afd8d5",
         .ggml_bytes = 487601967,
+    },
+    {
+        .name = "large-v3-turbo-q5_0",
+        .languages = MULTI_V3,
+        .note = "for recordings; 5-bit weights",
+        .ggml_sha1 = "e050f7970618a659205450ad97eb95a18d69c9ee",
+        .ggml_bytes = 574041195,
     },
     {
         .name = "medium.en",

@@ -34,7 +34,7 @@ struct model_source {
     struct model_file files[MODEL_FILES_MAX];
     struct model_part parts[MODEL_PARTS_MAX];
 
-    /* The model hub: ggml-NAME.bin in 16-bit floats. */
+    /* The model hub: ggml-NAME.bin. */
     const char *ggml_sha1;
     int64_t ggml_bytes; /* for people; what is downloaded is known by its hash */
 };
