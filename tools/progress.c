@@ -11,6 +11,8 @@
 #define REDRAW_NS 100000000 /* 100 ms */
 #define COLUMNS   80        /* where the terminal does not tell */
 #define BAR_MOST  30
+#define PERCENT   5 /* characters of "  0 %" */
+#define NARROW    30
 #define NAME_MOST 40
 
 void progress_init(struct progress *p, bool quiet)
@@ -55,6 +57,8 @@ void progress_line(const struct progress *p, double seconds, int columns, char *
 {
     char tail[64], place[32] = "";
     format_tail(p, seconds, tail, sizeof(tail));
+    if (columns < NARROW)
+        tail[PERCENT] = '\0';
     if (p->n > 1)
         snprintf(place, sizeof(place), "%d/%d ", p->index, p->n);
     const char *slash = strrchr(p->name, '/'), *name = strcmp(p->name, "-") == 0 ? "standard input" : p->name;

@@ -2,7 +2,9 @@
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
+#include <dirent.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -69,8 +71,8 @@ __attribute__((format(printf, 1, 2))) static int transcribe(const char *format, 
     vsnprintf(arguments, sizeof(arguments), format, list);
     va_end(list);
     snprintf(err_path, sizeof(err_path), "%s/err", folder);
-    snprintf(command, sizeof(command), "%s/captiond-transcribe %s >%s 2>%s </dev/null",
-             build ? build : "build", arguments, out_path, err_path);
+    snprintf(command, sizeof(command), "%s/captiond-transcribe %s >%s 2>%s%s", build ? build : "build",
+             arguments, out_path, err_path, strchr(arguments, '<') ? "" : " </dev/null");
     int status = system(command);
     assert_true(WIFEXITED(status));
     if (strcmp(out_path, "/dev/full") != 0)
@@ -143,6 +145,14 @@ static void test_bad_command_lines(void **state)
         {"--engine steam x.wav", "auto, host or cuda"},
         {"--precision f16 x.wav", "auto or f32"},
         {"--surprise x.wav", "surprise"},
+        {"--beam-size 0 x.wav", "a whole number from 1 to 8"},
+        {"--temperature 1.5 x.wav", "a number from 0 to 1"},
+        {"--format sub x.wav", "text, json, jsonl, srt, vtt, tsv or all"},
+        {"--format text --format srt x.wav", "several formats need --output-dir"},
+        {"--format srt x.wav y.wav", "need --output-dir"},
+        {"--max-line-count 2 x.wav", "--max-line-width"},
+        {"--output-dir o a/x.wav b/x.flac", "a/x.wav and b/x.flac would be written to the same file"},
+        {"- -", "only once"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_int_equal(transcribe("%s", cases[i].arguments), 2);
@@ -186,6 +196,99 @@ static void test_speech_becomes_text(void **state)
     expect(err, "11.0 s of audio");
 }
 
+/* --- files --- */
+
+static bool exists(const char *format, const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof(path), format, folder, name);
+    return access(path, F_OK) == 0;
+}
+
+static int entries(const char *name)
+{
+    char path[600];
+    int n = 0;
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n - 2; /* . and .. */
+}
+
+static void test_a_failed_recording_leaves_no_file(void **state)
+{
+    (void)state;
+    /* whisper's way to write options is understood */
+    assert_int_equal(transcribe("--model %s -q --output_format all --output_dir %s/new/folder %s %s", model,
+                                folder, silence, junk),
+                     1);
+    assert_string_equal(out, "");
+    expect(err, "junk.wav is not a sound file");
+    assert_int_equal(entries("new/folder"), 6); /* nothing hidden either */
+    assert_true(exists("%s/new/folder/%s", "silence.json"));
+    assert_true(exists("%s/new/folder/%s", "silence.vtt"));
+    assert_int_equal(transcribe("--model %s -q -o %s/junk.wav/under %s", model, folder, silence), 1);
+    expect(err, "Not a directory");
+}
+
+static void test_standard_input_is_a_recording(void **state)
+{
+    (void)state;
+    char command[1024];
+    snprintf(command, sizeof(command), "- <%s", silence);
+    assert_int_equal(transcribe("--model %s -f vtt %s", model, command), 0);
+    assert_string_equal(out, "WEBVTT\n\n");
+    expect(err, "3.0 s of audio");
+    /* From a pipe, which cannot be searched. */
+    snprintf(command, sizeof(command), "cat %s | %s/captiond-transcribe --model %s -o %s/piped -f json -",
+             silence, getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build", model, folder);
+    assert_int_equal(system(command), 0);
+    assert_true(exists("%s/piped/%s", "stdin.json"));
+    assert_int_equal(transcribe("--model %s -", model), 1); /* /dev/null */
+    expect(err, "is empty");
+}
+
+/* The subtitles of the fixture, read by parsers that are not ours. */
+static void test_subtitles_are_read_by_others(void **state)
+{
+    (void)state;
+    if (!test_model("tiny.en"))
+        test_skip("the model tiny.en is not installed");
+    char model_path[2000], command[2500], text[4096];
+    snprintf(model_path, sizeof(model_path), "%s", test_model("tiny.en"));
+    assert_int_equal(
+        transcribe("--model %s -q -f srt,vtt,json --word-timestamps --max-line-width 24 --max-line-count 2 "
+                   "-o %s/subtitles tests/fixtures/harbour.flac",
+                   model_path, folder),
+        0);
+    for (int i = 0; i < 2; i++) {
+        snprintf(command, sizeof(command),
+                 "PATH=/usr/bin:$PATH python3 tests/support/read_subtitles.py %s/subtitles/harbour.%s "
+                 ">%s/read 2>&1",
+                 folder, i == 0 ? "srt" : "vtt", folder);
+        int status = system(command);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) == 77)
+            test_skip("python3-srt and python3-webvtt are not installed");
+        char path[600];
+        snprintf(path, sizeof(path), "%s/read", folder);
+        slurp(path, text, sizeof(text));
+        if (WEXITSTATUS(status) != 0)
+            fail_msg("%s", text);
+        /* More than 150 characters are heard: at least four cues of two lines with 24 characters. */
+        assert_in_range(lines(text), 4, 20);
+        expect(text, "leave every 20 minutes,");
+        for (const char *line = text; *line; line = strchr(line, '\n') + 1) {
+            const char *end = strchr(line, '\n'), *cut = strstr(line, " / ");
+            assert_true(end - line <= 2 * 24 + 3 + 2 * 7);
+            assert_true(!cut || cut > end || end - cut <= 24 + 3);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,6 +298,9 @@ int main(void)
         cmocka_unit_test(test_bad_command_lines),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_speech_becomes_text),
+        cmocka_unit_test(test_a_failed_recording_leaves_no_file),
+        cmocka_unit_test(test_standard_input_is_a_recording),
+        cmocka_unit_test(test_subtitles_are_read_by_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
