@@ -11,6 +11,8 @@
 #   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
+#   make accuracy      errors, tokens, word times and more beside faster-whisper and openai-whisper; FOLDER= takes other
+#                      recordings, ARGS= more options (tools/bench/accuracy/README.md)
 #   make stress        ten minutes of live captions from a virtual microphone; SECONDS= takes longer
 #   make install       PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 #   make deps          install what is missing for all of these
@@ -240,7 +242,7 @@ cuda-coverage:
 # A make of its own after the libraries are there: this one may have looked for them in vain.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
 
-.PHONY: run test check bench stress fuzz deps test-models format tidy install uninstall
+.PHONY: run test check bench accuracy stress fuzz deps test-models format tidy install uninstall
 deps:
 	@tools/setup/deps build model test check
 
@@ -264,6 +266,11 @@ bench:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@FILE='$(FILE)' tools/bench/run $(BUILD)
+
+accuracy:
+	@tools/setup/deps build model
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@FOLDER='$(FOLDER)' tools/bench/accuracy/run $(BUILD) $(ARGS)
 
 # A recording of some length with natural pauses is best; the fixture is short and synthetic.
 STRESS_FILE ?= $(firstword $(wildcard ../shared/speech/en_ivr_long.flac) tests/fixtures/harbour.flac)
