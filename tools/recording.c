@@ -132,11 +132,12 @@ void recording_free(struct recording *r)
 /* --- speech --- */
 
 /* Nobody waits here, so that speech is given much more room than in live captions: what the gate takes for the last
- * breath of a sentence may be its last word. A window has 30 s anyway: pauses that are no longer than PAUSE_MOST are left
- * as they are, in the middle and at both ends, and what is cut out of a recording is only what would cost a window. */
+ * breath of a sentence may be its last word, and a model mishears speech whose surroundings are missing. Pauses that are
+ * no longer than PAUSE_MOST, a window, are left as they are, in the middle and at both ends: what is cut out of a
+ * recording is only what would cost windows of its own. */
 #define MARGIN       RECORDING_RATE       /* 1 s of a longer pause stays before and after speech */
 #define SPEECH_LEAST (RECORDING_RATE / 4) /* no shorter burst makes a span of its own: 250 ms */
-#define PAUSE_MOST   (3 * RECORDING_RATE) /* 3 s */
+#define PAUSE_MOST   (30 * RECORDING_RATE)
 
 struct span_list {
     struct longform_region *spans;
