@@ -15,8 +15,9 @@
 #define SCORE_MOST        3.0f
 #define EDGE              (2 * SECOND) /* a silence reaches to the edge of the window when only this is in between */
 
-#define VOICE_MARGIN (SECOND / 2)
-#define VOICE_PART   10 /* one in ten */
+#define VOICE_MARGIN          (SECOND / 2)
+#define VOICE_PART            10 /* one in ten */
+#define IMPROBABLE_VOICE_PART 4  /* one in four */
 
 static float anomaly(const struct word *w)
 {
@@ -112,7 +113,10 @@ int64_t voice_within(const struct longform_region *spans, int n, int64_t start, 
 bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end,
                            const struct quality *q, const struct quality_limits *limits)
 {
-    if (q->no_speech_prob <= limits->no_speech_prob && q->avg_logprob >= limits->avg_logprob)
+    bool improbable = q->avg_logprob < limits->avg_logprob;
+    if (q->no_speech_prob <= limits->no_speech_prob && !improbable)
         return false;
+    if (improbable && IMPROBABLE_VOICE_PART * voice_within(spans, n, start, end, 0) < end - start)
+        return true;
     return VOICE_PART * voice_within(spans, n, start, end, VOICE_MARGIN) < end - start;
 }

@@ -30,7 +30,8 @@ int hallucination_find(const struct silence_search *, const struct spoken_segmen
 int64_t voice_within(const struct longform_region *spans, int n, int64_t start, int64_t end, int64_t margin);
 
 /* True for a segment where hardly anybody was heard and that the model does not believe in itself: less than a tenth of
- * it is within half a second of a voice, and the window is improbable or probably no speech, by the limits. */
+ * it is within half a second of a voice, and the window is improbable or probably no speech, by the limits. An improbable
+ * one, which is what remains when no temperature gives better, must also be voice itself for a quarter of its time. */
 bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end,
                            const struct quality *, const struct quality_limits *);
 
