@@ -114,7 +114,7 @@ static void score_mixed_panel(const struct self_job *job, const struct beam_quer
 {
     const struct self_attention_args *a = job->args;
     const struct engine_kv *kv = a->kv;
-    float part[ROWS_AT_ONCE][PANEL], *out[ROWS_AT_ONCE];
+    float part[ROWS_AT_ONCE][PANEL] = {{0}}, *out[ROWS_AT_ONCE];
     for (int r = 0; r < b->queries.n; r++)
         out[r] = part[r];
     for (; slots; slots &= slots - 1) {
