@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""A model of the CUDA engine's time: prints Markdown tables. Everything it prints is predicted, nothing measured.
+
+usage: tools/bench/cuda_time.py
+
+The shapes are those of gpu/audio_encoder.c and gpu/text_decoder.c, the launches those of gpu/cuda/. docs/cuda-time.md says
+where the constants come from and what is concluded.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Model:
+    name: str
+    audio_layers: int
+    text_layers: int
+    state: int
+    heads: int
+    mels: int = 80
+    vocab: int = 51865
+
+
+TINY, BASE, SMALL = Model("tiny", 4, 4, 384, 6), Model("base", 6, 6, 512, 8), Model("small", 12, 12, 768, 12)
+TURBO = Model("turbo", 32, 4, 1280, 20, 128, 51866)
+FRAMES, MEL_FRAMES, TOKENS = 1500, 3000, 90
+
+
+@dataclass
+class Gpu:
+    name: str
+    multiprocessors: int
+    gemm: float  # FLOP/s of a large product in half floats with single sums
+    bandwidth: float  # bytes/s
+    l2: float  # bytes/s
+    fma: float  # single multiply-adds/s
+    clock: float
+
+
+H100 = Gpu("H100", 132, 798e12, 3.0e12, 5.5e12, 33.5e12, 1.7e9)
+
+# Fitted to whisper.cpp's published figures, see below and docs/cuda-time.md.
+KERNEL_S = 1.39e-6  # from the end of a kernel to that of the next, when it does nothing
+# Assumed: a round of loads that depends on the one before, from memory or the second-level cache.
+ROUND_S = 0.6e-6
+
+
+def encoder_flops(m):
+    """Products of the encoder with the decoder's cross keys and values."""
+    linear = 2 * FRAMES * 12 * m.state * m.state + 4 * FRAMES * FRAMES * m.state
+    conv = 2 * MEL_FRAMES * 3 * m.mels * m.state + 2 * FRAMES * 3 * m.state * m.state
+    return m.audio_layers * linear + conv + m.text_layers * 2 * FRAMES * 2 * m.state * m.state
+
+
+def token_bytes(m):
+    """Weights, embedding as output layer, cross keys and values: half floats."""
+    weights = m.text_layers * 14 * m.state**2 * 2
+    return weights, m.vocab * m.state * 2, m.text_layers * 2 * FRAMES * m.state * 2
+
+
+# --- the check: whisper.cpp on an RTX 5090 -------------------------------------------------------------------------
+
+PUBLISHED = {"tiny": (1.29, 0.31), "base": (2.15, 0.44), "small": (5.54, 0.83), "turbo": (21.4, 0.49)}  # ms
+WCPP_BANDWIDTH = 1.5e12  # of 1.79e12
+# Kernels a layer of its graphs with flash attention, about: norm, scale and shift apart, bias and residual apart. What the
+# count is off by, the fitted time of a kernel takes up.
+WCPP_DECODER_LAYER, WCPP_ENCODER_LAYER, WCPP_CROSS_LAYER, WCPP_REST = 35, 30, 6, 12
+WCPP_HOST_S = 63e-6  # logits to the host and what it does with them: fitted
+WCPP_ENCODE_RATE = 120e12  # fitted
+WCPP_ENCODE_S = 0.73e-3  # fitted: upload, host, graph
+
+
+def whisper_cpp(m):
+    launches = m.audio_layers * WCPP_ENCODER_LAYER + m.text_layers * WCPP_CROSS_LAYER + WCPP_REST
+    encode = WCPP_ENCODE_S + launches * KERNEL_S + encoder_flops(m) / WCPP_ENCODE_RATE
+    nodes = m.text_layers * WCPP_DECODER_LAYER + 6
+    token = WCPP_HOST_S + nodes * KERNEL_S + sum(token_bytes(m)) / WCPP_BANDWIDTH
+    return encode, token
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+def blocks_time(gpu, blocks, per_sm, flops, rate):
+    """Blocks that run per_sm at a time on each multiprocessor: a part of a wave costs a wave."""
+    waves = -(-blocks // (gpu.multiprocessors * per_sm))
+    return waves * gpu.multiprocessors * per_sm / blocks * flops / rate
+
+
+def gemm(gpu, rows, outs, n_in):
+    """libcublas, tiles of 128 x 128, and finish_kernel on its f32 result."""
+    tiles = -(-rows // 128) * -(-outs // 128)
+    product = blocks_time(gpu, tiles, 1, 2 * rows * outs * n_in, gpu.gemm)
+    traffic = (rows * n_in * 2 + outs * n_in * 2 + rows * outs * (4 + 4 + 4)) / gpu.bandwidth
+    return 2 * KERNEL_S + ROUND_S + max(product, traffic)
+
+
+def own_gemm(gpu, rows, outs, n_in):
+    """linear_kernel: 64 x 64 a block, five blocks a multiprocessor, mma.sync at a third of the library's rate."""
+    blocks = -(-rows // 64) * -(-outs // 64)
+    return KERNEL_S + ROUND_S + blocks_time(gpu, blocks, 5, 2 * rows * outs * n_in, gpu.gemm / 3)
+
+
+def encode_parts(gpu, m):
+    """[(what, launches, seconds)] of one window at a time, as audio_encoder.c submits it."""
+    d = m.state
+    norm = KERNEL_S + 2 * ROUND_S + FRAMES * d * 6 / gpu.bandwidth
+    # 64 queries of a head a block, three blocks a multiprocessor; FlashAttention-2's rate on this GPU, head size 64.
+    attention = KERNEL_S + ROUND_S + blocks_time(gpu, 24 * m.heads, 3, 4 * FRAMES * FRAMES * d, 300e12)
+    layers = m.audio_layers
+    mel = 3 * KERNEL_S + 101 * 201 * 2 * MEL_FRAMES / (gpu.fma * 0.25) + 1.92e6 / 25e9  # and its samples over PCIe
+    store = KERNEL_S + ROUND_S + FRAMES * 2 * d * 6 / gpu.bandwidth
+    return [
+        ("log-mel", 3, mel),
+        ("convolutions", 2, own_gemm(gpu, MEL_FRAMES, d, 3 * m.mels) + own_gemm(gpu, FRAMES, d, 3 * d)),
+        ("layer norms", 2 * layers + 1, (2 * layers + 1) * norm),
+        ("QKV, output, MLP", 8 * layers,
+         layers * (gemm(gpu, FRAMES, 3 * d, d) + gemm(gpu, FRAMES, d, d) + gemm(gpu, FRAMES, 4 * d, d)
+                   + gemm(gpu, FRAMES, d, 4 * d))),
+        ("attention", layers, layers * attention),
+        ("cross keys and values", 3 * m.text_layers, m.text_layers * (gemm(gpu, FRAMES, 2 * d, d) + store)),
+    ]
+
+
+def step_parts(gpu, m, n):
+    """One decoding step of n slots at half of the text: [(what, launches, rounds of loads, bytes, seconds)]."""
+    d, layers = m.state, m.text_layers
+    weights, logits, cross = token_bytes(m)
+    again = -(-n // 8) - 1  # groups of eight rows that find the weight in the second-level cache
+    # A multiply-add of linear_rows needs four bytes of shared memory: a quarter of the arithmetic's rate.
+    linear = max(weights / gpu.bandwidth + again * weights / gpu.l2, n * weights / 2 / (gpu.fma / 4))
+    output = max(logits / gpu.bandwidth + again * logits / gpu.l2, n * logits / 2 / (gpu.fma / 4))
+    past = n * layers * 2 * (TOKENS // 2) * d * 2
+    # One block a row reads its logits three times; a multiprocessor gets 64 bytes a cycle.
+    select = 3 * m.vocab * 4 / (64 * gpu.clock) * -(-n // gpu.multiprocessors)
+    rows = [
+        ("linear_rows", 6 * layers, 2, weights, linear),
+        ("self-attention", 2 * layers, 2, past, past / gpu.bandwidth),
+        ("cross-attention", 2 * layers, 2, n * cross, n * cross / gpu.bandwidth),
+        ("logits", 1, 2, logits, output),
+        ("select", 1, 4, n * m.vocab * 4, select),
+        ("rows, embedding, advance, WHILE", 4, 1, n * d * 6, 0.0),
+    ]
+    return [(what, k, r, b, k * (KERNEL_S + r * ROUND_S) + s) for what, k, r, b, s in rows]
+
+
+def total(parts):
+    return sum(p[-1] for p in parts)
+
+
+# Steps of one persistent kernel, which meets at a barrier of the grid where a layer needs it: qkv, self-attention, output,
+# cross query, cross-attention, its join and output, MLP's two.
+FUSED_BARRIERS, BARRIER_S = 7, 1.0e-6
+
+
+def fused_step(gpu, m):
+    return (m.text_layers * FUSED_BARRIERS + 3) * BARRIER_S + sum(token_bytes(m)) / gpu.bandwidth
+
+
+# Products of 16 rows and more on tensor cores: bound by reading the weight once.
+def tensor_step(gpu, m, n):
+    weights, logits, _ = token_bytes(m)
+    faster = {"linear_rows": weights / gpu.bandwidth, "logits": logits / gpu.bandwidth}
+    return sum(k * (KERNEL_S + r * ROUND_S) + faster[what] if what in faster else s
+               for what, k, r, _, s in step_parts(gpu, m, n))
+
+
+def main():
+    print("## Check: whisper.cpp on an RTX 5090\n")
+    print("| model | encode, published | *predicted* | | token, published | *predicted* | |\n|---|---|---|---|---|---|---|")
+    worst = 0.0
+    for m in (TINY, BASE, SMALL, TURBO):
+        encode, token = (1e3 * x for x in whisper_cpp(m))
+        errors = encode / PUBLISHED[m.name][0] - 1, token / PUBLISHED[m.name][1] - 1
+        worst = max(worst, *map(abs, errors))
+        print(f"| {m.name} | {PUBLISHED[m.name][0]:.2f} ms | {encode:.2f} ms | {100 * errors[0]:+.0f} % "
+              f"| {PUBLISHED[m.name][1]:.2f} ms | {token:.2f} ms | {100 * errors[1]:+.0f} % |")
+    print(f"\nWorst: {100 * worst:.0f} %.\n")
+    for m in (TINY, BASE):
+        print(f"## {m.name} on an H100, *predicted*\n\n| encoder, one window | launches | µs |\n|---|---|---|")
+        for what, launches, s in encode_parts(H100, m):
+            print(f"| {what} | {launches} | {1e6 * s:.0f} |")
+        print("\n| step | launches | MB, 1 slot | µs, 1 slot | MB, 64 slots | µs, 64 slots |\n|---|---|---|---|---|---|")
+        for one, many in zip(step_parts(H100, m, 1), step_parts(H100, m, 64)):
+            print(f"| {one[0]} | {one[1]} | {one[3] / 1e6:.1f} | {1e6 * one[4]:.1f} | {many[3] / 1e6:.1f} | {1e6 * many[4]:.1f} |")
+        print(f"| all | {sum(p[1] for p in step_parts(H100, m, 1))} | | {1e6 * total(step_parts(H100, m, 1)):.0f} | "
+              f"| {1e6 * total(step_parts(H100, m, 64)):.0f} |\n")
+    print("## Against the aims, H100, windows of 30 s with 90 tokens, *predicted*\n")
+    print("| | aim | as it is | with a persistent step | with tensor cores from 16 rows on |\n|---|---|---|---|---|")
+    for m, aim in ((TINY, 6), (BASE, 10)):
+        encode = total(encode_parts(H100, m))
+        print(f"| {m.name}, batch 1 | {aim} ms | {1e3 * (encode + TOKENS * total(step_parts(H100, m, 1))):.1f} ms "
+              f"| {1e3 * (encode + TOKENS * fused_step(H100, m)):.1f} ms | |")
+    encode = 64 * total(encode_parts(H100, TINY))
+    window, faster = (encode + TOKENS * step for step in (total(step_parts(H100, TINY, 64)), tensor_step(H100, TINY, 64)))
+    print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × | | {64 * 30 / faster:,.0f} × |")
+
+
+if __name__ == "__main__":
+    main()
