@@ -6,6 +6,9 @@
 #   make test          install what is missing, build, run every test; SAN=address or SAN=thread for a build with
 #                      sanitizers, T='unit/* system/test_client' for some of the tests
 #   make check         include rules, formatting, warnings as errors, static analysis
+#   make cuda-setup    what the CUDA engine needs, and what of it is here
+#   make gpu-check     tests and times on a real NVIDIA GPU, as one report
+#   make release       everything in build/release, with code for every GPU that can run it
 #   make cuda-check    what nvcc made of the CUDA kernels: warnings, local memory, registers, tensor cores
 #   make cuda-mutants  plant mistakes into the CUDA engine, one at a time, and see that the tests notice
 #   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
@@ -223,6 +226,34 @@ $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
 endif
 
+# The oracle tests and those of the PTX wrappers once more, for a real GPU.
+GPU_TESTS := $(patsubst %,$(BUILD)/tests/gpu/test_%,$(CUDA_TWINS) harness)
+GPU_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(BUILD)/tests/gpu/device.o $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) \
+	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
+define gpu_test_link
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
+endef
+$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu
+$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu
+$(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++20 -O3 -D_GNU_SOURCE -I. $(NVCC_ARCHS) -c -o $@ $<
+$(BUILD)/tests/gpu/test_harness: $(BUILD)/tests/gpu/harness.o $(GPU_TEST_OBJ)
+	$(gpu_test_link)
+$(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
+	$(gpu_test_link)
+$(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU)
+.PHONY: gpu-tests release
+gpu-tests: $(GPU_TESTS) $(BUILD)/gpu-times $(CUDA_PLUGIN) programs
+# Every GPU from Turing on.
+release:
+	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='75 80 86 89 90 100 120' programs
+
 .PHONY: cuda-coverage cuda-mutants cuda-check
 cuda-check:
 	@$(MAKE) --no-print-directory -s BUILD=build/check WERROR=1 build/check/$(notdir $(CUDA_PLUGIN))
@@ -241,6 +272,12 @@ cuda-coverage:
 # --- what people type -----------------------------------------------------------------------------------------
 # A make of its own after the libraries are there: this one may have looked for them in vain.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
+
+.PHONY: cuda-setup gpu-check
+cuda-setup:
+	@tools/setup/cuda
+gpu-check:
+	@tools/gpu-check $(BUILD)
 
 .PHONY: run test check bench accuracy stress fuzz deps test-models format tidy install uninstall
 deps:

@@ -18,6 +18,8 @@ int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_opt
 void harness_seed(unsigned);
 void harness_open_memory(bool open);
 void harness_hide_cublas(bool hide);
+/* tests/cuda/device.cu, on a real GPU */
+void *test_device_alloc(struct engine *, size_t bytes) __attribute__((weak));
 
 static struct engine *open_seeded(unsigned seed, int n_mels)
 {
@@ -125,6 +127,8 @@ struct engine *open_engine(const char *isa, int n_threads, enum engine_precision
     struct engine *e = open_seeded(n_threads > 1 ? (unsigned)(test_seed() + (unsigned)n_threads) : 0, 80);
     real = e->v;
     v = *real;
+    if (test_device_alloc)
+        v.alloc = test_device_alloc;
     v.destroy = open_destroy;
     v.wait = open_wait;
     v.graph_launch = open_graph_launch;
