@@ -51,6 +51,7 @@ struct script {
     float temperatures[400];
     bool cached[8]; /* slot: it holds the prompt of this window */
     int n_masks;
+    int timestamps; /* what the rules are expected to say */
 };
 
 static char byte_tokens[256];
@@ -151,7 +152,7 @@ static int run(struct text_model *m, struct text_run *runs, int n, struct err *e
         assert_int_equal(r->rules.eot, EOT);
         assert_int_equal(r->rules.timestamp_begin, STAMP);
         assert_int_equal(r->rules.no_timestamps, NO_TIMESTAMPS);
-        assert_int_equal(r->rules.timestamps, 1);
+        assert_int_equal(r->rules.timestamps, s->timestamps);
         assert_int_equal(r->rules.max_initial_timestamp, 50);
         if (r->probe_token >= 0) {
             assert_int_equal(r->probe_token, NO_SPEECH);
@@ -263,6 +264,7 @@ static struct outcome *prepare(double seconds, const struct answer *answers, int
         .answers = answers,
         .n_answers = n_answers,
         .language = GERMAN,
+        .timestamps = 1,
     };
     assert_int_equal(tokenizer_create(N_VOCAB, vocabulary, NULL, &o->script.tokenizer, &o->err), 0);
     return o;
@@ -406,6 +408,50 @@ static void test_does_not_get_stuck(void **state)
     struct outcome *o = prepare(60, answers, 64);
     assert_int_equal(transcribe(o), 0);
     assert_int_equal(o->result.n_windows, 6);
+    finish(o);
+}
+
+/* Text alone: a window ends in the pause within its last 5 s, and the last one with the recording. */
+static void test_windows_without_timestamps_end_in_pauses(void **state)
+{
+    const struct answer answers[] = {ANSWER(0, ' ', 'a'), ANSWER(27.04, ' ', 'b')};
+    struct outcome *o = prepare(40, answers, 2);
+    for (int64_t i = 0; i < o->n_samples; i++)
+        o->pcm[i] = i >= 26.9 * SECOND && i < 27.1 * SECOND ? 0.0f : i % 2 ? 0.1f : -0.1f;
+    o->options.without_timestamps = true;
+    o->script.timestamps = 0;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ a][ b]");
+    /* The middle of the last five quiet frames of 20 ms. */
+    assert_int_equal(o->segments[0].end, 27.04 * SECOND);
+    assert_int_equal(o->segments[1].start, o->segments[0].end);
+    assert_int_equal(o->segments[1].end, 40 * SECOND);
+    static const int32_t prompt[] = {SOT, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS};
+    assert_int_equal(o->script.n_prompt[0], 4);
+    assert_memory_equal(o->script.prompts[0], prompt, sizeof(prompt));
+    finish(o);
+}
+
+/* What is improbable where nobody was heard goes; a rest of a region without a voice is not decoded. */
+static void test_voices_are_minded(void **state)
+{
+    struct answer answers[] = {
+        ANSWER(0, AT(0), ' ', 'a', AT(5), AT(10), ' ', 'm', 'a', 'd', 'e', AT(15), AT(15)),
+        ANSWER(15, AT(0), ' ', 'b', AT(4), AT(4), ' ', 'c', AT(13), AT(13))};
+    for (int i = 0; i < 2; i++)
+        answers[i].logprob = -1.1f;
+    struct outcome *o = prepare(30, answers, 2);
+    const struct longform_region all = {0, 30 * SECOND},
+                                 voice[] = {{0, 5 * SECOND}, {16 * SECOND, 25 * SECOND}};
+    o->options.n_temperatures = 1;
+    o->options.regions = &all;
+    o->options.n_regions = 1;
+    o->options.voice = voice;
+    o->options.n_voice = 2;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ a][ b][ c]"); /* nothing is scripted for 28 s: it is not asked for */
+    assert_int_equal(o->result.n_windows, 2);
+    assert_int_equal(o->done, o->n_samples);
     finish(o);
 }
 
@@ -591,6 +637,27 @@ static void test_languages_and_tasks_are_checked(void **state)
     finish(o);
 }
 
+/* Where the first region is short, later speech helps to find the language: 2 + 6 + 22 s of 40. */
+static void test_language_is_detected_by_speech(void **state)
+{
+    const struct answer answers[] = {ANSWER(1, AT(0), ' ', 'a', AT(2)), ANSWER(20, AT(0), ' ', 'b', AT(6)),
+                                     ANSWER(40, AT(0), ' ', 'c', AT(29))};
+    struct outcome *o = prepare(70, answers, 3);
+    const struct longform_region regions[] = {
+        {SECOND, 3 * SECOND}, {20 * SECOND, 26 * SECOND}, {40 * SECOND, 70 * SECOND}};
+    o->options.language = NULL;
+    o->options.regions = regions;
+    o->options.n_regions = 3;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->result.language, "de");
+    assert_string_equal(o->text, "[ a][ b][ c]");
+    const struct heard *h = &o->script.heard[3]; /* after the scan */
+    assert_float_equal(h->seconds, 30.0, 1e-9);
+    assert_int_equal(h->scale, AUDIO_SCALE_OWN);
+    assert_int_equal(h->n_before, 0);
+    finish(o);
+}
+
 /* --- failures ---------------------------------------------------------------------------------------------------- */
 
 static void test_errors_come_through(void **state)
@@ -646,6 +713,8 @@ int main(void)
         cmocka_unit_test(test_only_regions_are_heard),
         cmocka_unit_test(test_nothing_to_hear),
         cmocka_unit_test(test_does_not_get_stuck),
+        cmocka_unit_test(test_windows_without_timestamps_end_in_pauses),
+        cmocka_unit_test(test_voices_are_minded),
         cmocka_unit_test(test_previous_text_is_the_prompt),
         cmocka_unit_test(test_a_prompt_keeps_the_newest_223_tokens),
         cmocka_unit_test(test_improbable_text_is_decoded_again),
@@ -653,6 +722,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_skipped),
         cmocka_unit_test(test_quality),
         cmocka_unit_test(test_language_is_detected),
+        cmocka_unit_test(test_language_is_detected_by_speech),
         cmocka_unit_test(test_languages_and_tasks_are_checked),
         cmocka_unit_test(test_errors_come_through),
         cmocka_unit_test(test_any_answer_ends),
