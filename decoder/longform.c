@@ -387,7 +387,8 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
         r = emit(l, &o, i);
     if (r)
         return r;
-    if (!l->options->condition_on_previous_text || a->temperature > 0.5f)
+    if (!l->options->condition_on_previous_text || a->temperature > 0.5f ||
+        (l->options->n_temperatures > 1 && quality_is_poor(&a->quality, &w->limits)))
         prompt_forget(&w->before);
     move_on(l, o.advance, n_frames);
     return 0;

@@ -158,6 +158,22 @@ static int try_temperature(struct window *w, int index, uint64_t seed, float *no
     return 0;
 }
 
+static bool repeats(const struct window *w, const struct attempt *a)
+{
+    return a->quality.looped ||
+           (w->limits.compression_ratio > 0.0f && a->quality.compression_ratio > w->limits.compression_ratio);
+}
+
+/* Less repetitive, else more probable. */
+static bool is_better(const struct window *w, const struct attempt *a, const struct attempt *b)
+{
+    if (repeats(w, a) != repeats(w, b))
+        return repeats(w, b);
+    return a->quality.avg_logprob > b->quality.avg_logprob;
+}
+
+/* Where every temperature fails, the best attempt is taken, as in faster-whisper; whisper/transcribe.py takes the last
+ * one, whose text a temperature of 1 has often made up. */
 int window_decode(struct window *w, uint64_t seed, struct err *err)
 {
     float no_speech_prob = 0.0f;
@@ -167,8 +183,11 @@ int window_decode(struct window *w, uint64_t seed, struct err *err)
         if (r < 0)
             return r;
         if (!quality_is_poor(&w->attempts[0].quality, &w->limits))
-            break;
+            return 0;
+        if (i == 0 || is_better(w, &w->attempts[0], &w->best))
+            w->best = w->attempts[0];
         w->n_fallbacks += i == 0 && w->options->n_temperatures > 1;
     }
+    w->attempts[0] = w->best;
     return 0;
 }

@@ -37,6 +37,7 @@ struct window {
     int n_prompt;
 
     struct attempt attempts[WINDOW_SAMPLES]; /* the result is attempts[0] */
+    struct attempt best;                     /* of the temperatures that failed */
     char text[WINDOW_TEXT_MAX + 1], clean[3 * WINDOW_TEXT_MAX + 1];
     int n_steps, n_fallbacks; /* in all windows */
 };

@@ -543,6 +543,20 @@ static void test_improbable_text_is_decoded_again(void **state)
     finish(o);
 }
 
+static void test_the_best_of_bad_texts_is_taken(void **state)
+{
+    const struct answer bad = ANSWER(0, AT(0), ' ', 'b', 'a', 'd', ' ', AT(29));
+    const struct answer worse = ANSWER(0, AT(0), ' ', 'w', 'o', 'r', 's', AT(29));
+    const struct answer answers[] = {at_temperature(bad, 0.0f, -1.2f), at_temperature(worse, 0.2f, -1.5f)};
+    struct outcome *o = prepare(30, answers, 2);
+    o->options.n_temperatures = 2;
+    o->options.best_of = 1;
+    assert_int_equal(transcribe(o), 0);
+    assert_string_equal(o->text, "[ bad ]");
+    assert_float_equal(o->segments[0].temperature, 0.0f, 1e-6);
+    finish(o);
+}
+
 static void test_repetition_is_decoded_again(void **state)
 {
     struct answer loop = ANSWER(0, AT(0)), fine = ANSWER(0, AT(0), ' ', 'f', 'i', 'n', 'e', '.', AT(29));
@@ -718,6 +732,7 @@ int main(void)
         cmocka_unit_test(test_previous_text_is_the_prompt),
         cmocka_unit_test(test_a_prompt_keeps_the_newest_223_tokens),
         cmocka_unit_test(test_improbable_text_is_decoded_again),
+        cmocka_unit_test(test_the_best_of_bad_texts_is_taken),
         cmocka_unit_test(test_repetition_is_decoded_again),
         cmocka_unit_test(test_silence_is_skipped),
         cmocka_unit_test(test_quality),
