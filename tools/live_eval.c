@@ -148,7 +148,7 @@ static int evaluate(struct whisper_model *model, const struct live_options *opti
 static void usage(void)
 {
     puts("usage: live-eval --model FOLDER [--language CODE] [--step MS] [--buffer MS] [--no-gate] "
-         "[--no-draft] "
+         "[--no-draft] [--beam N] "
          "[--threads N] FILE…");
 }
 
@@ -160,6 +160,7 @@ int main(int argc, char **argv)
                                                  {"buffer", required_argument, NULL, 'b'},
                                                  {"no-gate", no_argument, NULL, 'g'},
                                                  {"no-draft", no_argument, NULL, 'd'},
+                                                 {"beam", required_argument, NULL, 'w'},
                                                  {"threads", required_argument, NULL, 't'},
                                                  {"help", no_argument, NULL, 'h'},
                                                  {0}};
@@ -192,6 +193,10 @@ int main(int argc, char **argv)
             break;
         case 'd':
             options.draft = false;
+            break;
+        case 'w':
+            options.beam_size = atoi(optarg);
+            whisper.n_text_slots = options.beam_size > 1 ? options.beam_size : 1;
             break;
         case 't':
             whisper.n_threads = atoi(optarg);
