@@ -22,7 +22,7 @@ struct live_options {
     const char *language;      /* ISO code; NULL: detect, lock on the first confident result */
     bool translate;
     bool draft;        /* verify the previous hypothesis instead of decoding it again; not with beams */
-    int max_buffer_ms; /* the buffer is trimmed beyond this; 15000 */
+    int max_buffer_ms; /* the buffer is trimmed beyond this; at most 28000 */
 };
 
 enum live_update_kind {

@@ -166,14 +166,14 @@ int main(int argc, char **argv)
                                                  {0}};
     const char *path = NULL;
     int step_ms = 500;
-    struct live_options options = {.draft = true, .max_buffer_ms = 15000};
+    struct live_options options = {.draft = true, .beam_size = 5, .max_buffer_ms = 25000};
     struct gate_options gate = {.enabled = true,
                                 .threshold = 0.5f,
                                 .min_speech_ms = 100,
                                 .min_silence_ms = 600,
                                 .pre_roll_ms = 400,
                                 .pad_ms = 200};
-    struct whisper_options whisper = {.engine = "host", .n_audio_slots = 1, .n_text_slots = 1};
+    struct whisper_options whisper = {.engine = "host", .n_audio_slots = 1, .n_text_slots = 5};
     for (int c; (c = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         switch (c) {
         case 'm':
