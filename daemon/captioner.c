@@ -27,10 +27,11 @@ struct stream {
     int64_t utt, utt_start;
     int rev;
     bool partial_shown;
-    int64_t seen;     /* samples that a pass has seen, or that needed none */
-    int64_t word_end; /* end of the last committed word */
-    int64_t skipped;  /* clock minus index, in samples */
-    bool joinable;    /* the last utterance ended in a pause: the next may go on in its buffer */
+    int64_t seen;              /* samples that a pass has seen, or that needed none */
+    int64_t word_end;          /* end of the last committed word */
+    int64_t skipped;           /* clock minus index, in samples */
+    bool joinable;             /* the last utterance ended in a pause: the next may go on in its buffer */
+    unsigned language_changes; /* that have been taken over */
     int state_told;
     int64_t status_ns;
     int heartbeats;
@@ -52,6 +53,10 @@ struct captioner {
     _Atomic bool flush, stop, ended, finished;
     _Atomic int64_t deadline_ns;
     _Atomic uint64_t progress;
+    /* Asked for by the loop; each stream takes them over where its next utterance begins. */
+    _Atomic(const char *) language;
+    _Atomic unsigned language_changes;
+    _Atomic bool translate;
 };
 
 /* --- events ------------------------------------------------------------------------------------------------- */
@@ -216,8 +221,18 @@ static void count_utterance(struct captioner *c, struct stream *s, int64_t start
     send_event(c);
 }
 
+static void take_settings(struct captioner *c, struct stream *s)
+{
+    unsigned changes = atomic_load(&c->language_changes);
+    live_set_translate(s->live, atomic_load(&c->translate));
+    if (changes != s->language_changes)
+        live_set_language(s->live, atomic_load(&c->language));
+    s->language_changes = changes;
+}
+
 static void open_utterance(struct captioner *c, struct stream *s, int64_t start)
 {
+    take_settings(c, s);
     if (start < ring_tail(&s->in->ring))
         start = ring_tail(&s->in->ring);
     s->open = true;
@@ -512,6 +527,7 @@ int captioner_create(const struct captioner_options *options, struct text_model 
     c->model = model;
     c->tokenizer = tokenizer;
     c->wake = wake;
+    atomic_store(&c->translate, options->translate);
     int r = spsc_init(&c->events, sizeof(struct event), EVENTS_MAX);
     if (r < 0) {
         free(c);
@@ -547,6 +563,17 @@ void captioner_flush(struct captioner *c)
 {
     atomic_store(&c->flush, true);
     sem_post(c->wake);
+}
+
+void captioner_set_language(struct captioner *c, const char *language)
+{
+    atomic_store(&c->language, language);
+    atomic_fetch_add(&c->language_changes, 1);
+}
+
+void captioner_set_translate(struct captioner *c, bool translate)
+{
+    atomic_store(&c->translate, translate);
 }
 
 bool captioner_ended(const struct captioner *c)

@@ -47,6 +47,11 @@ bool captioner_next_event(struct captioner *, struct event *);
 /* Any thread: ends the open utterances at what has been heard (all of them). */
 void captioner_flush(struct captioner *);
 
+/* Loop: from each stream's next utterance on. language: ISO code that the model knows, borrowed for good; NULL: detect, anew
+ * even where it had been detected before. */
+void captioner_set_language(struct captioner *, const char *language);
+void captioner_set_translate(struct captioner *, bool translate);
+
 /* Any thread: true once every input has ended and every event of theirs is in the queue. */
 bool captioner_ended(const struct captioner *);
 

@@ -167,20 +167,32 @@ static int set_value(struct config *config, const struct config_key *key, const 
     return -EINVAL;
 }
 
+/* NULL, with an error, where there is none. */
+static const struct config_key *find_key(const char *name, struct err *err)
+{
+    int n;
+    const struct config_key *keys = config_keys(&n);
+    for (int i = 0; i < n; i++) {
+        if (strcmp(keys[i].name, name) == 0)
+            return &keys[i];
+    }
+    const char *near = config_nearest(name);
+    if (near)
+        err_set(err, -EINVAL, "unknown setting; did you mean %s?", near);
+    else
+        err_set(err, -EINVAL, "unknown setting");
+    return NULL;
+}
+
 /* A later origin replaces an earlier one; within the file only inputs may be repeated, among flags the last wins. */
 static int set_key(struct config *config, const char *name, const char *value, enum config_origin origin,
                    struct err *err)
 {
-    int n, i = 0;
-    const struct config_key *keys = config_keys(&n);
-    while (i < n && strcmp(keys[i].name, name) != 0)
-        i++;
-    if (i == n) {
-        const char *near = config_nearest(name);
-        return near ? err_set(err, -EINVAL, "unknown setting; did you mean %s?", near)
-                    : err_set(err, -EINVAL, "unknown setting");
-    }
-    const struct config_key *key = &keys[i];
+    int n;
+    const struct config_key *key = find_key(name, err);
+    if (!key)
+        return -EINVAL;
+    ptrdiff_t i = key - config_keys(&n);
     if (!value || !value[0])
         return err_set(err, -EINVAL, "needs a value");
     if (key->type == CONFIG_INPUTS && config->set_by[i] != origin)
@@ -189,6 +201,36 @@ static int set_key(struct config *config, const char *name, const char *value, e
         return err_set(err, -EINVAL, "is set a second time");
     config->set_by[i] = (unsigned char)origin;
     return set_value(config, key, value, err);
+}
+
+static int refuse_to_change(struct err *err)
+{
+    char names[ERR_MSG_MAX] = "";
+    int n;
+    const struct config_key *keys = config_keys(&n);
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(names);
+        if (keys[i].live)
+            snprintf(names + used, sizeof(names) - used, "%s%s", used ? ", " : "", keys[i].name);
+    }
+    return err_set(err, -EINVAL, "needs a restart; what can change while captiond runs: %s", names);
+}
+
+int config_set_live(struct config *config, const char *name, const char *value, const struct config_key **out,
+                    struct err *err)
+{
+    const struct config_key *key = find_key(name, err);
+    int r = !key ? -EINVAL : key->live ? 0 : refuse_to_change(err);
+    if (r == 0 && !value[0])
+        r = err_set(err, -EINVAL, "needs a value");
+    if (r == 0)
+        r = set_value(config, key, value, err);
+    if (r < 0) {
+        err_prefix(err, "%s", name);
+        return r;
+    }
+    *out = key;
+    return 0;
 }
 
 static int set_defaults(struct config *config, struct err *err)

@@ -1,7 +1,7 @@
 /* What can be set, from where, and within which bounds.
  *
  * One table (config_table.c) describes every setting: its name, which is both the flag's and the key's in the file, type,
- * default, bounds, help, and whether SIGHUP can change it. Flags, file, --help and the example configuration all
+ * default, bounds, help, and whether a running daemon can change it. Flags, file, --help and the example configuration all
  * come from it; a new setting is a field here and a row there. Flags win over the file, the file over the defaults.
  * Belongs to the main thread. */
 #ifndef CAPTIOND_DAEMON_CONFIG_H
@@ -81,7 +81,7 @@ struct config_key {
     double min, max;     /* numbers */
     const char *choices; /* "a|b|c" */
     const char *argument;
-    bool live; /* SIGHUP changes it in a running daemon */
+    bool live; /* SIGHUP and `captionctl set` change it in a running daemon */
     const char *help;
     int (*check)(const char *value, struct err *); /* in addition to type and bounds; NULL: nothing more */
 };
@@ -94,6 +94,11 @@ const struct config_key *config_keys(int *n);
  * there is nothing to finish. */
 int config_load(struct config *, int argc, char *const *argv, enum config_action *, struct err *);
 void config_finish(struct config *); /* NULL and zeroed objects are accepted */
+
+/* Sets a `live` key by name, by the same rules as in a file, and says which it is. -EINVAL with a message that names the key, for
+ * one that is not live with all that are; then nothing is changed. The rest of the configuration may be zero. */
+int config_set_live(struct config *, const char *name, const char *value, const struct config_key **,
+                    struct err *);
 
 /* The key's value as it would be written in a file. Inputs have several, by index. False: there is none such. */
 bool config_value(const struct config *, const struct config_key *, int index, char *out, size_t size);

@@ -185,7 +185,8 @@ void config_print(const struct config *config, FILE *f)
     const struct config_key *keys = config_keys(&n);
     char value[4200];
     fputs("# Configuration of captiond. Lines that are commented out show the defaults.\n"
-          "# Settings marked * are taken over by a running daemon on SIGHUP; the others need a restart.\n",
+          "# Settings marked * can change in a running daemon: captionctl set, or this file and SIGHUP. The "
+          "others need a restart.\n",
           f);
     for (int i = 0; i < n; i++) {
         if (keys[i].group)

@@ -125,11 +125,23 @@ static void start_devices(struct control_peer *p)
 
 /* --- requests ------------------------------------------------------------------------------------------------ */
 
+static int set(struct control *control, const struct request *r, struct jsonl *j, struct err *err)
+{
+    int failed = r->key[0] ? control->ops->set(control->ctx, r->key, r->value, err) : 0;
+    if (failed < 0)
+        return failed;
+    jsonl_object(j, "settings");
+    control->ops->write_settings(control->ctx, j);
+    jsonl_object_end(j);
+    return 0;
+}
+
 static void answer(struct control_peer *p, const struct request *r)
 {
     static char buf[REPLY_MAX];
     struct control *control = p->control;
     struct jsonl j;
+    struct err err;
     begin_reply(&j, buf, r->cmd);
     switch (r->cmd) {
     case REQUEST_FLUSH:
@@ -145,6 +157,12 @@ static void answer(struct control_peer *p, const struct request *r)
     case REQUEST_DEVICES:
         start_devices(p);
         return;
+    case REQUEST_SET:
+        if (set(control, r, &j, &err) < 0) {
+            send_error(p, protocol_cmd_name(r->cmd), err.msg);
+            return;
+        }
+        break;
     case REQUEST_SUBSCRIBE:
         send_error(p, protocol_cmd_name(r->cmd), "captions are on the other socket");
         return;

@@ -12,7 +12,10 @@
 struct control_ops {
     void (*flush)(void *ctx);                               /* end the open utterances here */
     void (*pause)(void *ctx, unsigned streams, bool pause); /* close or reopen the devices of these streams */
-    void (*write_status)(void *ctx, struct jsonl *);        /* members of the reply */
+    /* Changes a setting; a negative errno with a message where it cannot. */
+    int (*set)(void *ctx, const char *key, const char *value, struct err *);
+    void (*write_settings)(void *ctx, struct jsonl *); /* what `set` can change, as it is: members */
+    void (*write_status)(void *ctx, struct jsonl *);   /* members of the reply */
 };
 
 struct control_peer;

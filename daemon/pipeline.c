@@ -14,7 +14,7 @@ static int n_processors(void)
     return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-static const char *language_of(const struct config *config)
+const char *pipeline_language(const struct config *config)
 {
     return strcmp(config->language, "auto") == 0 ? NULL : tokenizer_language_code(config->language);
 }
@@ -23,29 +23,28 @@ const char *pipeline_model_name(const struct config *config)
 {
     if (strcmp(config->model, "auto") != 0)
         return config->model;
-    return config->task == TASK_TRANSLATE ? "base" : model_path_auto(language_of(config));
+    return config->task == TASK_TRANSLATE ? "base" : model_path_auto(pipeline_language(config));
 }
 
-static int check_language(const struct pipeline *p, const struct config *config, const char *path,
-                          struct err *err)
+int pipeline_check_speech(const struct pipeline *p, const struct config *config, struct err *err)
 {
-    const char *language = language_of(config);
+    const char *language = pipeline_language(config);
     if (tokenizer_special(p->model.tokenizer)->multilingual) {
         if (language && tokenizer_language_token(p->model.tokenizer, language) < 0)
-            return err_set(err, -EINVAL, "language: %s does not know %s", path, language);
+            return err_set(err, -EINVAL, "language: %s does not know %s", p->model_path, language);
     } else if (language && strcmp(language, "en") != 0) {
-        return err_set(err, -EINVAL, "language: %s knows only English, not %s: try --model base", path,
-                       language);
+        return err_set(err, -EINVAL, "language: %s knows only English, not %s: try --model base",
+                       p->model_path, language);
     } else if (config->task == TASK_TRANSLATE) {
         return err_set(err, -EINVAL, "task: %s knows only English and cannot translate: try --model base",
-                       path);
+                       p->model_path);
     }
     return 0;
 }
 
 static int open_model(struct pipeline *p, const struct config *config, struct err *err)
 {
-    char path[MODEL_PATH_MAX], engine[16];
+    char engine[16];
     int n;
     const struct config_key *key = config_keys(&n);
     while (strcmp(key->name, "engine") != 0)
@@ -58,11 +57,10 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         .n_audio_slots = config->n_inputs,
         .n_text_slots = config->n_inputs * config->beam_size,
     };
-    int r = model_path_find(pipeline_model_name(config), path, sizeof(path), err);
-    if (r < 0)
-        return r;
-    r = whisper_model_open(&p->model, path, &options, err);
-    return r < 0 ? r : check_language(p, config, path, err);
+    int r = model_path_find(pipeline_model_name(config), p->model_path, sizeof(p->model_path), err);
+    if (r == 0)
+        r = whisper_model_open(&p->model, p->model_path, &options, err);
+    return r < 0 ? r : pipeline_check_speech(p, config, err);
 }
 
 static int open_inputs(struct pipeline *p, const struct config *config, struct err *err)
@@ -106,7 +104,7 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .max_buffer_ms = config->max_buffer_ms,
         .max_lag_ms = config->max_lag_ms,
         .max_utterance_ms = config->max_utterance_ms,
-        .language = language_of(config),
+        .language = pipeline_language(config),
         .translate = config->task == TASK_TRANSLATE,
         .draft = config->draft,
         .beam_size = config->beam_size,

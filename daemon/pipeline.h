@@ -10,10 +10,12 @@
 
 #include "daemon/captioner.h"
 #include "daemon/config.h"
+#include "daemon/model_path.h"
 #include "daemon/whisper_model.h"
 
 struct pipeline {
     struct whisper_model model;
+    char model_path[MODEL_PATH_MAX];
     struct intake *inputs[STREAMS_MAX];
     int n_inputs;
     struct captioner *captioner;
@@ -23,6 +25,12 @@ struct pipeline {
 
 /* The model's name or path: what "auto" stands for depends on language and task. */
 const char *pipeline_model_name(const struct config *);
+
+/* ISO code of the language that is set, in static storage; NULL: to be heard. */
+const char *pipeline_language(const struct config *);
+
+/* Whether the model can do what the configuration says of language and task. 0 or -EINVAL. */
+int pipeline_check_speech(const struct pipeline *, const struct config *, struct err *);
 
 /* Loads the model, opens the inputs and takes all memory. `wake` is called from the captioner's thread after events were
  * queued. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */

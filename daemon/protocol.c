@@ -33,8 +33,13 @@ static const char *const state_names[] = {
 };
 
 static const char *const cmd_names[] = {
-    [REQUEST_SUBSCRIBE] = "subscribe", [REQUEST_STATUS] = "status", [REQUEST_FLUSH] = "flush",
-    [REQUEST_PAUSE] = "pause",         [REQUEST_RESUME] = "resume", [REQUEST_DEVICES] = "devices",
+    [REQUEST_SUBSCRIBE] = "subscribe",
+    [REQUEST_STATUS] = "status",
+    [REQUEST_FLUSH] = "flush",
+    [REQUEST_PAUSE] = "pause",
+    [REQUEST_RESUME] = "resume",
+    [REQUEST_DEVICES] = "devices",
+    [REQUEST_SET] = "set",
 };
 #define N_CMDS ((int)(sizeof(cmd_names) / sizeof(cmd_names[0])))
 
@@ -233,6 +238,19 @@ static int parse_set(const json_t *value, const char *field, const char *const *
     return 0;
 }
 
+/* A setting's name or value: neither is ever long. */
+static int parse_setting(const json_t *value, const char *field, char out[PROTOCOL_SETTING_MAX],
+                         struct err *err)
+{
+    size_t n = json_string_length(value);
+    if (!json_is_string(value) || n == 0 || n >= PROTOCOL_SETTING_MAX ||
+        strlen(json_string_value(value)) != n)
+        return err_set(err, -ENOTSUP, "\"%s\" must be a string of 1 to %d bytes", field,
+                       PROTOCOL_SETTING_MAX - 1);
+    memcpy(out, json_string_value(value), n + 1);
+    return 0;
+}
+
 static int parse_field(const char *key, const json_t *value, const char *const *streams, int n_streams,
                        struct request *r, struct err *err)
 {
@@ -243,6 +261,10 @@ static int parse_field(const char *key, const json_t *value, const char *const *
         return parse_set(value, key, streams, n_streams, &r->streams, err);
     if (strcmp(key, "types") == 0 && subscribe)
         return parse_set(value, key, event_names, N_EVENT_NAMES, &r->types, err);
+    if (strcmp(key, "key") == 0 && r->cmd == REQUEST_SET)
+        return parse_setting(value, key, r->key, err);
+    if (strcmp(key, "value") == 0 && r->cmd == REQUEST_SET)
+        return parse_setting(value, key, r->value, err);
     if (strcmp(key, "from_seq") == 0 && subscribe) {
         if (!json_is_integer(value) || json_integer_value(value) < 0)
             return err_set(err, -ENOTSUP, "\"from_seq\" must be an integer of at least 0");
@@ -279,6 +301,8 @@ static int parse_object(json_t *object, const char *const *streams, int n_stream
         if (failed < 0)
             return failed;
     }
+    if (!r->key[0] != !r->value[0])
+        return err_set(err, -ENOTSUP, "set needs both \"key\" and \"value\", or neither");
     return 0;
 }
 

@@ -18,8 +18,10 @@
  * Every field but cmd may be left out. from_seq replays the history from there on; if `session` is given and is not
  * this one, the whole history is sent, as from_seq means nothing here.
  *
- * Requests on the control socket: status, flush, pause, resume (both take "streams"), devices. Each is answered
- * by one {"type":"reply","cmd":"…",…} or {"type":"error","cmd":"…","message":"…"}. */
+ * Requests on the control socket: status, flush, pause, resume (both take "streams"), devices, and
+ *   {"cmd":"set","key":"language","value":"de"}
+ * which changes a setting until the daemon ends or rereads its file; without key and value it changes nothing. The reply has
+ * "settings":{"language":"de",…}, all that can be set, as they are then. Each request is answered by one {"type":"reply","cmd":"…",…} or {"type":"error","cmd":"…","message":"…"}. */
 #ifndef CAPTIOND_DAEMON_PROTOCOL_H
 #define CAPTIOND_DAEMON_PROTOCOL_H
 
@@ -35,6 +37,7 @@
 #define PROTOCOL_REQUEST_MAX 4096        /* bytes of a request, newline included */
 #define PROTOCOL_TEXT_MAX    (16 * 1024) /* bytes of an utterance's text in `final`: some 15 minutes of speech */
 #define PROTOCOL_LINE_MAX    (256 * 1024) /* any line the daemon writes, escapes included */
+#define PROTOCOL_SETTING_MAX 64           /* bytes of a setting's name or value, and NUL */
 #define PROTOCOL_SESSION_MAX 33           /* characters of a session's name, and NUL */
 
 /* Writes the event's line (with newline) into buf and returns its length; 0 if it does not fit, which
@@ -72,12 +75,14 @@ enum request_cmd {
     REQUEST_PAUSE,
     REQUEST_RESUME,
     REQUEST_DEVICES,
+    REQUEST_SET,
 };
 
 struct request {
     enum request_cmd cmd;
     int64_t from_seq; /* −1: not given */
     char session[PROTOCOL_SESSION_MAX];
+    char key[PROTOCOL_SETTING_MAX], value[PROTOCOL_SETTING_MAX]; /* both empty: not given */
     unsigned types;   /* bit t: MESSAGE type t is wanted; all unless given */
     unsigned streams; /* bit i: stream i is meant; all unless given */
 };

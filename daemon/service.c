@@ -246,9 +246,28 @@ static void on_stop_signal(uv_signal_t *handle, int signum)
     begin_stop(s, true);
 }
 
+/* --- settings that change while it runs ---------------------------------------------------------------------- */
+
+static bool is_speech_key(const struct config_key *key)
+{
+    return key->offset == offsetof(struct config, language) || key->offset == offsetof(struct config, task);
+}
+
+/* Takes the value of one key from another configuration. */
+static void take_setting(struct service *s, struct config *from, const struct config_key *key)
+{
+    char value[PROTOCOL_SETTING_MAX];
+    config_swap(s->config, from, key);
+    if (key->offset == offsetof(struct config, language))
+        captioner_set_language(s->pipeline.captioner, pipeline_language(s->config));
+    config_value(s->config, key, 0, value, sizeof(value));
+    log_info("%s is now %s", key->name, value);
+}
+
 static void apply_live_settings(struct service *s)
 {
     const struct config *c = s->config;
+    captioner_set_translate(s->pipeline.captioner, c->task == TASK_TRANSLATE);
     log_set_level((enum log_level)c->log_level);
     s->subscribers.n_max = c->clients_max;
     s->subscribers.timeout_ms = s->control.timeout_ms = c->client_timeout_ms;
@@ -262,7 +281,6 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
     struct config fresh;
     struct err err;
     enum config_action action;
-    char value[4200];
     int n_keys;
     const struct config_key *keys = config_keys(&n_keys);
     /* The signal of a terminal that has been closed, under which nobody sees any more that the microphone is open. */
@@ -278,16 +296,16 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
         notify_ready();
         return;
     }
+    bool speakable = pipeline_check_speech(&s->pipeline, &fresh, &err) == 0;
+    if (!speakable)
+        log_error("language and task stay as they were: %s", err.msg);
     for (int i = 0; i < n_keys; i++) {
         if (!config_differs(s->config, &fresh, &keys[i]))
             continue;
-        if (!keys[i].live) {
+        if (!keys[i].live)
             log_warning("%s has changed: it takes effect after a restart", keys[i].name);
-            continue;
-        }
-        config_swap(s->config, &fresh, &keys[i]);
-        config_value(s->config, &keys[i], 0, value, sizeof(value));
-        log_info("%s is now %s", keys[i].name, value);
+        else if (speakable || !is_speech_key(&keys[i]))
+            take_setting(s, &fresh, &keys[i]);
     }
     config_finish(&fresh);
     apply_live_settings(s);
@@ -320,14 +338,53 @@ static void control_pause(void *ctx, unsigned streams, bool pause)
     s->paused = pause ? s->paused | streams : s->paused & ~streams;
 }
 
+static int control_set(void *ctx, const char *name, const char *value, struct err *err)
+{
+    struct service *s = ctx;
+    struct config fresh = {0};
+    const struct config_key *key;
+    int r = config_set_live(&fresh, name, value, &key, err);
+    if (r == 0) {
+        config_swap(s->config, &fresh, key);
+        r = pipeline_check_speech(&s->pipeline, s->config, err);
+        config_swap(s->config, &fresh, key);
+    }
+    if (r == 0) {
+        take_setting(s, &fresh, key);
+        apply_live_settings(s);
+    }
+    config_finish(&fresh);
+    return r;
+}
+
+static void control_write_settings(void *ctx, struct jsonl *j)
+{
+    const struct service *s = ctx;
+    int n;
+    const struct config_key *keys = config_keys(&n);
+    for (int i = 0; i < n; i++) {
+        char value[PROTOCOL_SETTING_MAX];
+        if (!keys[i].live)
+            continue;
+        config_value(s->config, &keys[i], 0, value, sizeof(value));
+        jsonl_string(j, keys[i].name, value);
+    }
+}
+
 static void control_write_status(void *ctx, struct jsonl *j)
 {
     struct service *s = ctx;
+    const char *language = pipeline_language(s->config);
     service_status_write(&s->hub, &s->stats, s->paused, s->subscribers.n, j);
+    jsonl_string(j, "language", language ? language : "auto");
+    jsonl_string(j, "task", s->config->task == TASK_TRANSLATE ? "translate" : "transcribe");
 }
 
-static const struct control_ops control_ops = {
-    .flush = control_flush, .pause = control_pause, .write_status = control_write_status};
+static const struct control_ops control_ops = {.flush = control_flush,
+                                               .pause = control_pause,
+                                               .set = control_set,
+                                               .write_settings = control_write_settings,
+                                               .write_status = control_write_status};
 
 /* --- the beginning ------------------------------------------------------------------------------------------- */
 

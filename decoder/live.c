@@ -39,6 +39,7 @@ struct live {
     int tail; /* first word of `before` that is not committed */
     const char *language, *next_language;
     bool change_language, language_locked;
+    bool next_translate;
     bool language_doubtful; /* of this pass: nothing in it is shown */
     float *logits;          /* [n_vocab], NULL for English-only models */
     int32_t prompt[PROMPT_MAX];
@@ -110,6 +111,7 @@ int live_create(struct text_model *model, const struct tokenizer *tokenizer,
         return r;
     }
     live_set_language(l, options->language);
+    live_set_translate(l, options->translate);
     *out = l;
     return 0;
 }
@@ -269,8 +271,14 @@ void live_set_language(struct live *l, const char *language)
     l->change_language = true;
 }
 
-static void apply_language(struct live *l)
+void live_set_translate(struct live *l, bool translate)
 {
+    l->next_translate = translate;
+}
+
+static void apply_changes(struct live *l)
+{
+    l->options.translate = l->next_translate;
     if (!l->change_language)
         return;
     l->change_language = false;
@@ -287,10 +295,11 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
     l->before->n_words = l->tail = 0;
     b->opening = true;
     bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
-    if (joins && !reset && !l->change_language)
+    bool changes = l->change_language || l->next_translate != l->options.translate;
+    if (joins && !reset && !changes)
         return;
-    live_buffer_restart(b, start, reset);
-    apply_language(l);
+    live_buffer_restart(b, start, reset || changes);
+    apply_changes(l);
 }
 
 int64_t live_buffer_start(const struct live *l)

@@ -64,7 +64,9 @@ int live_update(struct live *, const float *pcm, int n_samples, int n_before, en
 /* Ends the utterance without decoding (the audio is lost): the tentative words of the last pass are committed. */
 void live_abandon(struct live *, struct live_output *);
 
-/* Takes effect with the next utterance. */
+/* Both take effect with the next utterance, which then begins with neither buffer nor prompt of the ones before. language:
+ * ISO code that the model knows, borrowed for good; NULL: detect. An English-only model stays with what it can. */
 void live_set_language(struct live *, const char *language);
+void live_set_translate(struct live *, bool translate);
 
 #endif

@@ -33,6 +33,8 @@ static const char usage[] =
     "flush       end the utterance here: commit what has been heard\n"
     "pause       stop listening and close the device; --stream NAME for one input\n"
     "resume      listen again\n"
+    "set         what can be changed while the daemon runs, and what it is now\n"
+    "set KEY=VALUE      change it until the daemon ends or rereads its file: set language=de\n"
     "devices     the inputs that the daemon could caption; --json for programs\n"
     "\n"
     "  --socket PATH      the captions socket (default: $XDG_RUNTIME_DIR/captiond/captions.sock,\n"
@@ -176,19 +178,19 @@ static int run_follow(const struct options *o)
     return exit_status(r, &err);
 }
 
-static int run_command(const struct options *o, const char *command)
+static int run_command(const struct options *o, const char *command, const char *setting)
 {
     struct err err = {0};
     char path[SOCKET_PATH_MAX];
     int r = control_path(o, path, &err);
     if (r == 0)
-        r = control_call(path, command, o->stream, o->json, &err);
+        r = control_call(path, command, o->stream, setting, o->json, &err);
     return exit_status(r, &err);
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const commands[] = {"status", "flush", "pause", "resume", "devices"};
+    static const char *const commands[] = {"status", "flush", "pause", "resume", "devices", "set"};
     struct options o;
     int status;
     setlocale(LC_CTYPE, "");
@@ -200,13 +202,16 @@ int main(int argc, char **argv)
     if (optind >= argc)
         return usage_error("a command is needed", NULL);
     const char *command = argv[optind];
+    const char *setting = strcmp(command, "set") == 0 && optind + 1 < argc ? argv[++optind] : NULL;
     if (optind + 1 < argc)
         return usage_error("unexpected argument", argv[optind + 1]);
+    if (setting && (setting[0] == '=' || !strchr(setting, '=')))
+        return usage_error("set needs KEY=VALUE, not", setting);
     if (strcmp(command, "follow") == 0)
         return run_follow(&o);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(command, commands[i]) == 0)
-            return run_command(&o, command);
+            return run_command(&o, command, setting);
     }
     return usage_error("unknown command", command);
 }

@@ -68,8 +68,9 @@ static void print_status(const json_t *reply)
     json_t *stream;
     printf("captiond   %s, process %" PRId64 ", up ", string_of(reply, "version"), integer_of(reply, "pid"));
     print_duration(integer_of(reply, "uptime_ms"));
-    printf(", %.0f MiB\nmodel      %s on %s\n", number_of(reply, "rss_kib") / 1024.0,
-           string_of(reply, "model"), string_of(reply, "engine"));
+    printf(", %.0f MiB\nmodel      %s on %s\nlanguage   %s%s\n", number_of(reply, "rss_kib") / 1024.0,
+           string_of(reply, "model"), string_of(reply, "engine"), string_of(reply, "language"),
+           strcmp(string_of(reply, "task"), "translate") == 0 ? ", translated into English" : "");
     json_array_foreach(json_object_get(reply, "streams"), i, stream)
     {
         print_stream(stream);
@@ -108,7 +109,19 @@ static void print_devices(const json_t *reply)
     }
 }
 
-static int print_reply(const char *line, const json_t *reply, const char *command, bool json)
+static void print_settings(const json_t *reply)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(json_object_get(reply, "settings"), key, value)
+    {
+        printf("%s = %s\n", key, json_string_value(value) ? json_string_value(value) : "");
+    }
+}
+
+/* `set` says what is set only where nothing was to be changed. */
+static int print_reply(const char *line, const json_t *reply, const char *command, const char *setting,
+                       bool json)
 {
     if (json)
         printf("%s\n", line);
@@ -116,21 +129,27 @@ static int print_reply(const char *line, const json_t *reply, const char *comman
         print_status(reply);
     else if (strcmp(command, "devices") == 0)
         print_devices(reply);
+    else if (strcmp(command, "set") == 0 && !setting)
+        print_settings(reply);
     return fflush(stdout) == 0 || errno == EPIPE ? 0 : -errno;
 }
 
 /* --- the call ------------------------------------------------------------------------------------------------ */
 
-static int send_request(struct line_socket *s, const char *command, const char *stream, struct err *err)
+static int send_request(struct line_socket *s, const char *command, const char *stream, const char *setting,
+                        struct err *err)
 {
     bool takes_stream = strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0;
-    json_t *request = stream && takes_stream ? json_pack("{s:s, s:[s]}", "cmd", command, "streams", stream)
-                                             : json_pack("{s:s}", "cmd", command);
+    size_t key = setting ? strcspn(setting, "=") : 0;
     char line[PROTOCOL_REQUEST_MAX];
+    json_t *request = setting ? json_pack("{s:s, s:s%, s:s}", "cmd", command, "key", setting, key, "value",
+                                          setting + key + 1)
+                      : stream && takes_stream ? json_pack("{s:s, s:[s]}", "cmd", command, "streams", stream)
+                                               : json_pack("{s:s}", "cmd", command);
     size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
     json_decref(request);
     if (n == 0 || n >= sizeof(line))
-        return err_set(err, -EINVAL, "the stream's name is not valid");
+        return err_set(err, -EINVAL, "%s is no valid text", setting ? setting : "the stream's name");
     line[n] = '\n';
     return line_socket_send(s, line, n + 1, err);
 }
@@ -152,11 +171,12 @@ static int wait_line(struct line_socket *s, char **line, size_t *n, struct err *
     }
 }
 
-static int call(struct line_socket *s, const char *command, const char *stream, bool json, struct err *err)
+static int call(struct line_socket *s, const char *command, const char *stream, const char *setting,
+                bool json, struct err *err)
 {
     char *line;
     size_t n;
-    int r = send_request(s, command, stream, err);
+    int r = send_request(s, command, stream, setting, err);
     if (r == 0)
         r = wait_line(s, &line, &n, err);
     if (r < 0)
@@ -164,7 +184,7 @@ static int call(struct line_socket *s, const char *command, const char *stream, 
     json_t *reply = json_loadb(line, n, 0, NULL);
     const char *type = string_of(reply, "type");
     if (strcmp(type, "reply") == 0) {
-        r = print_reply(line, reply, command, json);
+        r = print_reply(line, reply, command, setting, json);
         if (r < 0)
             err_set(err, r, "standard output: %s", strerror(-r));
     } else if (strcmp(type, "error") == 0 || strcmp(type, "bye") == 0) {
@@ -176,7 +196,8 @@ static int call(struct line_socket *s, const char *command, const char *stream, 
     return r;
 }
 
-int control_call(const char *path, const char *command, const char *stream, bool json, struct err *err)
+int control_call(const char *path, const char *command, const char *stream, const char *setting, bool json,
+                 struct err *err)
 {
     struct line_socket s;
     line_socket_init(&s, PROTOCOL_LINE_MAX);
@@ -184,7 +205,7 @@ int control_call(const char *path, const char *command, const char *stream, bool
     if (r == -ENOENT || r == -ECONNREFUSED)
         r = err_set(err, -ENOTCONN, "no captiond is listening at %s", path);
     if (r == 0)
-        r = call(&s, command, stream, json, err);
+        r = call(&s, command, stream, setting, json, err);
     line_socket_finish(&s);
     return r;
 }

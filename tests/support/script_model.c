@@ -170,6 +170,7 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
             return err_set(err, -EIO, "scripted failure");
         s->n_prompt_text = r->probe_index > 0 ? r->probe_index - 1 : 0;
         s->language_token = r->tokens[r->probe_index + 1];
+        s->task_token = r->tokens[r->probe_index + 2];
         assert_true(r->n_prompt + r->n_draft + 1 <= m->n_text_ctx);
         assert_true(r->out_capacity >= r->max_tokens);
         assert_true(r->n_draft < r->max_tokens);

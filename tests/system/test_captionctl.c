@@ -415,6 +415,21 @@ static void commands_go_to_the_control_socket(void **state)
     assert_int_equal(finish(&c), 0);
     assert_string_equal(c.text, "{\"type\":\"reply\",\"cmd\":\"status\",\"model\":\"base\"}\n");
     close(fd);
+    START(&c, "set", "client-timeout=700", "--control", control_path);
+    fd = accept_client(listener);
+    EXPECT_REQUEST(fd, "\"cmd\":\"set\"", "\"key\":\"client-timeout\"", "\"value\":\"700\"");
+    say(fd, "{\"type\":\"reply\",\"cmd\":\"set\",\"settings\":{\"client-timeout\":\"700\"}}\n");
+    assert_int_equal(finish(&c), 0);
+    assert_string_equal(c.text, "");
+    close(fd);
+    START(&c, "set", "--control", control_path);
+    fd = accept_client(listener);
+    EXPECT_REQUEST(fd, "{\"cmd\":\"set\"}");
+    say(fd,
+        "{\"type\":\"reply\",\"cmd\":\"set\",\"settings\":{\"language\":\"de\",\"task\":\"transcribe\"}}\n");
+    assert_int_equal(finish(&c), 0);
+    assert_string_equal(c.text, "language = de\ntask = transcribe\n");
+    close(fd);
     START(&c, "flush", "--control", control_path);
     fd = accept_client(listener);
     say(fd, "{\"type\":\"error\",\"message\":\"not now\"}\n");
@@ -436,6 +451,10 @@ static void bad_command_lines_end_with_2(void **state)
     START(&c, "follow", "--format", "srt");
     assert_int_equal(finish(&c), 2);
     START(&c, "follow", "--from-seq", "-1");
+    assert_int_equal(finish(&c), 2);
+    START(&c, "set", "language", "--control", control_path);
+    assert_int_equal(finish(&c), 2);
+    START(&c, "set", "=de", "--control", control_path);
     assert_int_equal(finish(&c), 2);
 }
 

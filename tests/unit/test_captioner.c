@@ -67,7 +67,8 @@ static void open_stage(struct stage *s, int n_inputs, struct captioner_options o
         int64_t at = MS(500 + 350 * i + (i < 20 ? 0 : 1000));
         s->words[i] = (struct script_word){SCRIPT_WORD + i, at, at + MS(250)};
     }
-    script_model_init(&s->model, 51864, s->words, N_WORDS);
+    script_model_init(&s->model, options.language ? 51865 : 51864, s->words,
+                      N_WORDS); /* multilingual or not */
     sem_init(&s->wake, 0, 0);
     sem_init(&s->woken, 0, 0);
     for (s->n_inputs = 0; s->n_inputs < n_inputs; s->n_inputs++) {
@@ -365,6 +366,41 @@ static void flush_ends_the_utterance(void **state)
     close_stage(s);
 }
 
+/* What changes in the middle of an utterance is for the next one, for all of it. */
+static void language_and_task_change_between_utterances(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true, .language = "en"});
+    const struct tokenizer *t = s->model.tokenizer;
+    const struct special_tokens *special = tokenizer_special(t);
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(1200));
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    captioner_set_language(s->captioner, "de");
+    captioner_set_translate(s->captioner, true);
+    hear(&s->in[0], MS(700));
+    await_events(s, EVENT_PARTIAL, 2);
+    assert_int_equal(s->model.language_token, tokenizer_language_token(t, "en"));
+    assert_int_equal(s->model.task_token, special->transcribe);
+    captioner_flush(s->captioner);
+    await_events(s, EVENT_SPEECH_START, 2);
+    hear(&s->in[0], MS(1400));
+    await_events(s, EVENT_PARTIAL, 3);
+    assert_int_equal(s->model.language_token, tokenizer_language_token(t, "de"));
+    assert_int_equal(s->model.task_token, special->translate);
+    assert_int_equal(s->model.n_prompt_text, 0); /* nothing of the other language */
+    captioner_set_language(s->captioner, NULL);
+    s->model.language = "fr";
+    s->model.language_prob = 0.9f;
+    put_mark(&s->in[0], MARK_END, MS(3300), MS(3300), 0);
+    put_mark(&s->in[0], MARK_START, MS(3300), MS(3300), 0);
+    hear(&s->in[0], MS(2000));
+    await_events(s, EVENT_PARTIAL, 4);
+    assert_int_equal(s->model.language_token, tokenizer_language_token(t, "fr"));
+    close_stage(s);
+}
+
 /* Asked to stop with time enough: the last words are decoded. Without: what was tentative is kept, the rest is a gap. */
 static void stop_keeps_its_deadline(void **state)
 {
@@ -462,12 +498,18 @@ static void silence_makes_no_pass(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(utterances_become_events),  cmocka_unit_test(fast_pace_is_deterministic),
-        cmocka_unit_test(two_streams_stay_apart),    cmocka_unit_test(a_skip_moves_the_clock),
-        cmocka_unit_test(overload_becomes_a_gap),    cmocka_unit_test(flush_ends_the_utterance),
-        cmocka_unit_test(stop_keeps_its_deadline),   cmocka_unit_test(engine_failure_becomes_a_gap),
-        cmocka_unit_test(long_utterances_are_ended), cmocka_unit_test(silence_costs_nothing),
+        cmocka_unit_test(utterances_become_events),
+        cmocka_unit_test(fast_pace_is_deterministic),
+        cmocka_unit_test(two_streams_stay_apart),
+        cmocka_unit_test(a_skip_moves_the_clock),
+        cmocka_unit_test(overload_becomes_a_gap),
+        cmocka_unit_test(flush_ends_the_utterance),
+        cmocka_unit_test(stop_keeps_its_deadline),
+        cmocka_unit_test(engine_failure_becomes_a_gap),
+        cmocka_unit_test(long_utterances_are_ended),
+        cmocka_unit_test(silence_costs_nothing),
         cmocka_unit_test(silence_makes_no_pass),
+        cmocka_unit_test(language_and_task_change_between_utterances),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

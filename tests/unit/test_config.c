@@ -245,6 +245,45 @@ static void tells_differences(void **state)
     config_finish(&b);
 }
 
+/* One value into a running daemon: by the rules of the file, and only where it can take effect. */
+static void sets_what_may_change(void **state)
+{
+    static const struct {
+        const char *name, *value, *says[3];
+    } refused[] = {
+        {"step", "900", {"step: needs a restart", "language, task, clients-max", "log-level"}},
+        {"input", "monitor", {"input: needs a restart"}},
+        {"langauge", "de", {"langauge: unknown setting; did you mean language?"}},
+        {"language", "klingon", {"language: no language that Whisper knows"}},
+        {"clients-max", "0", {"clients-max: must be 1 to 65536"}},
+        {"task", "", {"task: needs a value"}},
+    };
+    struct config c;
+    const struct config_key *key = NULL;
+    struct err err = {0};
+    load_ok(&c, "step = 700\nlanguage = en\n", NULL);
+    assert_int_equal(config_set_live(&c, "language", "German", &key, &err), 0);
+    assert_string_equal(key->name, "language");
+    assert_string_equal(c.language, "German");
+    assert_int_equal(config_set_live(&c, "task", "translate", &key, &err), 0);
+    assert_int_equal(c.task, TASK_TRANSLATE);
+    assert_int_equal(config_set_live(&c, "clients-max", "7", &key, &err), 0);
+    assert_int_equal(c.clients_max, 7);
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        assert_int_equal(config_set_live(&c, refused[i].name, refused[i].value, &key, &err), -EINVAL);
+        for (int k = 0; k < 3 && refused[i].says[k]; k++)
+            if (!strstr(err.msg, refused[i].says[k]))
+                fail_msg("\"%s\" is missing in: %s", refused[i].says[k], err.msg);
+    }
+    assert_string_equal(key->name, "clients-max");
+    assert_string_equal(c.language, "German");
+    assert_int_equal(c.step_ms, 700);
+    assert_int_equal(c.clients_max, 7);
+    assert_int_equal(c.n_inputs, 1);
+    assert_string_equal(c.inputs[0].spec, "portaudio");
+    config_finish(&c);
+}
+
 static void help_names_every_setting(void **state)
 {
     char *text = NULL;
@@ -278,11 +317,12 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),        cmocka_unit_test(layers_values),
-        cmocka_unit_test(takes_switches),      cmocka_unit_test(explains_mistakes),
-        cmocka_unit_test(checks_socket_paths), cmocka_unit_test(finds_the_users_file),
-        cmocka_unit_test(refuses_long_lines),  cmocka_unit_test(example_is_a_configuration),
-        cmocka_unit_test(tells_differences),   cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(has_defaults),         cmocka_unit_test(layers_values),
+        cmocka_unit_test(takes_switches),       cmocka_unit_test(explains_mistakes),
+        cmocka_unit_test(checks_socket_paths),  cmocka_unit_test(finds_the_users_file),
+        cmocka_unit_test(refuses_long_lines),   cmocka_unit_test(example_is_a_configuration),
+        cmocka_unit_test(tells_differences),    cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(sets_what_may_change),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

@@ -210,6 +210,13 @@ static void parses_requests(void **state)
     assert_int_equal(r.from_seq, -1);
     assert_int_equal(r.types, ~0u);
     assert_int_equal(r.streams, ~0u);
+    assert_int_equal(parse_request("{\"cmd\":\"set\",\"key\":\"language\",\"value\":\"de\"}", &r, &err), 0);
+    assert_int_equal(r.cmd, REQUEST_SET);
+    assert_string_equal(r.key, "language");
+    assert_string_equal(r.value, "de");
+    assert_int_equal(parse_request("{\"cmd\":\"set\"}", &r, &err), 0);
+    assert_string_equal(r.key, "");
+    assert_string_equal(r.value, "");
 }
 
 /* Each is refused with the code that tells "garbage" from "not this", a message, and the request untouched. */
@@ -238,6 +245,14 @@ static void refuses_bad_requests(void **state)
         {"{\"cmd\":\"subscribe\",\"streams\":[\"mice\"]}", -ENOTSUP, "no \"mice\""},
         {"{\"cmd\":\"pause\",\"from_seq\":1}", -ENOTSUP, "pause takes no"},
         {"{\"cmd\":\"status\",\"streams\":[]}", -ENOTSUP, "status takes no"},
+        {"{\"cmd\":\"status\",\"key\":\"task\"}", -ENOTSUP, "status takes no"},
+        {"{\"cmd\":\"set\",\"key\":\"task\"}", -ENOTSUP, "both"},
+        {"{\"cmd\":\"set\",\"value\":\"de\"}", -ENOTSUP, "both"},
+        {"{\"cmd\":\"set\",\"key\":\"task\",\"value\":\"\"}", -ENOTSUP, "\"value\" must be a string"},
+        {"{\"cmd\":\"set\",\"key\":\"clients-max\",\"value\":5}", -ENOTSUP, "\"value\" must be a string"},
+        {"{\"cmd\":\"set\",\"key\":\"task\",\"value\":"
+         "\"0123456789012345678901234567890123456789012345678901234567890123\"}",
+         -ENOTSUP, "\"value\" must be a string of 1 to 63"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct request r = {.from_seq = 4711};

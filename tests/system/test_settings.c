@@ -1,0 +1,118 @@
+/* Settings of a running daemon: `set` on the control socket, what a model cannot do, and SIGHUP. */
+#include "tests/support/daemon.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct daemon d;
+static struct lines *l; /* of the control socket */
+
+static int set_up(void **state)
+{
+    daemon_init(&d);
+    l = malloc(sizeof(*l));
+    return l ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    daemon_finish(&d);
+    free(l);
+    return 0;
+}
+
+static char *ask(const char *request)
+{
+    send_all(l->fd, request);
+    char *line = lines_next(l, DAEMON_TIMEOUT_MS);
+    assert_non_null(line);
+    return line;
+}
+
+static void expect(const char *line, const char *part)
+{
+    if (!strstr(line, part))
+        fail_msg("%s is missing in %s", part, line);
+}
+
+#define SET(key, value) ask("{\"cmd\":\"set\",\"key\":\"" key "\",\"value\":\"" value "\"}\n")
+
+/* One that knows only English refuses the rest and stays as it is; other settings change. */
+static void refuses_what_the_model_cannot(void **state)
+{
+    daemon_start_idle(&d, NULL);
+    lines_init(l, daemon_connect(d.control));
+    const char *line = SET("language", "de");
+    assert_true(line_is(line, "error"));
+    expect(line, "knows only English, not de");
+    line = SET("task", "translate");
+    assert_true(line_is(line, "error"));
+    expect(line, "cannot translate");
+    line = SET("step", "900");
+    assert_true(line_is(line, "error"));
+    expect(line, "step: needs a restart; what can change while captiond runs: language, task,");
+    line = ask("{\"cmd\":\"set\"}\n");
+    assert_true(line_is(line, "reply"));
+    expect(line, "\"settings\":{\"language\":\"auto\",\"task\":\"transcribe\",");
+    expect(line, "\"log-level\":\"info\"}");
+    expect(SET("log-level", "debug"), "\"log-level\":\"debug\"");
+    expect(daemon_log(&d), "log-level is now debug");
+    expect(SET("language", "English"), "\"language\":\"English\"");
+    line = ask("{\"cmd\":\"status\"}\n");
+    assert_string_equal(line_string(line, "language"), "en");
+    assert_string_equal(line_string(line, "task"), "transcribe");
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
+static void write_config(const char *text)
+{
+    FILE *f = fopen(d.config, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* A multilingual one goes along, also by its file, which is what holds after SIGHUP. */
+static void changes_language_and_task(void **state)
+{
+    const char *model = test_model("base");
+    if (!model)
+        test_skip("no model base");
+    daemon_start(&d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", NULL});
+    daemon_wait_log(&d, "ready: ");
+    lines_init(l, daemon_connect(d.control));
+    expect(SET("language", "de"), "\"settings\":{\"language\":\"de\",\"task\":\"transcribe\"");
+    expect(SET("task", "translate"), "\"settings\":{\"language\":\"de\",\"task\":\"translate\"");
+    const char *line = SET("language", "yue"); /* which larger models have */
+    assert_true(line_is(line, "error"));
+    expect(line, "does not know yue");
+    line = ask("{\"cmd\":\"status\"}\n");
+    assert_string_equal(line_string(line, "language"), "de");
+    assert_string_equal(line_string(line, "task"), "translate");
+    write_config("language = yue\nclients-max = 99\n");
+    kill(d.pid, SIGHUP);
+    daemon_wait_log(&d, "configuration reread");
+    expect(daemon_log(&d), "language and task stay as they were: language: ");
+    expect(daemon_log(&d), "clients-max is now 99");
+    write_config("language = fr\n");
+    kill(d.pid, SIGHUP);
+    daemon_wait_log(&d, "language is now fr");
+    daemon_wait_log(&d, "task is now transcribe");
+    line = ask("{\"cmd\":\"status\"}\n");
+    assert_string_equal(line_string(line, "language"), "fr");
+    assert_string_equal(line_string(line, "task"), "transcribe");
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(refuses_what_the_model_cannot, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(changes_language_and_task, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
