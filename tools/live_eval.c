@@ -154,16 +154,12 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-    static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
-                                                 {"language", required_argument, NULL, 'l'},
-                                                 {"step", required_argument, NULL, 's'},
-                                                 {"buffer", required_argument, NULL, 'b'},
-                                                 {"no-gate", no_argument, NULL, 'g'},
-                                                 {"no-draft", no_argument, NULL, 'd'},
-                                                 {"beam", required_argument, NULL, 'w'},
-                                                 {"threads", required_argument, NULL, 't'},
-                                                 {"help", no_argument, NULL, 'h'},
-                                                 {0}};
+    static const struct option long_options[] = {
+        {"model", required_argument, NULL, 'm'}, {"language", required_argument, NULL, 'l'},
+        {"step", required_argument, NULL, 's'},  {"buffer", required_argument, NULL, 'b'},
+        {"no-gate", no_argument, NULL, 'g'},     {"no-draft", no_argument, NULL, 'd'},
+        {"beam", required_argument, NULL, 'w'},  {"threads", required_argument, NULL, 't'},
+        {"help", no_argument, NULL, 'h'},        {0}};
     const char *path = NULL;
     int step_ms = 500;
     struct live_options options = {.draft = true, .beam_size = 5, .max_buffer_ms = 25000};

@@ -64,7 +64,7 @@ static void remember(struct prompt *p, const char *text)
     int32_t tokens[RUN_TOKENS_MAX];
     int n = (int)strlen(text);
     for (int i = 0; i < n; i++)
-        tokens[i] = text[i];
+        tokens[i] = (unsigned char)text[i];
     prompt_remember(p, tokens, n);
 }
 
