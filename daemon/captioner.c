@@ -27,10 +27,11 @@ struct stream {
     int64_t utt, utt_start;
     int rev;
     bool partial_shown;
-    int64_t seen;              /* samples that a pass has seen, or that needed none */
-    int64_t word_end;          /* end of the last committed word */
-    int64_t skipped;           /* clock minus index, in samples */
-    bool joinable;             /* the last utterance ended in a pause: the next may go on in its buffer */
+    int64_t seen;     /* samples that a pass has seen, or that needed none */
+    int64_t word_end; /* end of the last committed word */
+    int64_t skipped;  /* clock minus index, in samples */
+    bool joinable;    /* the last utterance ended in a pause: the next may go on in its buffer */
+    bool stuck_told;
     unsigned language_changes; /* that have been taken over */
     int state_told;
     int64_t status_ns;
@@ -122,7 +123,9 @@ static void maybe_send_status(struct captioner *c, struct stream *s)
 {
     int device = atomic_load(&s->in->state);
     int state = device == STREAM_LISTENING && s->open ? STREAM_SPEECH : device;
-    if (state != s->state_told) {
+    bool stuck = atomic_load(&s->in->stuck);
+    if (state != s->state_told || stuck != s->stuck_told) {
+        s->stuck_told = stuck;
         send_status(c, s, false);
     } else if (c->options.realtime && !s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
         s->heartbeats = (s->heartbeats + 1) % HEARTBEATS_A_WORD;

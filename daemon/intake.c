@@ -232,14 +232,19 @@ static int open_source(struct intake *in, struct err *err)
     return 0;
 }
 
-/* 0, or -ETIMEDOUT: the sound server holds the source, no other can be opened until it lets go. */
+/* 0, or -ETIMEDOUT: the sound server holds the source, no other can be opened. */
 static int close_source(struct intake *in, int timeout_ms)
 {
     pthread_mutex_lock(&in->source_lock);
     struct source *source = in->source;
     in->source = NULL;
     pthread_mutex_unlock(&in->source_lock);
-    return source ? source_close_timeout(source, timeout_ms) : 0;
+    int r = source ? source_close_timeout(source, timeout_ms) : 0;
+    if (r < 0) {
+        atomic_store(&in->stuck, true);
+        describe(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer and holds the device");
+    }
+    return r;
 }
 
 /* The last sound before a seam: what the resampler holds, what was lost behind it, the end of the utterance. */
@@ -264,8 +269,7 @@ static void lose_source(struct intake *in, const char *why)
     end_stretch(in);
     go_away(in, GAP_DEVICE);
     describe(in, STREAM_NO_DEVICE, NULL, why);
-    if (close_source(in, CLOSE_TIMEOUT_MS) < 0)
-        describe(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer and holds the device");
+    close_source(in, CLOSE_TIMEOUT_MS);
 }
 
 /* The first sound after an absence: block_ns is when it was heard. */
@@ -309,7 +313,8 @@ static void take_pause(struct intake *in)
         if (in->source)
             end_stretch(in);
         go_away(in, GAP_PAUSE);
-        close_source(in, CLOSE_TIMEOUT_MS);
+        if (close_source(in, CLOSE_TIMEOUT_MS) < 0)
+            return;
         in->backoff_ms = 0;
     }
     describe(in, STREAM_PAUSED, NULL, "");
@@ -386,7 +391,7 @@ static void *run(void *arg)
     float *frames = (float *)in->storage + 2 * in->ring.capacity; /* behind the ring */
     discard_backlog(in, frames);
     in->start_ns = clock_now_ns();
-    while (!atomic_load(&in->stop)) {
+    while (!atomic_load(&in->stop) && !atomic_load(&in->stuck)) {
         if (atomic_load(&in->pause))
             take_pause(in);
         else if (!in->source)
@@ -495,7 +500,8 @@ int intake_stop(struct intake *in, int timeout_ms)
             sleep_until_ns(clock_now_ns() + 2 * NS_A_MS);
     }
     int64_t left_ns = until - clock_now_ns();
-    return close_source(in, left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0);
+    close_source(in, left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0);
+    return atomic_load(&in->stuck) ? -ETIMEDOUT : 0;
 }
 
 void intake_destroy(struct intake *in)

@@ -61,8 +61,10 @@ struct intake {
     sem_t room;                /* posted by the captioner when it has released samples */
 
     /* Said by intake, read by anyone. */
-    _Atomic int state;     /* enum stream_state, the device's: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
-    _Atomic int level_cdb; /* RMS of the last 100 ms, 1/100 dB relative to full scale */
+    _Atomic int state; /* enum stream_state, the device's: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
+    _Atomic bool
+        stuck; /* the sound server keeps the source for good: the thread has ended, only a new process helps */
+    _Atomic int level_cdb;     /* RMS of the last 100 ms, 1/100 dB relative to full scale */
     _Atomic int64_t overruns;  /* samples lost because they were not read, or not captioned, in time */
     pthread_mutex_t text_lock; /* guards the two strings: taken for a copy only */
     char device[128];

@@ -146,6 +146,11 @@ void pipeline_pause(struct pipeline *p, unsigned streams, bool pause)
     }
 }
 
+bool pipeline_stuck(const struct pipeline *p, int input)
+{
+    return atomic_load(&p->inputs[input]->stuck);
+}
+
 void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)
 {
     for (int i = 0; i < p->n_inputs; i++)

@@ -41,6 +41,9 @@ int pipeline_start(struct pipeline *, struct err *);
 
 void pipeline_pause(struct pipeline *, unsigned streams, bool pause);
 
+/* Whether a sound server keeps the device of this input for good. */
+bool pipeline_stuck(const struct pipeline *, int input);
+
 /* Milliseconds of audio that have reached the ring of each input. */
 void pipeline_heard_ms(const struct pipeline *, int64_t *ms);
 

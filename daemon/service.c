@@ -35,11 +35,12 @@ struct service {
     char *const *argv;
     uv_loop_t loop;
     enum phase phase;
-    int status;      /* of the process: 0 or a negative errno */
-    bool terminal;   /* standard error was one at the start */
-    bool stop_asked; /* by a signal */
-    bool hurried;    /* the stop has a deadline */
-    bool unfinished; /* the captioner was given up: its thread cannot be joined */
+    int status;        /* of the process: 0 or a negative errno */
+    char failure[300]; /* what clients are told of it */
+    bool terminal;     /* standard error was one at the start */
+    bool stop_asked;   /* by a signal */
+    bool hurried;      /* the stop has a deadline */
+    bool unfinished;   /* the captioner was given up: its thread cannot be joined */
 
     uv_signal_t on_term, on_int, on_hup;
     uv_async_t wake;
@@ -76,7 +77,9 @@ static void exit_now(struct service *s, int status)
 /* Only what still has to be written keeps the loop alive from here on. */
 static void end_phase(struct service *s, const char *message)
 {
-    const char *reason = s->hurried ? "shutdown" : "end";
+    const char *reason = s->failure[0] ? "error" : s->hurried ? "shutdown" : "end";
+    if (s->failure[0])
+        message = s->failure;
     s->phase = PHASE_ENDING;
     subscribers_end(&s->subscribers, reason, message);
     printer_end(&s->printer, reason, message);
@@ -172,13 +175,27 @@ static void report_state(struct service *s, int stream)
     notify_status("%s", text);
 }
 
+/* Only a new process gets the device back. */
+static void fail_on_stuck_input(struct service *s, int stream)
+{
+    snprintf(s->failure, sizeof(s->failure), "%s: %s", s->names[stream],
+             s->hub.streams[stream].status.message);
+    log_error("%s: captiond ends, as only another one can open it again", s->failure);
+    s->status = -ETIMEDOUT;
+    begin_stop(s, true);
+}
+
 static void take_event(struct service *s, const struct event *event)
 {
     if (event->type == EVENT_GAP)
         log_warning("%s: %lld ms of sound are lost (%s)", s->names[event->stream], (long long)event->lost_ms,
                     protocol_cause_name(event->cause));
     hub_publish(&s->hub, event);
-    if (event->type == EVENT_STATUS)
+    if (event->type != EVENT_STATUS)
+        return;
+    if (pipeline_stuck(&s->pipeline, event->stream) && s->phase == PHASE_RUNNING)
+        fail_on_stuck_input(s, event->stream);
+    else
         report_state(s, event->stream);
 }
 

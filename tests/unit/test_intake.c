@@ -506,6 +506,49 @@ static void stop_gives_up_on_a_device_that_hangs(void **state)
     intake_destroy(in);
 }
 
+static void hang_in_close(bool hang)
+{
+    pthread_mutex_lock(&device.lock);
+    device.close_hangs = hang;
+    pthread_cond_broadcast(&device.change);
+    pthread_mutex_unlock(&device.lock);
+}
+
+/* A sound server that keeps the device when it is lost, or to be let go of: nothing else is opened, also after the pause, and
+ * what is said is that only a restart helps. */
+static void a_stuck_server_is_told(void **state)
+{
+    for (int paused = 0; paused < 2; paused++) {
+        char name[128], message[256];
+        device_reset(16000, 1);
+        struct intake *in = start(&scripted);
+        await_idle(2);
+        hang_in_close(true);
+        if (paused)
+            intake_pause(in, true);
+        else
+            tell((struct step){.n = -EIO});
+        for (int64_t until = clock_now_ns() + 10000 * MS; !in->stuck && clock_now_ns() < until; usleep(1000))
+            continue;
+        assert_true(in->stuck);
+        await_state(in, STREAM_NO_DEVICE);
+        intake_pause(in, false);
+        usleep(400 * 1000); /* longer than the first wait between two attempts */
+        assert_int_equal(look(&device.n_attempts), 1);
+        int64_t began = clock_now_ns();
+        assert_int_equal(intake_stop(in, 1000), -ETIMEDOUT);
+        assert_true(clock_now_ns() - began < 500 * MS); /* it does not wait for the server once more */
+        intake_describe(in, name, sizeof(name), message, sizeof(message));
+        assert_string_equal(message, "the sound server does not answer and holds the device");
+        hang_in_close(false);
+        pthread_mutex_lock(&device.lock);
+        while (device.n_closed == 0)
+            pthread_cond_wait(&device.change, &device.lock);
+        pthread_mutex_unlock(&device.lock);
+        intake_destroy(in);
+    }
+}
+
 /* --- files -------------------------------------------------------------------------------------------------- */
 
 static const struct intake_options fixture = {.name = "file",
@@ -715,6 +758,7 @@ int main(void)
         cmocka_unit_test(a_full_ring_loses_and_counts),
         cmocka_unit_test(stop_ends_a_waiting_read),
         cmocka_unit_test(stop_gives_up_on_a_device_that_hangs),
+        cmocka_unit_test(a_stuck_server_is_told),
         cmocka_unit_test(a_file_gives_the_same_marks_at_any_pace),
         cmocka_unit_test(a_long_file_waits_for_room),
         cmocka_unit_test(stop_ends_a_wait_for_room),
