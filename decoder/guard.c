@@ -1,14 +1,11 @@
 #include "decoder/guard.h"
 
 #include <math.h>
-#include <string.h>
 
 #define FRAME_SAMPLES    320
 #define SAMPLES_A_SECOND 16000
 #define TOKENS_A_SECOND  22.5
 #define TOKENS_MIN       50
-#define LOOP_TIMES       4
-#define LOOP_TOKENS      16
 #define AUDIBLE_BELOW_DB 40.0f /* quietest speech below the loudest of the same window */
 #define QUIET_REACH      2     /* frames on either side */
 #define LOUD_BELOW_DB    25.0f
@@ -20,25 +17,6 @@ int guard_max_tokens(int64_t n_samples)
 {
     int n = (int)((double)n_samples / SAMPLES_A_SECOND * TOKENS_A_SECOND);
     return n < TOKENS_MIN ? TOKENS_MIN : n;
-}
-
-/* Tokens at the end that repeat the p before them. */
-static int repeated(const int32_t *tokens, int n, int p)
-{
-    int same = 0;
-    while (same + p < n && tokens[n - 1 - same] == tokens[n - 1 - same - p])
-        same++;
-    return same;
-}
-
-int guard_loop(const int32_t *tokens, int n)
-{
-    for (int p = 1; p * LOOP_TIMES <= n; p++) {
-        int same = repeated(tokens, n, p);
-        if (same >= p * (LOOP_TIMES - 1) && same + p >= LOOP_TOKENS)
-            return n - same;
-    }
-    return n;
 }
 
 bool guard_no_speech(float no_speech_prob, float avg_logprob)

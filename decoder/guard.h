@@ -1,6 +1,6 @@
-/* What live text is spared: repetition loops, and words where nobody speaks.
+/* What live text is spared: words where nobody speaks, and more of them than can be said.
  *
- * Structural rules only, from token sequences, probabilities, times and levels; no list of phrases. Pure
+ * Structural rules only, from probabilities, times and levels; no list of phrases. Pure
  * functions. */
 #ifndef CAPTIOND_DECODER_GUARD_H
 #define CAPTIOND_DECODER_GUARD_H
@@ -10,10 +10,6 @@
 
 /* Most tokens that a window of this many samples can hold: speech has at most 22.5 a second. */
 int guard_max_tokens(int64_t n_samples);
-
-/* Number of leading tokens without the repetitions of a loop at the end: a sequence of p tokens said r times in a row,
- * r ≥ 4 and p · r ≥ 16, of which the first is kept. n when there is none. */
-int guard_loop(const int32_t *tokens, int n);
 
 /* True when a window holds no speech, by OpenAI's rule: no-speech probability above 0.6 and mean log-probability below
  * −1. */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "decoder/align.h"
-#include "decoder/guard.h"
+#include "decoder/loop.h"
 #include "decoder/words.h"
 
 #define ROWS_MAX              (HYPOTHESIS_TOKENS + 2)
@@ -115,7 +115,7 @@ static void take_tokens(struct hypothesizer *h, const struct hypothesis_request 
     /* A loop may have begun in the committed words. */
     memcpy(h->spoken, q->tokens + q->n_prompt - q->n_committed, (size_t)q->n_committed * sizeof(int32_t));
     memcpy(h->spoken + q->n_committed, h->out_tokens, (size_t)n * sizeof(int32_t));
-    int kept = guard_loop(h->spoken, q->n_committed + n) - q->n_committed;
+    int kept = loop_cut_end(h->spoken, q->n_committed + n) - q->n_committed;
     kept = kept > 0 ? kept : 0;
     out->looped = kept < n;
     out->n_tokens = kept;

@@ -1,11 +1,11 @@
 #include "decoder/live.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "decoder/commit.h"
+#include "decoder/detect_language.h"
 #include "decoder/guard.h"
 #include "decoder/hypothesis.h"
 #include "decoder/live_buffer.h"
@@ -227,29 +227,6 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
 
 /* --- language ------------------------------------------------------------------------------------------------- */
 
-/* The most probable language of the encoded window, and its probability among languages. */
-static int detect_language(struct live *l, const char **language, float *probability, struct err *err)
-{
-    const struct special_tokens *special = tokenizer_special(l->tokenizer);
-    int32_t sot = special->sot;
-    int r = l->model->ops->logits(l->model, l->options.text_slot, l->options.audio_slot, &sot, 1, 0,
-                                  l->logits, err);
-    if (r < 0)
-        return r;
-    const float *x = l->logits + special->first_language;
-    int best = 0;
-    for (int i = 1; i < special->n_languages; i++) {
-        if (x[i] > x[best])
-            best = i;
-    }
-    float sum = 0.0f;
-    for (int i = 0; i < special->n_languages; i++)
-        sum += expf(x[i] - x[best]);
-    *language = tokenizer_token_language(l->tokenizer, special->first_language + best);
-    *probability = 1.0f / sum;
-    return 0;
-}
-
 /* Decides the language of this pass. Detection goes on, pass by pass, until it is confident. */
 static int choose_language(struct live *l, int n_samples, struct err *err)
 {
@@ -257,7 +234,8 @@ static int choose_language(struct live *l, int n_samples, struct err *err)
     if (l->language_locked)
         return 0;
     float probability;
-    int r = detect_language(l, &l->language, &probability, err);
+    int r = detect_language(l->model, l->tokenizer, l->options.text_slot, l->options.audio_slot, l->logits,
+                            &l->language, &probability, err);
     if (r < 0)
         return r;
     l->language_doubtful = probability < LANGUAGE_SURE;

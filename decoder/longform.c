@@ -2,38 +2,32 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "decoder/detect_language.h"
 #include "decoder/guard.h"
 #include "decoder/hallucination.h"
 #include "decoder/loop.h"
 #include "decoder/segment.h"
 #include "decoder/window.h"
+#include "decoder/window_audio.h"
 #include "decoder/word_times.h"
 #include "decoder/words.h"
 
-#define FRAME         160          /* samples of a mel frame, the unit of seeking */
-#define WINDOW_FRAMES 3000         /* 30 s */
-#define EDGE          200          /* samples beside a window that its outermost frames see */
-#define STALL_FRAMES  100          /* a window that moves on by less than 1 s has stalled; … */
-#define STALLS_MAX    2            /* … after as many in a row the rest of the window is skipped */
-#define LEFTOVER      300          /* so little of a region is not decoded where nobody is heard in it: 3 s */
-#define VOICE_MARGIN  (FRAME * 50) /* nor does the gate miss more at the edges of speech: 0.5 s */
-#define STAMP_ERROR   50           /* frames by which a word may end later than its timestamp says: 0.5 s */
-#define PAUSE_SEARCH  500 /* the last frames of a window without timestamps, where a pause ends it: 5 s */
+#define STALL_FRAMES 100  /* a window that moves on by less than 1 s has stalled; … */
+#define STALLS_MAX   2    /* … after as many in a row the rest of the window is skipped */
+#define LEFTOVER     300  /* so little of a region is not decoded where nobody is heard in it: 3 s */
+#define VOICE_MARGIN 8000 /* samples: nor does the gate miss more at the edges of speech: 0.5 s */
+#define STAMP_ERROR  50   /* frames by which a word may end later than its timestamp says: 0.5 s */
+#define PAUSE_SEARCH 500  /* the last frames of a window without timestamps, where a pause ends it: 5 s */
 
 struct longform {
     struct text_model *model;
     const struct tokenizer *tokenizer;
     const struct longform_options *options;
-    const float *pcm;
-    int64_t n_samples;
-    int n_frames; /* whole frames of the recording */
-    int seek;     /* frame where the next window begins */
+    struct window_audio audio;
+    int seek; /* frame where the next window begins */
     int n_stalls;
-    int encoded_seek, encoded_frames; /* the window that the audio slot holds; 0 frames: none */
     struct longform_result result;
     float *logits; /* [n_vocab] */
     struct window window;
@@ -69,92 +63,16 @@ void longform_defaults(struct longform_options *o)
     };
 }
 
-/* --- audio --- */
-
-/* Hands n_frames frames from frame `seek` on to the model. What follows them is not heard. */
-static int encode(struct longform *l, int seek, int n_frames, enum audio_scale scale, struct err *err)
-{
-    int64_t first = (int64_t)seek * FRAME, left = l->n_samples - first;
-    /* The last frames see beyond their own samples; less than a whole frame more keeps their number. */
-    int64_t n = (int64_t)n_frames * FRAME + (n_frames == WINDOW_FRAMES ? EDGE : FRAME - 1);
-    l->model->ops->encode(l->model, WINDOW_AUDIO_SLOT, l->pcm + first, (int)(n < left ? n : left),
-                          first < EDGE ? (int)first : EDGE, scale);
-    return l->model->ops->wait(l->model, err);
-}
-
-/* Encodes a window, unless the audio slot holds it already. */
-static int encode_window(struct longform *l, int seek, int n_frames, struct err *err)
-{
-    if (l->encoded_seek == seek && l->encoded_frames == n_frames)
-        return 0;
-    l->encoded_seek = seek;
-    l->encoded_frames = n_frames;
-    return encode(l, seek, n_frames, AUDIO_SCALE_GIVEN, err);
-}
-
-/* Finds the greatest log-mel value of the whole recording, by which every window is then normalised. */
-static int scan(struct longform *l, struct err *err)
-{
-    l->model->ops->reset_scale(l->model, WINDOW_AUDIO_SLOT);
-    for (int seek = 0; seek < l->n_frames; seek += WINDOW_FRAMES) {
-        int r = encode(l, seek, WINDOW_FRAMES, AUDIO_SCALE_SCAN, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
 /* --- language --- */
 
-/* Encodes the first 30 s of the regions one behind the other. */
-static int encode_speech(struct longform *l, struct err *err)
+static int find_language(struct longform *l, int seek, int n_frames, struct err *err)
 {
     const struct longform_options *o = l->options;
-    const int most = WINDOW_FRAMES * FRAME;
-    int used = 0;
-    float *pcm = calloc((size_t)most, sizeof(*pcm));
-    if (!pcm)
-        return err_set(err, -ENOMEM, "no memory for finding out the language");
-    for (int i = 0; i < o->n_regions && used < most; i++) {
-        int64_t n = o->regions[i].end - o->regions[i].start;
-        n = n < most - used ? n : most - used;
-        memcpy(pcm + used, l->pcm + o->regions[i].start, (size_t)n * sizeof(*pcm));
-        used += (int)n;
-    }
-    l->encoded_frames = 0;
-    l->model->ops->encode(l->model, WINDOW_AUDIO_SLOT, pcm, used, 0, AUDIO_SCALE_OWN);
-    int r = l->model->ops->wait(l->model, err);
-    free(pcm);
-    return r;
-}
-
-/* By the first 30 s of speech; n_frames from frame `seek` on are the first window. */
-static int detect_language(struct longform *l, int seek, int n_frames, struct err *err)
-{
-    const struct special_tokens *s = tokenizer_special(l->tokenizer);
-    int r;
-    if (n_frames < WINDOW_FRAMES && l->options->regions && l->options->n_regions > 1)
-        r = encode_speech(l, err);
-    /* For this alone OpenAI's implementation lets a short recording be followed by silence. The window's own maximum
-     * is that of the recording then. */
-    else if (n_frames == l->n_frames && n_frames < WINDOW_FRAMES)
-        r = encode(l, seek, n_frames, AUDIO_SCALE_OWN, err);
-    else
-        r = encode_window(l, seek, n_frames, err);
-    if (r == 0)
-        r = l->model->ops->logits(l->model, 0, WINDOW_AUDIO_SLOT, &s->sot, 1, 0, l->logits, err);
+    int r = window_audio_encode_for_language(&l->audio, o->regions, o->n_regions, seek, n_frames, err);
     if (r < 0)
         return r;
-    const float *x = l->logits + s->first_language;
-    int best = 0;
-    double sum = 0.0;
-    for (int i = 1; i < s->n_languages; i++)
-        best = x[i] > x[best] ? i : best;
-    for (int i = 0; i < s->n_languages; i++)
-        sum += exp((double)x[i] - x[best]);
-    l->result.language = tokenizer_token_language(l->tokenizer, s->first_language + best);
-    l->result.language_probability = (float)(1.0 / sum);
-    return 0;
+    return detect_language(l->model, l->tokenizer, 0, WINDOW_AUDIO_SLOT, l->logits, &l->result.language,
+                           &l->result.language_probability, err);
 }
 
 /* Takes the language that is asked for, else finds out the one of the first window, and sets the start tokens. */
@@ -171,7 +89,7 @@ static int choose_language(struct longform *l, int seek, int n_frames, struct er
     l->result.language = code;
     l->result.language_probability = 1.0f;
     if (!o->language && s->multilingual && n_frames > 0) {
-        int r = detect_language(l, seek, n_frames, err);
+        int r = find_language(l, seek, n_frames, err);
         if (r < 0)
             return r;
     }
@@ -195,8 +113,8 @@ static bool voice_known(const struct longform *l)
 
 static int64_t voice_in(const struct longform *l, int first, int end)
 {
-    return voice_within(l->options->voice, l->options->n_voice, (int64_t)first * FRAME, (int64_t)end * FRAME,
-                        VOICE_MARGIN);
+    return voice_within(l->options->voice, l->options->n_voice, (int64_t)first * MEL_FRAME,
+                        (int64_t)end * MEL_FRAME, VOICE_MARGIN);
 }
 
 /* Makes the text behind the last segment, which the window's end cut off, one more segment of the request. Where there
@@ -224,7 +142,7 @@ static int time_words(struct longform *l, struct outcome *o, struct err *err)
     int r = l->timer ? 0 : word_timer_create(l->model, l->tokenizer, &l->timer, err);
     if (r < 0)
         return r;
-    int64_t origin = (int64_t)l->seek * FRAME;
+    int64_t origin = (int64_t)l->seek * MEL_FRAME;
     struct word_times_request q = {
         .text_slot = 0,
         .audio_slot = WINDOW_AUDIO_SLOT,
@@ -238,7 +156,7 @@ static int time_words(struct longform *l, struct outcome *o, struct err *err)
         .spaced = words_spaced(l->options->translate ? "en" : l->result.language),
         .origin = origin,
         .n_frames = o->n_frames,
-        .end = l->n_samples,
+        .end = l->audio.n_samples,
         .last_speech = l->last_speech,
     };
     add_tail(l, o, &q);
@@ -246,29 +164,29 @@ static int time_words(struct longform *l, struct outcome *o, struct err *err)
     if (r < 0)
         return r;
     int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
-    if (!o->ends_with_single && end > origin && (end - origin) / FRAME < o->advance)
-        o->advance = (int)((end - origin) / FRAME);
+    if (!o->ends_with_single && end > origin && (end - origin) / MEL_FRAME < o->advance)
+        o->advance = (int)((end - origin) / MEL_FRAME);
     return 0;
 }
 
 /* Leaves out segments of words that look made up, and sets where to go on. */
 static void pass_over_silence(struct longform *l, struct outcome *o)
 {
-    int64_t origin = (int64_t)l->seek * FRAME, seek = -1;
+    int64_t origin = (int64_t)l->seek * MEL_FRAME, seek = -1;
     struct silence_search q = {
         .window = origin,
-        .window_end = origin + WINDOW_FRAMES * FRAME,
-        .audio_end = origin + (int64_t)o->n_frames * FRAME,
-        .recording_end = l->n_samples,
+        .window_end = origin + WINDOW_FRAMES * MEL_FRAME,
+        .audio_end = origin + (int64_t)o->n_frames * MEL_FRAME,
+        .recording_end = l->audio.n_samples,
         .last_speech = l->last_speech,
-        .threshold = (int64_t)(l->options->hallucination_silence_s * 100.0f) * FRAME,
+        .threshold = (int64_t)(l->options->hallucination_silence_s * 100.0f) * MEL_FRAME,
     };
     int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
     if (!o->ends_with_single && end > origin && q.window_end - end <= q.threshold)
         o->advance = o->n_frames;
     o->n_segments = hallucination_find(&q, l->spoken, o->n_segments, o->words, &seek);
     if (seek >= 0)
-        o->advance = (int)((seek - origin) / FRAME);
+        o->advance = (int)((seek - origin) / MEL_FRAME);
 }
 
 /* Text that breaks off at the limit of tokens without a timestamp to go on from would be followed by a loss: where the
@@ -318,9 +236,9 @@ static int emit(struct longform *l, const struct outcome *o, int index)
     bool blank;
     const char *text = window_text(&l->window, tokens, s->n_tokens, &blank);
     struct longform_segment segment = {
-        .start = (int64_t)(l->seek + s->start) * FRAME,
-        .end = (int64_t)(l->seek + s->end) * FRAME,
-        .window = (int64_t)l->seek * FRAME,
+        .start = (int64_t)(l->seek + s->start) * MEL_FRAME,
+        .end = (int64_t)(l->seek + s->end) * MEL_FRAME,
+        .window = (int64_t)l->seek * MEL_FRAME,
         .language = l->result.language,
         .text = text,
         .tokens = tokens,
@@ -344,7 +262,7 @@ static int emit(struct longform *l, const struct outcome *o, int index)
         return 0;
     prompt_remember(&l->window.before, tokens, s->n_tokens);
     /* A model may time the end of a recording's last words after the recording's. */
-    segment.end = segment.end < l->n_samples ? segment.end : l->n_samples;
+    segment.end = segment.end < l->audio.n_samples ? segment.end : l->audio.n_samples;
     segment.start = segment.start < segment.end ? segment.start : segment.end;
     return l->options->on_segment ? l->options->on_segment(l->options->ctx, &segment) : 0;
 }
@@ -368,7 +286,7 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
 {
     struct window *w = &l->window;
     w->limits.n_tokens = voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames)) : 0;
-    int r = encode_window(l, l->seek, n_frames, err);
+    int r = window_audio_encode(&l->audio, l->seek, n_frames, err);
     if (r == 0)
         r = window_decode(w, (uint64_t)l->seek << 16, err);
     if (r < 0)
@@ -402,10 +320,11 @@ struct span {
 static struct span span_of_region(const struct longform *l, int i)
 {
     if (!l->options->regions)
-        return (struct span){0, l->n_frames};
+        return (struct span){0, l->audio.n_frames};
     const struct longform_region *region = &l->options->regions[i];
-    int64_t end = (region->end + FRAME - 1) / FRAME;
-    return (struct span){(int)(region->start / FRAME), end < l->n_frames ? (int)end : l->n_frames};
+    int64_t end = (region->end + MEL_FRAME - 1) / MEL_FRAME;
+    return (struct span){(int)(region->start / MEL_FRAME),
+                         end < l->audio.n_frames ? (int)end : l->audio.n_frames};
 }
 
 static int window_frames(struct span s)
@@ -421,8 +340,8 @@ static int next_window(struct longform *l, struct span s)
     int n = window_frames((struct span){l->seek, s.end});
     if (!l->options->without_timestamps || l->options->word_times || l->seek + n >= s.end)
         return n;
-    const float *pcm = l->pcm + (int64_t)l->seek * FRAME;
-    int n_levels = guard_levels(pcm, n * FRAME, l->levels);
+    const float *pcm = l->audio.pcm + (int64_t)l->seek * MEL_FRAME;
+    int n_levels = guard_levels(pcm, n * MEL_FRAME, l->levels);
     return 2 * guard_quietest(l->levels, n_levels, (n - PAUSE_SEARCH) / 2, n_levels - 1);
 }
 
@@ -439,8 +358,8 @@ static int transcribe_span(struct longform *l, struct span s, struct err *err)
             r = transcribe_window(l, next_window(l, s), err);
         if (r)
             return r;
-        int64_t done = l->seek < l->n_frames ? (int64_t)l->seek * FRAME : l->n_samples;
-        r = l->options->on_progress ? l->options->on_progress(l->options->ctx, done, l->n_samples) : 0;
+        int64_t done = l->seek < l->audio.n_frames ? (int64_t)l->seek * MEL_FRAME : l->audio.n_samples;
+        r = l->options->on_progress ? l->options->on_progress(l->options->ctx, done, l->audio.n_samples) : 0;
         if (r)
             return r;
     }
@@ -451,7 +370,7 @@ static int transcribe_all(struct longform *l, struct err *err)
 {
     int n = l->options->regions ? l->options->n_regions : 1;
     struct span first = n > 0 ? span_of_region(l, 0) : (struct span){0, 0};
-    int r = n > 0 ? scan(l, err) : 0;
+    int r = n > 0 ? window_audio_scan(&l->audio, err) : 0;
     if (r == 0 && l->options->word_times)
         r = word_timer_create(l->model, l->tokenizer, &l->timer, err);
     if (r == 0)
@@ -465,7 +384,7 @@ int longform_transcribe(struct text_model *model, const struct tokenizer *tokeni
                         const struct longform_options *options, const float *pcm, int64_t n_samples,
                         struct longform_result *result, struct err *err)
 {
-    if (n_samples / FRAME > INT_MAX - 2 * WINDOW_FRAMES)
+    if (n_samples / MEL_FRAME > INT_MAX - 2 * WINDOW_FRAMES)
         return err_set(err, -EINVAL, "the recording is too long");
     int r = -ENOMEM;
     struct longform *l = calloc(1, sizeof(*l));
@@ -477,9 +396,8 @@ int longform_transcribe(struct text_model *model, const struct tokenizer *tokeni
     l->model = model;
     l->tokenizer = tokenizer;
     l->options = options;
-    l->pcm = pcm;
-    l->n_samples = n_samples;
-    l->n_frames = (int)(n_samples / FRAME);
+    l->audio = (struct window_audio){
+        .model = model, .pcm = pcm, .n_samples = n_samples, .n_frames = (int)(n_samples / MEL_FRAME)};
     l->logits = logits;
     r = window_init(&l->window, model, tokenizer, options, err);
     if (r == 0)

@@ -74,3 +74,22 @@ int loop_cut(int32_t *tokens, float *logprobs, int n, int32_t eot)
         n = kept;
     }
 }
+
+/* Tokens at the end that repeat the p before them. */
+static int repeated(const int32_t *tokens, int n, int p)
+{
+    int same = 0;
+    while (same + p < n && tokens[n - 1 - same] == tokens[n - 1 - same - p])
+        same++;
+    return same;
+}
+
+int loop_cut_end(const int32_t *tokens, int n)
+{
+    for (int p = 1; p * TIMES <= n; p++) {
+        int same = repeated(tokens, n, p);
+        if (same >= p * (TIMES - 1) && same + p >= TOKENS)
+            return n - same;
+    }
+    return n;
+}

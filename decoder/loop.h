@@ -1,4 +1,4 @@
-/* Repetition loops in a window's output: the same sequence of tokens said again and again.
+/* Repetition loops in what a model puts out: the same sequence of tokens said again and again.
  *
  * Structure alone counts; timestamps in between do not. Pure functions. */
 #ifndef CAPTIOND_DECODER_LOOP_H
@@ -15,5 +15,9 @@ bool loop_present(const int32_t *tokens, int n, int32_t eot);
  * returns the new number. Timestamps stay, so that segments keep their places. Only loops of 64 tokens and more: people
  * do say things four times. */
 int loop_cut(int32_t *tokens, float *logprobs, int n, int32_t eot);
+
+/* For text that is still being spoken: number of leading tokens without the repetitions of a loop that they end with, of
+ * the same r and p, but for its first. n when there is none. tokens: [n], text alone. */
+int loop_cut_end(const int32_t *tokens, int n);
 
 #endif

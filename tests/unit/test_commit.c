@@ -5,6 +5,7 @@
 
 #include "decoder/commit.h"
 #include "decoder/guard.h"
+#include "decoder/loop.h"
 
 #define MS(x)     ((int64_t)(x)*16)
 #define WORDS_MAX 32
@@ -132,14 +133,14 @@ static void loops_are_found(void **state)
             tokens[i] = 1000 + i;
         while (n < 7 + 8 * p + 16)
             tokens[n] = n - 7 < p ? n : tokens[n - p], n++;
-        assert_int_equal(guard_loop(tokens, n), 7 + p);
-        assert_int_equal(guard_loop(tokens, 7 + p), 7 + p);
+        assert_int_equal(loop_cut_end(tokens, n), 7 + p);
+        assert_int_equal(loop_cut_end(tokens, 7 + p), 7 + p);
     }
     /* Five times "no," is speech. */
     for (int i = 0; i < 10; i++)
         tokens[i] = i % 2;
-    assert_int_equal(guard_loop(tokens, 10), 10);
-    assert_int_equal(guard_loop(tokens, 0), 0);
+    assert_int_equal(loop_cut_end(tokens, 10), 10);
+    assert_int_equal(loop_cut_end(tokens, 0), 0);
 }
 
 static void token_limits(void **state)
