@@ -341,8 +341,11 @@ static void unheard_text_goes_if_it_is_improbable(void **state)
     assert_true(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, &vague, &limits));
     assert_false(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, &sure, &limits));
     assert_false(hallucination_unheard(spans, 1, 9 * SECOND, 15 * SECOND, &silent, &limits));
-    assert_false(
-        hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, &vague, &limits)); /* half a second away */
+    /* Half a second of five is within half a second of a voice, which is enough for a tenth, but none of it is voice. */
+    assert_false(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, &silent, &limits));
+    assert_true(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, &vague, &limits));
+    assert_false(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND, &vague, &limits));
+    assert_true(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND + 1, &vague, &limits));
 }
 
 static const struct word good_words[] = {{" all", 40 * SECOND, 40 * SECOND + 8000, 0.9f, 0, 1},
