@@ -7,6 +7,7 @@
 #include "daemon/base/run.h"
 #include "daemon/base/socket_path.h"
 #include "decoder/tokenizer.h"
+#include "stream/gate.h"
 
 static int check_socket(const char *value, struct err *err)
 {
@@ -22,6 +23,9 @@ static int check_language(const char *value, struct err *err)
 }
 
 #define FIELD(name) offsetof(struct config, name)
+/* The text of a number that is a macro. */
+#define TEXT(macro)  QUOTED(macro)
+#define QUOTED(text) #text
 
 static const struct config_key keys[] = {
     {.group = "Input",
@@ -60,7 +64,7 @@ static const struct config_key keys[] = {
     {.name = "gate-threshold",
      .type = CONFIG_REAL,
      .offset = FIELD(gate_threshold),
-     .fallback = "0.5",
+     .fallback = TEXT(GATE_THRESHOLD),
      .min = 0.2,
      .max = 0.95,
      .argument = "P",
@@ -68,7 +72,7 @@ static const struct config_key keys[] = {
     {.name = "gate-min-speech",
      .type = CONFIG_INT,
      .offset = FIELD(gate_min_speech_ms),
-     .fallback = "100",
+     .fallback = TEXT(GATE_MIN_SPEECH_MS),
      .min = 0,
      .max = 1000,
      .argument = "MS",
@@ -76,7 +80,7 @@ static const struct config_key keys[] = {
     {.name = "gate-silence",
      .type = CONFIG_INT,
      .offset = FIELD(gate_silence_ms),
-     .fallback = "600",
+     .fallback = TEXT(GATE_MIN_SILENCE_MS),
      .min = 100,
      .max = 5000,
      .argument = "MS",
@@ -84,7 +88,7 @@ static const struct config_key keys[] = {
     {.name = "gate-pre-roll",
      .type = CONFIG_INT,
      .offset = FIELD(gate_pre_roll_ms),
-     .fallback = "400",
+     .fallback = TEXT(GATE_PRE_ROLL_MS),
      .min = 0,
      .max = 2000,
      .argument = "MS",
@@ -92,7 +96,7 @@ static const struct config_key keys[] = {
     {.name = "gate-pad",
      .type = CONFIG_INT,
      .offset = FIELD(gate_pad_ms),
-     .fallback = "200",
+     .fallback = TEXT(GATE_PAD_MS),
      .min = 0,
      .max = 1000,
      .argument = "MS",

@@ -14,13 +14,20 @@
 
 #include "stream/vad.h"
 
+/* The defaults, of which the table of settings and the tools are made. */
+#define GATE_THRESHOLD      0.5
+#define GATE_MIN_SPEECH_MS  100
+#define GATE_MIN_SILENCE_MS 600
+#define GATE_PRE_ROLL_MS    400
+#define GATE_PAD_MS         200
+
 struct gate_options {
-    bool enabled;       /* false: one utterance from the first sample on, never closed */
-    float threshold;    /* 0.5 */
-    int min_speech_ms;  /* 100: shorter bursts open nothing */
-    int min_silence_ms; /* 600: hangover */
-    int pre_roll_ms;    /* 400: start lies this much before the first speech frame */
-    int pad_ms;         /* 200: end lies this much after the last speech frame */
+    bool enabled; /* false: one utterance from the first sample on, never closed */
+    float threshold;
+    int min_speech_ms;  /* shorter bursts open nothing */
+    int min_silence_ms; /* hangover */
+    int pre_roll_ms;    /* start lies this much before the first speech frame */
+    int pad_ms;         /* end lies this much after the last speech frame */
 };
 
 enum gate_event_type { GATE_NONE, GATE_START, GATE_END };

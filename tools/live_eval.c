@@ -164,11 +164,11 @@ int main(int argc, char **argv)
     int step_ms = 500;
     struct live_options options = {.draft = true, .beam_size = 5, .max_buffer_ms = 25000};
     struct gate_options gate = {.enabled = true,
-                                .threshold = 0.5f,
-                                .min_speech_ms = 100,
-                                .min_silence_ms = 600,
-                                .pre_roll_ms = 400,
-                                .pad_ms = 200};
+                                .threshold = GATE_THRESHOLD,
+                                .min_speech_ms = GATE_MIN_SPEECH_MS,
+                                .min_silence_ms = GATE_MIN_SILENCE_MS,
+                                .pre_roll_ms = GATE_PRE_ROLL_MS,
+                                .pad_ms = GATE_PAD_MS};
     struct whisper_options whisper = {.engine = "host", .n_audio_slots = 1, .n_text_slots = 5};
     for (int c; (c = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         switch (c) {

@@ -171,7 +171,7 @@ static int take_event(struct span_list *list, const struct gate_event *event, in
 /* Every burst of speech, however short, without margins. */
 static int find_bursts(const struct recording *r, struct span_list *list)
 {
-    const struct gate_options options = {.enabled = true, .threshold = 0.5f};
+    const struct gate_options options = {.enabled = true, .threshold = GATE_THRESHOLD};
     struct gate gate;
     struct gate_event event;
     int status = 0;
