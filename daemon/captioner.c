@@ -24,6 +24,7 @@ struct stream {
     struct mark mark; /* the next one, taken from the queue */
     bool has_mark;
     bool open, ended;
+    bool announced; /* clients know of the open utterance */
     int64_t utt, utt_start;
     int rev;
     bool partial_shown;
@@ -148,10 +149,26 @@ static void finish_commit(struct captioner *c, struct stream *s, const struct wo
     send_event(c);
 }
 
+/* Tells of an utterance. One that goes on from the one before (after a flush, say) is told with its first word, since perhaps
+ * nothing follows; without this there would be an empty `final`. */
+static void announce(struct captioner *c, struct stream *s)
+{
+    if (s->announced)
+        return;
+    s->announced = true;
+    s->utt++;
+    s->rev = 0;
+    struct event *e = begin_event(c, s, EVENT_SPEECH_START);
+    e->start_ms = e->end_ms = to_ms(s, s->utt_start);
+    send_event(c);
+}
+
 static void send_commits(struct captioner *c, struct stream *s, const struct live_output *out)
 {
     struct event *e = NULL;
     size_t used = 0;
+    if (out->n_committed > 0)
+        announce(c, s);
     for (int i = 0; i < out->n_committed; i++) {
         const struct word *w = &out->committed[i];
         size_t n = strlen(w->text);
@@ -187,6 +204,7 @@ static void send_partial(struct captioner *c, struct stream *s, const struct liv
     bool empty = !out->partial || !out->partial[0];
     if (empty && !s->partial_shown)
         return;
+    announce(c, s);
     struct event *e = begin_event(c, s, EVENT_PARTIAL);
     e->rev = ++s->rev;
     e->start_ms = to_ms(s, empty ? s->seen : out->partial_start);
@@ -204,25 +222,17 @@ static void send_partial(struct captioner *c, struct stream *s, const struct liv
 
 static void send_final(struct captioner *c, struct stream *s, int64_t end, enum final_reason reason)
 {
+    if (!s->announced)
+        return;
     struct event *e = begin_event(c, s, EVENT_FINAL);
     e->start_ms = to_ms(s, s->utt_start);
     e->end_ms = to_ms(s, end);
     e->reason = reason;
-    s->partial_shown = false;
+    s->partial_shown = s->announced = false;
     send_event(c);
 }
 
 /* --- utterances --------------------------------------------------------------------------------------------- */
-
-static void count_utterance(struct captioner *c, struct stream *s, int64_t start)
-{
-    s->utt++;
-    s->utt_start = start;
-    s->rev = 0;
-    struct event *e = begin_event(c, s, EVENT_SPEECH_START);
-    e->start_ms = e->end_ms = to_ms(s, start);
-    send_event(c);
-}
 
 static void take_settings(struct captioner *c, struct stream *s)
 {
@@ -239,10 +249,8 @@ static void open_utterance(struct captioner *c, struct stream *s, int64_t start)
     if (start < ring_tail(&s->in->ring))
         start = ring_tail(&s->in->ring);
     s->open = true;
-    s->seen = start;
-    s->word_end = start;
+    s->utt_start = s->seen = s->word_end = start;
     live_begin(s->live, start, s->joinable ? ring_tail(&s->in->ring) : start, false);
-    count_utterance(c, s, start);
 }
 
 static void close_utterance(struct captioner *c, struct stream *s, int64_t end, enum final_reason reason)
@@ -313,7 +321,7 @@ static void limit_utterance(struct captioner *c, struct stream *s)
         s->word_end <= s->utt_start)
         return;
     send_final(c, s, s->word_end, FINAL_MAX_LEN);
-    count_utterance(c, s, s->word_end);
+    s->utt_start = s->word_end;
 }
 
 static void tick(struct captioner *c, struct stream *s, int64_t at)
@@ -342,8 +350,10 @@ static void act_on_mark(struct captioner *c, struct stream *s)
     s->has_mark = false;
     switch (m->type) {
     case MARK_START:
-        if (!s->open)
+        if (!s->open) {
             open_utterance(c, s, m->at);
+            announce(c, s);
+        }
         break;
     case MARK_END:
         if (s->open)

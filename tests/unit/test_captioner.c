@@ -141,6 +141,9 @@ static void collect(struct stage *s)
 /* Collects until the latest event of this type is there `count` times. */
 static void await_events(struct stage *s, enum event_type type, int count)
 {
+    struct timespec until; /* whatever else comes, statuses for example */
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += PATIENCE;
     for (;;) {
         int n = 0;
         collect(s);
@@ -148,9 +151,6 @@ static void await_events(struct stage *s, enum event_type type, int count)
             n += s->events[i].type == type;
         if (n >= count)
             return;
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += PATIENCE;
         if (sem_timedwait(&s->woken, &until) < 0)
             fail_msg("only %d of %d events of type %d came", n, count, type);
     }
@@ -334,7 +334,7 @@ static void overload_becomes_a_gap(void **state)
     start(s);
     await_events(s, EVENT_PARTIAL, 1);
     hear(&s->in[0], MS(12000));
-    await_events(s, EVENT_SPEECH_START, 2);
+    await_events(s, EVENT_FINAL, 1);
     const struct event *gap = nth(s, EVENT_GAP, 0);
     assert_int_equal(gap->cause, GAP_OVERLOAD);
     assert_int_equal(gap->start_ms, 1300);
@@ -361,8 +361,35 @@ static void flush_ends_the_utterance(void **state)
     await_events(s, EVENT_FINAL, 1);
     assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_FLUSH);
     expect_words(s->text[0], 0, 2);
-    await_events(s, EVENT_SPEECH_START, 2);
+    hear(&s->in[0], MS(900));
+    await_events(s, EVENT_PARTIAL, 2);
     assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->start_ms, 1200);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->utt, 2);
+    assert_int_equal(nth(s, EVENT_PARTIAL, 1)->utt, 2);
+    close_stage(s);
+}
+
+/* After a flush nothing more is said, and the device is let go of: clients hear of no second utterance, begun or ended. */
+static void nothing_follows_a_flush(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(800)); /* one word, until 750 ms */
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    captioner_flush(s->captioner);
+    await_events(s, EVENT_FINAL, 1);
+    s->model.n_words = 1;
+    put_mark(&s->in[0], MARK_SKIP, MS(1400), MS(1400), MS(1000));
+    hear(&s->in[0], MS(600));
+    await_events(s, EVENT_GAP, 1);
+    put_mark(&s->in[0], MARK_EOF, MS(1400), MS(1400), 0);
+    sem_post(&s->wake);
+    await_flag(s, captioner_ended);
+    assert_int_equal(count(s, EVENT_SPEECH_START), 1);
+    assert_int_equal(count(s, EVENT_FINAL), 1);
+    expect_words(s->text[0], 0, 1);
     close_stage(s);
 }
 
@@ -384,7 +411,7 @@ static void language_and_task_change_between_utterances(void **state)
     assert_int_equal(s->model.language_token, tokenizer_language_token(t, "en"));
     assert_int_equal(s->model.task_token, special->transcribe);
     captioner_flush(s->captioner);
-    await_events(s, EVENT_SPEECH_START, 2);
+    await_events(s, EVENT_FINAL, 1);
     hear(&s->in[0], MS(1400));
     await_events(s, EVENT_PARTIAL, 3);
     assert_int_equal(s->model.language_token, tokenizer_language_token(t, "de"));
@@ -504,6 +531,7 @@ int main(void)
         cmocka_unit_test(a_skip_moves_the_clock),
         cmocka_unit_test(overload_becomes_a_gap),
         cmocka_unit_test(flush_ends_the_utterance),
+        cmocka_unit_test(nothing_follows_a_flush),
         cmocka_unit_test(stop_keeps_its_deadline),
         cmocka_unit_test(engine_failure_becomes_a_gap),
         cmocka_unit_test(long_utterances_are_ended),
