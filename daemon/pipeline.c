@@ -95,6 +95,16 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
     return 0;
 }
 
+/* An engine without beam search captions all the same, one hypothesis at a time. */
+static int beam_size(const struct pipeline *p, const struct config *config)
+{
+    if (config->beam_size == 1 || whisper_beams_max(p->model.whisper) > 1)
+        return config->beam_size;
+    log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
+                whisper_engine_name(p->model.whisper), config->beam_size);
+    return 1;
+}
+
 static int open_captioner(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
                           struct err *err)
 {
@@ -107,7 +117,7 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .language = pipeline_language(config),
         .translate = config->task == TASK_TRANSLATE,
         .draft = config->draft,
-        .beam_size = config->beam_size,
+        .beam_size = beam_size(p, config),
         .wake = wake,
         .wake_ctx = ctx,
     };

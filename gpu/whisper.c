@@ -90,10 +90,9 @@ static int warm_up(struct whisper *w, struct err *err)
     int r = whisper_submit_runs(w, &run, 1, 1, err);
     if (r == 0)
         r = whisper_wait(w, err);
-    if (r < 0 || w->n_text_slots == 1 || !text_decoder_searches(w->decoder))
+    run.beam = (struct beam_search){.width = whisper_beams_max(w), .length_penalty = -1.0f};
+    if (r < 0 || run.beam.width == 1)
         return r;
-    run.beam = (struct beam_search){
-        .width = w->n_text_slots < RUN_BEAMS_MAX ? w->n_text_slots : RUN_BEAMS_MAX, .length_penalty = -1.0f};
     r = whisper_submit_runs(w, &run, 1, 1, err);
     return r < 0 ? r : whisper_wait(w, err);
 }
@@ -176,6 +175,13 @@ const struct whisper_dims *whisper_dims(const struct whisper *w)
 const char *whisper_engine_name(const struct whisper *w)
 {
     return w->engine->name;
+}
+
+int whisper_beams_max(const struct whisper *w)
+{
+    if (!text_decoder_searches(w->decoder))
+        return 1;
+    return w->n_text_slots < RUN_BEAMS_MAX ? w->n_text_slots : RUN_BEAMS_MAX;
 }
 
 struct engine *whisper_engine(struct whisper *w)

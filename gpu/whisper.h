@@ -34,7 +34,9 @@ void whisper_close(struct whisper *); /* NULL is accepted */
 
 const struct whisper_dims *whisper_dims(const struct whisper *);
 const char *whisper_engine_name(const struct whisper *); /* "host f32 (avx2)", … */
-struct engine *whisper_engine(struct whisper *);         /* for the oracle and golden tests */
+/* The widest beam search that runs may ask for: 1 where the engine has none, or there is one text slot. */
+int whisper_beams_max(const struct whisper *);
+struct engine *whisper_engine(struct whisper *); /* for the oracle and golden tests */
 
 /* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */
 const char *whisper_token_bytes(const struct whisper *, int32_t id, size_t *n_bytes);

@@ -203,6 +203,9 @@ static int check_model(const struct transcriber *t, struct err *err)
     if (o->word_times && t->model.base.n_align < 1)
         return err_set(err, -EINVAL, "model %s has no alignment heads, so that words have no times",
                        o->model);
+    if (o->beam_size > whisper_beams_max(t->model.whisper))
+        return err_set(err, -EINVAL, "--beam-size %d: the engine %s has no beam search; --engine host has it",
+                       o->beam_size, whisper_engine_name(t->model.whisper));
     return 0;
 }
 

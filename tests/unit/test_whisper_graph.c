@@ -603,6 +603,7 @@ static void what_does_not_fit_is_refused(void **state)
     bad = good->run;
     bad.tokens = (const int32_t[]){0, 1, 2, 3, 51864};
     refused(w, bad, "a token of no vocabulary");
+    assert_int_equal(whisper_beams_max(w), 4); /* it has no more slots */
     struct text_run twice[2] = {good->run, good->run};
     assert_int_equal(whisper_run(w, twice, 2, &err), -EINVAL);
     int32_t token = 51864;
