@@ -1,4 +1,5 @@
-/* Settings of a running daemon: `set` on the control socket, what a model cannot do, and SIGHUP. */
+/* Settings of a running daemon: `set` on the control socket, what a model cannot do, and SIGHUP; and
+ * what `status` says of a pause. */
 #include "tests/support/daemon.h"
 
 #include <signal.h>
@@ -108,11 +109,26 @@ static void changes_language_and_task(void **state)
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
 
+/* The reply to `pause` is a promise: whoever asks next hears of the pause, though the input takes a moment for it. */
+static void tells_a_pause_at_once(void **state)
+{
+    daemon_start_idle(&d, NULL);
+    lines_init(l, daemon_connect(d.control));
+    for (int i = 0; i < 5; i++) {
+        assert_true(line_is(ask("{\"cmd\":\"pause\"}\n"), "reply"));
+        expect(ask("{\"cmd\":\"status\"}\n"), "\"state\":\"paused\"");
+        assert_true(line_is(ask("{\"cmd\":\"resume\"}\n"), "reply"));
+    }
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(refuses_what_the_model_cannot, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_language_and_task, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(tells_a_pause_at_once, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
