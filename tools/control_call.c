@@ -75,8 +75,9 @@ static void print_status(const json_t *reply)
     {
         print_stream(stream);
     }
-    printf("captions   %" PRId64 " words in %" PRId64 " utterances", integer_of(counters, "words"),
-           integer_of(counters, "finals"));
+    int64_t finals = integer_of(counters, "finals");
+    printf("captions   %" PRId64 " words in %" PRId64 " utterance%s", integer_of(counters, "words"), finals,
+           finals == 1 ? "" : "s");
     if (integer_of(lag, "n"))
         printf("; latency %.1f s (median), %.1f s (99 %%)", number_of(lag, "p50") / 1000.0,
                number_of(lag, "p99") / 1000.0);
