@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define MEL_FRAME 160 /* samples: 10 ms, in which segments and windows are counted */
+
 /* Most segments that n tokens can give, whatever they are. */
 #define SEGMENTS_MAX(n) ((n) + 1)
 

@@ -7,9 +7,9 @@
 
 #include "daemon/base/err.h"
 #include "decoder/longform.h"
+#include "decoder/segment.h"
 #include "decoder/text_model.h"
 
-#define MEL_FRAME     160  /* samples */
 #define WINDOW_FRAMES 3000 /* 30 s */
 
 struct window_audio {

@@ -9,7 +9,6 @@
 #include "decoder/words.h"
 
 #define SECOND       16000
-#define MEL_FRAME    160
 #define FRAMES_A_ROW 2 /* mel frames to one of the encoder's */
 
 #define START_MAX  3

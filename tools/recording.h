@@ -24,9 +24,8 @@ int recording_read_stdin(struct recording *, struct err *);
 
 /* Where somebody speaks: spans, ascending and apart. */
 struct recording_speech {
-    struct longform_region
-        *regions; /* NULL for none. Only pauses of more than three seconds are left out, and of these
-                                        not the first and the last one */
+    /* What is to be decoded; NULL for nothing. Pauses of more than 30 s are left out, but for a second beside speech. */
+    struct longform_region *regions;
     int n_regions;
     struct longform_region *bursts; /* what the voice gate took for speech, without margins */
     int n_bursts;
