@@ -108,7 +108,7 @@ TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/pr
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tests/%.c)),$(TEST_SRC)))
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
 # operations once more, and those of the harness itself.
-CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance graph
+CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
 CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures whisper)
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS)),$(CUDA_TESTS)))
 

@@ -124,7 +124,7 @@ int cuda_linear(struct cuda_engine *, const struct linear_args *);
 int cuda_layer_norm(struct cuda_engine *, const struct layer_norm_args *);
 int cuda_attention(struct cuda_engine *, const struct attention_args *);
 
-/* rows.cu, rows_attention.cu, sample.cu, kv.cu: the decoder */
+/* rows.cu, rows_attention.cu, sample.cu, beam.cu, kv.cu: the decoder */
 int cuda_rows_from_slots(struct cuda_engine *, const struct rows_from_slots_args *);
 int cuda_embed(struct cuda_engine *, const struct embed_args *);
 int cuda_linear_rows(struct cuda_engine *, const struct linear_rows_args *);
@@ -132,6 +132,8 @@ int cuda_self_attention(struct cuda_engine *, const struct self_attention_args *
 int cuda_cross_attention(struct cuda_engine *, const struct cross_attention_args *);
 int cuda_select(struct cuda_engine *, const struct select_args *);
 int cuda_advance(struct cuda_engine *, const struct advance_args *);
+int cuda_beam_select(struct cuda_engine *, const struct beam_select_args *);
+int cuda_beam_advance(struct cuda_engine *, const struct beam_advance_args *);
 int cuda_kv_store(struct cuda_engine *, const struct kv_store_args *);
 int cuda_kv_copy(struct cuda_engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
 

@@ -62,6 +62,8 @@ OPERATION(self_attention)
 OPERATION(cross_attention)
 OPERATION(select)
 OPERATION(advance)
+OPERATION(beam_select)
+OPERATION(beam_advance)
 
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
@@ -146,8 +148,8 @@ static const struct engine_vtable vtable = {
     .select = submit_select,
     .advance = submit_advance,
     .kv_copy = submit_kv_copy,
-    .beam_select = NULL,
-    .beam_advance = NULL,
+    .beam_select = submit_beam_select,
+    .beam_advance = submit_beam_advance,
 };
 
 static int find_device(cudaDeviceProp *device, struct err *err)

@@ -29,8 +29,22 @@ static __device__ __forceinline__ float block_sum(float v, float *room)
     return warp_sum(threadIdx.x % WARP < WARPS ? room[threadIdx.x % WARP] : 0.0f);
 }
 
+/* Where a head's keys are: side by side from `first` on, or each in the slot that a table names. Values are `to_values`
+ * behind. */
+struct keys {
+    const __half *first; /* with a table: of slot 0 */
+    size_t to_values;
+    const uint8_t *slots; /* by position; NULL: no table */
+    size_t slot_stride;
+};
+
+static __device__ __forceinline__ const __half *key_at(struct keys k, int t)
+{
+    return k.first + (size_t)t * HEAD + (k.slots ? k.slots[t] * k.slot_stride : 0);
+}
+
 /* scores [n] = q · Kᵀ / 8 */
-static __device__ __forceinline__ void score(const float *q, const __half *keys, int n, float *scores)
+static __device__ __forceinline__ void score(const float *q, struct keys keys, int n, float *scores)
 {
     int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY;
     float mine[8];
@@ -40,7 +54,7 @@ static __device__ __forceinline__ void score(const float *q, const __half *keys,
         int t = first + lane / LANES_A_KEY;
         float sum = 0.0f, key[8];
         if (t < n) {
-            load_eight(keys + (size_t)t * HEAD + part * 8, key);
+            load_eight(key_at(keys, t) + part * 8, key);
             for (int i = 0; i < 8; i++)
                 sum = fmaf(mine[i], key[i], sum);
         }
@@ -52,13 +66,13 @@ static __device__ __forceinline__ void score(const float *q, const __half *keys,
 }
 
 /* sums [WARPS, HEAD] = weights · V, a part of the keys a warp */
-static __device__ __forceinline__ void weigh(const float *weights, const __half *values, int n, float *sums)
+static __device__ __forceinline__ void weigh(const float *weights, struct keys keys, int n, float *sums)
 {
     int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY, warp = (int)threadIdx.x / WARP;
     float out[8] = {};
     for (int t = warp * KEYS_A_WARP + lane / LANES_A_KEY; t < n; t += WARPS * KEYS_A_WARP) {
         float value[8];
-        load_eight(values + (size_t)t * HEAD + part * 8, value);
+        load_eight(key_at(keys, t) + keys.to_values + part * 8, value);
         for (int i = 0; i < 8; i++)
             out[i] = fmaf(weights[t], value[i], out[i]);
     }
@@ -76,8 +90,8 @@ struct attended {
 };
 
 /* All threads of a block. `weights` (shared, [n], n > 0) becomes e^(score − greatest). */
-static __device__ __forceinline__ struct attended attend(const float *q, const __half *keys,
-                                                         const __half *values, int n, float *weights)
+static __device__ __forceinline__ struct attended attend(const float *q, struct keys keys, int n,
+                                                         float *weights)
 {
     SHARED(float, tops, WARPS);
     SHARED(float, totals, WARPS);
@@ -93,7 +107,7 @@ static __device__ __forceinline__ struct attended attend(const float *q, const _
         a.sum += weights[t];
     }
     a.sum = block_sum(a.sum, totals); /* and all weights are there */
-    weigh(weights, values, n, sums);
+    weigh(weights, keys, n, sums);
     __syncthreads();
     for (int warp = 0; warp < WARPS && threadIdx.x < HEAD; warp++)
         a.out += sums[warp * HEAD + (int)threadIdx.x];
@@ -118,15 +132,21 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* grid: heads, rows */
 static __global__ void __launch_bounds__(THREADS)
-    self_attention_kernel(struct rows rows, struct engine_kv kv, int layer, struct mat qkv, struct mat out)
+    self_attention_kernel(struct rows rows, struct engine_kv kv, int layer, const struct slot_state *slots,
+                          struct mat qkv, struct mat out)
 {
     SHARED(float, weights, RUN_TOKENS_MAX);
     int head = (int)blockIdx.x, r = (int)blockIdx.y, pos = rows.pos[r];
     if (pos < 0 || pos >= kv.n_ctx)
         return;
     const float *q = (const float *)qkv.data + (size_t)r * (size_t)qkv.stride + head * HEAD;
-    const __half *keys = kv_keys(kv, layer, rows.slot[r], head);
-    struct attended a = attend(q, keys, keys + (size_t)kv.n_ctx * HEAD, pos + 1, weights);
+    struct keys keys = {kv_keys(kv, layer, rows.slot[r], head), (size_t)kv.n_ctx * HEAD, NULL, 0};
+    if (slots && slots[rows.slot[r]].n_beams > 1 && pos >= slots[rows.slot[r]].n_prompt) {
+        keys.first = kv_keys(kv, layer, 0, head);
+        keys.slots = slots[rows.slot[r]].kv_slot;
+        keys.slot_stride = (size_t)(kv_keys(kv, 0, 1, 0) - kv.data);
+    }
+    struct attended a = attend(q, keys, pos + 1, weights);
     if (threadIdx.x < HEAD)
         ((float *)out.data)[(size_t)r * (size_t)out.stride + (size_t)(head * HEAD) + threadIdx.x] =
             a.out / a.sum;
@@ -143,7 +163,7 @@ int cuda_self_attention(struct cuda_engine *c, const struct self_attention_args 
         return 0;
     LAUNCH(append_kernel, a->rows.n, THREADS, 0, c->stream, a->rows, *a->kv, a->layer, a->qkv);
     LAUNCH(self_attention_kernel, dim3((unsigned)a->kv->n_head, (unsigned)a->rows.n), THREADS, 0, c->stream,
-           a->rows, *a->kv, a->layer, a->qkv, a->out);
+           a->rows, *a->kv, a->layer, a->slots, a->qkv, a->out);
     return cuda_check(c, cudaGetLastError(), "self_attention");
 }
 
@@ -189,8 +209,9 @@ static __global__ void __launch_bounds__(THREADS) cross_part_kernel(struct cross
     if (n <= 0)
         return;
     const float *q = (const float *)p.q.data + (size_t)r * (size_t)p.q.stride + head * HEAD;
-    const __half *keys = kv_keys(p.kv, p.layer, s->audio, head) + (size_t)first * HEAD;
-    struct attended a = attend(q, keys, keys + (size_t)p.kv.n_ctx * HEAD, n, weights);
+    struct keys keys = {kv_keys(p.kv, p.layer, s->audio, head) + (size_t)first * HEAD,
+                        (size_t)p.kv.n_ctx * HEAD, NULL, 0};
+    struct attended a = attend(q, keys, n, weights);
     float *to = partial_of(&p, r, head, part);
     if (threadIdx.x < HEAD)
         to[threadIdx.x] = a.out;

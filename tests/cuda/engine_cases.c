@@ -90,6 +90,8 @@ OPERATION(self_attention)
 OPERATION(cross_attention)
 OPERATION(select)
 OPERATION(advance)
+OPERATION(beam_select)
+OPERATION(beam_advance)
 
 static void open_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
@@ -144,6 +146,8 @@ struct engine *open_engine(const char *isa, int n_threads, enum engine_precision
     v.cross_attention = open_cross_attention;
     v.select = open_select;
     v.advance = open_advance;
+    v.beam_select = open_beam_select;
+    v.beam_advance = open_beam_advance;
     v.kv_copy = open_kv_copy;
     e->v = &v;
     show(true);

@@ -258,7 +258,7 @@ static void test_misfits(void **state)
     const struct mat none = {0}, half = mat_view(w.floats, DTYPE_F16, 4, N_STATE, N_STATE);
     const struct mat single = mat_view(w.floats, DTYPE_F32, 4, N_STATE, N_STATE);
     const struct mat odd = mat_view((char *)w.floats + 2, DTYPE_F16, 4, 3 * N_STATE, 3 * N_STATE + 1);
-    for (int i = 0; i < 11; i++) {
+    for (int i = 0; i < 12; i++) {
         v->upload(w.e, w.floats, &one, sizeof(one));
         if (i == 0)
             v->mel(w.e, &(struct mel_args){.pcm = w.pcm, .n_samples = -1, .out = single});
@@ -285,6 +285,8 @@ static void test_misfits(void **state)
                                         .rows = w.rows, .kv = w.kv, .layer = 1, .q = single, .out = single});
         if (i == 10)
             v->select(w.e, &(struct select_args){.rows = w.rows, .logits = half});
+        if (i == 11)
+            v->beam_select(w.e, &(struct beam_select_args){.rows = w.rows, .logits = half});
         v->rows_from_slots(w.e, &(struct rows_from_slots_args){w.rows, w.slots});
         v->layer_norm(w.e, &(struct layer_norm_args){single, w.floats + 512, w.floats + 512, single});
         int r = v->wait(w.e, &err);

@@ -1,27 +1,12 @@
 /* select against a transcription, in plain double precision, of the logit filters of OpenAI's whisper/decoding.py:
  * SuppressBlank, SuppressTokens, ApplyTimestampRules, then GreedyDecoder.update (argmax and log-softmax). */
-#include "tests/oracle/rows.h"
-
-/* Logits below 32 in magnitude: the maximum, the logarithm of the sum and their difference round by 2^-20 each, the
- * exponentials by 2 ulp, and partial sums of about a thousand of them by some 30 roundings of 2^-24. Together under 6e-6,
- * and the references' f32 logits add as much again. */
-#define LOGPROB_ERROR 1e-5
+#include "tests/oracle/rules_reference.h"
 
 enum { SLOTS = 4, ROWS = 40 };
 
-struct vocab {
-    int n, eot, no_timestamps, timestamp_begin;
-};
-
-static const struct vocab small = {.n = 203, .eot = 100, .no_timestamps = 112, .timestamp_begin = 113};
-static const struct vocab large = {
-    .n = 51865, .eot = 50257, .no_timestamps = 50363, .timestamp_begin = 50364};
-
 struct world {
     struct engine *e;
-    struct vocab v;
-    int mask_words;
-    uint32_t *masks;
+    struct filters f;
     struct slot_state *slots;
     struct rows rows;
     struct mat logits;
@@ -31,11 +16,10 @@ struct world {
 
 static struct world make_world(const char *isa, int threads, struct vocab v)
 {
-    struct world w = {.e = open_engine(isa, threads, PRECISION_AUTO), .v = v};
+    struct world w = {.e = open_engine(isa, threads, PRECISION_AUTO)};
     if (!w.e)
         return w;
-    w.mask_words = (v.n + 31) / 32;
-    w.masks = take(w.e, sizeof(uint32_t) * RUN_TOKEN_MASKS * (size_t)w.mask_words);
+    w.f = take_filters(w.e, v);
     w.slots = take(w.e, sizeof(*w.slots) * SLOTS);
     w.rows = take_rows(w.e, ROWS);
     w.logits = take_mat(w.e, ROWS, v.n, v.n + 7);
@@ -46,7 +30,7 @@ static struct world make_world(const char *isa, int threads, struct vocab v)
 
 static void drop_world(struct world *w)
 {
-    w->e->v->free(w->e, w->masks);
+    w->e->v->free(w->e, w->f.masks);
     w->e->v->free(w->e, w->slots);
     w->e->v->free(w->e, w->chosen);
     w->e->v->free(w->e, w->logprob);
@@ -61,163 +45,15 @@ static void run(struct world *w, int n_rows)
     rows.n = n_rows;
     w->e->v->select(w->e, &(struct select_args){.rows = rows,
                                                 .slots = w->slots,
-                                                .masks = w->masks,
-                                                .mask_words = w->mask_words,
+                                                .masks = w->f.masks,
+                                                .mask_words = w->f.mask_words,
                                                 .logits = w->logits,
                                                 .chosen = w->chosen,
                                                 .logprob = w->logprob});
     wait_for(w->e);
 }
 
-/* --- the transcription ---------------------------------------------------------------------------------------------- */
-
-static double logsumexp(const double *x, int first, int last)
-{
-    double greatest = -INFINITY, sum = 0.0;
-    for (int i = first; i < last; i++)
-        greatest = fmax(greatest, x[i]);
-    for (int i = first; i < last && greatest > -INFINITY; i++)
-        sum += exp(x[i] - greatest);
-    return greatest > -INFINITY ? greatest + log(sum) : -INFINITY;
-}
-
-static void set(double *x, int first, int last)
-{
-    for (int i = first; i < last; i++)
-        x[i] = -INFINITY;
-}
-
-static void set_masked(const struct world *w, int mask, double *x)
-{
-    for (int i = 0; mask >= 0 && i < w->v.n; i++) {
-        if (w->masks[mask * w->mask_words + i / 32] >> (i % 32) & 1)
-            x[i] = -INFINITY;
-    }
-}
-
-/* ApplyTimestampRules.apply for one sequence. Returns how near the last comparison was to a tie. */
-static double timestamp_rules(const struct world *w, const struct slot_state *s, const int32_t *tokens, int n,
-                              double *x)
-{
-    int begin = w->v.timestamp_begin;
-    const int32_t *seq = tokens + s->sample_begin;
-    int len = n - s->sample_begin;
-    x[w->v.no_timestamps] = -INFINITY;
-    bool last_was_timestamp = len >= 1 && seq[len - 1] >= begin;
-    bool penultimate_was_timestamp = len < 2 || seq[len - 2] >= begin;
-    if (last_was_timestamp) {
-        if (penultimate_was_timestamp)
-            set(x, begin, w->v.n);
-        else
-            set(x, 0, w->v.eot);
-    }
-    int last_stamp = -1;
-    for (int i = 0; i < len; i++)
-        last_stamp = seq[i] >= begin ? seq[i] : last_stamp;
-    if (last_stamp >= 0) {
-        int timestamp_last = last_was_timestamp && !penultimate_was_timestamp ? last_stamp : last_stamp + 1;
-        set(x, begin, timestamp_last);
-    }
-    if (len == 0) {
-        set(x, 0, begin);
-        if (s->rules.max_initial_timestamp >= 0)
-            set(x, begin + s->rules.max_initial_timestamp + 1, w->v.n);
-    }
-    double stamps = logsumexp(x, begin, w->v.n), text = -INFINITY;
-    for (int i = 0; i < begin; i++)
-        text = fmax(text, x[i]);
-    if (stamps > text)
-        set(x, 0, begin);
-    return fabs(stamps - text);
-}
-
-/* Fills x with the filtered logits. */
-static double filter(const struct world *w, const struct slot_state *s, int pos, const float *logits,
-                     double *x)
-{
-    for (int i = 0; i < w->v.n; i++)
-        x[i] = logits[i];
-    if (pos + 1 == s->sample_begin)
-        set_masked(w, s->rules.first_mask, x);
-    set_masked(w, s->rules.mask, x);
-    return s->rules.timestamps ? timestamp_rules(w, s, s->tokens, pos + 1, x) : INFINITY;
-}
-
-static int argmax(const double *x, int n)
-{
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        best = x[i] > x[best] ? i : best;
-    return best;
-}
-
 /* --- cases ---------------------------------------------------------------------------------------------------------- */
-
-/* Histories as Whisper writes them, and ones it should not write. */
-static void draw_history(struct test_rng *rng, const struct world *w, struct slot_state *s, int n)
-{
-    int stamp = w->v.timestamp_begin, kind = test_rng_int(rng, 0, 3);
-    for (int i = 0; i < n; i++) {
-        bool is_stamp = i >= s->sample_begin && test_rng_int(rng, 0, kind) == 0;
-        if (is_stamp && test_rng_int(rng, 0, 2))
-            stamp += test_rng_int(rng, 0, 4);
-        stamp = stamp < w->v.n ? stamp : w->v.n - 1;
-        s->tokens[i] = is_stamp ? stamp : test_rng_int(rng, 0, w->v.eot - 1);
-    }
-}
-
-static void draw_slot(struct test_rng *rng, const struct world *w, struct slot_state *s)
-{
-    *s = (struct slot_state){.rules = {.eot = w->v.eot,
-                                       .timestamp_begin = w->v.timestamp_begin,
-                                       .no_timestamps = w->v.no_timestamps,
-                                       .timestamps = test_rng_int(rng, 0, 3) > 0,
-                                       .max_initial_timestamp = test_rng_int(rng, 0, 1) ? 50 : -1,
-                                       .mask = test_rng_int(rng, -1, 3),
-                                       .first_mask = test_rng_int(rng, -1, RUN_TOKEN_MASKS - 1)},
-                             .n_ctx = 448,
-                             .probe_token = -1,
-                             .probe_index = -1};
-    s->n_prompt = test_rng_int(rng, 1, 30);
-    s->sample_begin = test_rng_int(rng, 0, 2) ? s->n_prompt : test_rng_int(rng, 1, s->n_prompt);
-    draw_history(rng, w, s, 60);
-}
-
-static void draw_logits(struct test_rng *rng, const struct world *w, float *x)
-{
-    int n = w->v.n, begin = w->v.timestamp_begin;
-    switch (test_rng_int(rng, 0, 7)) {
-    case 0: /* all negative */
-        for (int i = 0; i < n; i++)
-            x[i] = -100.0f - 10.0f * test_rng_uniform(rng);
-        break;
-    case 1: /* nothing but one */
-        for (int i = 0; i < n; i++)
-            x[i] = -INFINITY;
-        x[test_rng_int(rng, 0, n - 1)] = -3.0f;
-        break;
-    case 2: /* ties */
-        for (int i = 0; i < n; i++)
-            x[i] = (float)test_rng_int(rng, -3, 3);
-        break;
-    case 3: /* all the same */
-        for (int i = 0; i < n; i++)
-            x[i] = -7.25f;
-        break;
-    case 4: /* timestamps are likely, each of them not very */
-        fill(rng, x, (size_t)n, 1.0f);
-        for (int i = begin; i < n; i++)
-            x[i] += 2.0f;
-        break;
-    case 5: /* the end of text and the ids around the borders */
-        fill(rng, x, (size_t)n, 1.0f);
-        for (int i = 0; i < 5; i++)
-            x[(int[]){w->v.eot, 0, n - 1, begin, begin - 1}[i]] = 20.0f + test_rng_uniform(rng);
-        break;
-    default:
-        fill(rng, x, (size_t)n, 5.0f);
-    }
-}
 
 static int draw_rows(struct test_rng *rng, struct world *w, int most)
 {
@@ -241,18 +77,18 @@ static int check_row(const struct world *w, int r, const float *logits, double *
         assert_int_equal(w->chosen[r], -77);
         return 0;
     }
-    double margin = filter(w, s, pos, logits, x);
+    double margin = filter(&w->f, s, pos, logits, x);
     if (margin > 0.0 &&
         margin < 1e-5) /* one timestamp against an equal text token is an exact tie, and no doubt */
         return 1;
-    int best = argmax(x, w->v.n);
+    int best = argmax(x, w->f.v.n);
     if (x[best] == -INFINITY) { /* the original has no answer; ours ends the text */
-        assert_int_equal(w->chosen[r], w->v.eot);
+        assert_int_equal(w->chosen[r], w->f.v.eot);
         assert_true(w->logprob[r] == -INFINITY);
         return 0;
     }
     assert_int_equal(w->chosen[r], best);
-    double logprob = x[best] - logsumexp(x, 0, w->v.n);
+    double logprob = x[best] - logsumexp(x, 0, w->f.v.n);
     /* Sums of up to 230 roundings, mostly cancelling; the exponential's 2e-7; the difference of numbers near 16. */
     if (!(fabs(w->logprob[r] - logprob) <= LOGPROB_ERROR))
         fail_msg("row %d: log-probability %.9g, not %.9g", r, w->logprob[r], logprob);
@@ -262,23 +98,21 @@ static int check_row(const struct world *w, int r, const float *logits, double *
 /* Counts rows, and those that were too near to call. */
 static void check_rules(struct world *w, struct test_rng *rng, int rounds, int *rows, int *near)
 {
-    float *given = malloc((size_t)ROWS * (size_t)w->v.n * sizeof(float));
-    double *x = malloc((size_t)w->v.n * sizeof(double));
+    float *given = malloc((size_t)ROWS * (size_t)w->f.v.n * sizeof(float));
+    double *x = malloc((size_t)w->f.v.n * sizeof(double));
     for (int round = 0; round < rounds; round++) {
-        for (int i = 0; i < RUN_TOKEN_MASKS * w->mask_words; i++)
-            w->masks[i] =
-                test_rng_int(rng, 0, 3) ? (uint32_t)test_rng_next(rng) & (uint32_t)test_rng_next(rng) : 0;
+        draw_masks(rng, &w->f);
         for (int slot = 0; slot < SLOTS; slot++)
-            draw_slot(rng, w, &w->slots[slot]);
-        int n = draw_rows(rng, w, w->v.n > 1000 ? 2 : 10);
+            draw_slot(rng, &w->f, &w->slots[slot]);
+        int n = draw_rows(rng, w, w->f.v.n > 1000 ? 2 : 10);
         for (int r = 0; r < n; r++) {
-            draw_logits(rng, w, at(w->logits, r));
-            memcpy(given + (size_t)r * (size_t)w->v.n, at(w->logits, r), (size_t)w->v.n * sizeof(float));
+            draw_logits(rng, &w->f, at(w->logits, r));
+            memcpy(given + (size_t)r * (size_t)w->f.v.n, at(w->logits, r), (size_t)w->f.v.n * sizeof(float));
             w->chosen[r] = -77;
         }
         run(w, n);
         for (int r = 0; r < n; r++)
-            *near += check_row(w, r, given + (size_t)r * (size_t)w->v.n, x);
+            *near += check_row(w, r, given + (size_t)r * (size_t)w->f.v.n, x);
         *rows += n;
     }
     free(given);
@@ -312,23 +146,23 @@ static void test_probe(void **state)
         struct world w = make_world(isa_names[isa], 2, large);
         if (!w.e)
             continue;
-        double *x = malloc((size_t)w.v.n * sizeof(double));
+        double *x = malloc((size_t)w.f.v.n * sizeof(double));
         for (int token = 0; token < 3; token++) {
-            draw_slot(&rng, &w, &w.slots[0]);
+            draw_slot(&rng, &w.f, &w.slots[0]);
             w.slots[0].n_prompt = 10;
             w.slots[0].probe_index = 2 + token;
-            w.slots[0].probe_token = token ? w.v.eot + token : 0;
+            w.slots[0].probe_token = token ? w.f.v.eot + token : 0;
             w.slots[0].rules.mask = 0; /* the probe sees the logits as they are */
-            memset(w.masks, 0xff, (size_t)w.mask_words * sizeof(uint32_t));
+            memset(w.f.masks, 0xff, (size_t)w.f.mask_words * sizeof(uint32_t));
             for (int r = 0; r < 5; r++) {
                 w.rows.slot[r] = 0;
                 w.rows.pos[r] = 1 + r;
-                fill(&rng, at(w.logits, r), (size_t)w.v.n, 3.0f);
+                fill(&rng, at(w.logits, r), (size_t)w.f.v.n, 3.0f);
             }
             at(w.logits, 1 + token)[w.slots[0].probe_token] = 12.0f;
-            for (int i = 0; i < w.v.n; i++)
+            for (int i = 0; i < w.f.v.n; i++)
                 x[i] = at(w.logits, 1 + token)[i];
-            double p = exp(x[w.slots[0].probe_token] - logsumexp(x, 0, w.v.n));
+            double p = exp(x[w.slots[0].probe_token] - logsumexp(x, 0, w.f.v.n));
             run(&w, 5);
             assert_true(fabs(w.slots[0].probe_prob - p) <= LOGPROB_ERROR);
         }
@@ -341,8 +175,8 @@ static void test_probe(void **state)
 
 static struct slot_state sampling_slot(const struct world *w, float temperature, uint64_t seed)
 {
-    return (struct slot_state){.rules = {.eot = w->v.eot,
-                                         .timestamp_begin = w->v.timestamp_begin,
+    return (struct slot_state){.rules = {.eot = w->f.v.eot,
+                                         .timestamp_begin = w->f.v.timestamp_begin,
                                          .no_timestamps = -1,
                                          .max_initial_timestamp = -1,
                                          .mask = 0,
@@ -359,30 +193,30 @@ static struct slot_state sampling_slot(const struct world *w, float temperature,
 static void check_distribution(struct world *w, struct test_rng *rng, float temperature)
 {
     const int draws = test_engines_emulated ? 2000 : 20000;
-    double *x = calloc((size_t)w->v.n, sizeof(double));
-    int *count = calloc((size_t)w->v.n, sizeof(int));
-    float *given = malloc((size_t)w->v.n * sizeof(float));
-    fill(rng, given, (size_t)w->v.n, 1.5f);
-    memset(w->masks, 0, (size_t)w->mask_words * sizeof(uint32_t));
-    w->masks[0] = 0x10101; /* tokens 0, 8 and 16 */
+    double *x = calloc((size_t)w->f.v.n, sizeof(double));
+    int *count = calloc((size_t)w->f.v.n, sizeof(int));
+    float *given = malloc((size_t)w->f.v.n * sizeof(float));
+    fill(rng, given, (size_t)w->f.v.n, 1.5f);
+    memset(w->f.masks, 0, (size_t)w->f.mask_words * sizeof(uint32_t));
+    w->f.masks[0] = 0x10101; /* tokens 0, 8 and 16 */
     given[8] = 30.0f;
     for (int i = 0; i < draws; i += ROWS) {
         uint64_t seed = test_rng_next(rng);
         for (int r = 0; r < ROWS; r++) {
             w->rows.slot[r] = 0;
             w->rows.pos[r] = r;
-            memcpy(at(w->logits, r), given, (size_t)w->v.n * sizeof(float));
+            memcpy(at(w->logits, r), given, (size_t)w->f.v.n * sizeof(float));
         }
         w->slots[0] = sampling_slot(w, temperature, seed);
         run(w, ROWS);
         for (int r = 0; r < ROWS; r++)
             count[w->chosen[r]]++;
     }
-    for (int i = 0; i < w->v.n; i++)
+    for (int i = 0; i < w->f.v.n; i++)
         x[i] = i == 0 || i == 8 || i == 16 ? -INFINITY : given[i] / temperature;
-    double total = logsumexp(x, 0, w->v.n), chi = 0.0, rest = 1.0, rest_count = draws;
+    double total = logsumexp(x, 0, w->f.v.n), chi = 0.0, rest = 1.0, rest_count = draws;
     int degrees = 0;
-    for (int i = 0; i < w->v.n; i++) {
+    for (int i = 0; i < w->f.v.n; i++) {
         double expected = draws * exp(x[i] - total);
         if (expected == 0.0)
             assert_int_equal(count[i], 0);
@@ -445,7 +279,7 @@ static void test_repeatable(void **state)
                 }
                 for (int slot = 0; slot < 3; slot++)
                     w.slots[slot] = sampling_slot(&w, 0.8f, 1234u + (uint64_t)slot);
-                memset(w.masks, 0, sizeof(uint32_t) * (size_t)w.mask_words);
+                memset(w.f.masks, 0, sizeof(uint32_t) * (size_t)w.f.mask_words);
                 run(&w, n);
                 if (threads == 1 && !copy)
                     chosen[r] = w.chosen[row];

@@ -158,11 +158,99 @@ static void test_batch_invariance(void **state)
     }
 }
 
+enum { BEAMS = 3, FIRST_BEAM = 1, OTHER = 4, PROMPT = 9, LONG = 75 };
+
+/* Fills positions of the caches with values that depend on the row of `source` alone. */
+static void feed(struct engine *e, struct engine_kv *kv, struct rows rows, int slot, int pos,
+                 struct mat source, int source_row, struct mat out)
+{
+    rows.n = 1;
+    rows.slot[0] = slot;
+    rows.pos[0] = pos;
+    e->v->self_attention(e, &(struct self_attention_args){rows, kv, 0, NULL, mat_rows(source, source_row, 1),
+                                                          mat_rows(out, 0, 1)});
+    wait_for(e);
+}
+
+/* Rows of a beam search, whose past lies here and there, get the bits that they get in a slot that has all of it; so do the
+ * rows beside them: of a greedy slot, of another search's prompt, and idle. Slot 0 of `whole` has each past in turn. */
+static void check_table(struct engine *e, struct test_rng *rng)
+{
+    struct engine_kv *kv, *whole;
+    struct err err;
+    assert_int_equal(e->v->kv_create(e, 1, SLOTS, CTX, HEADS, &kv, &err), 0);
+    assert_int_equal(e->v->kv_create(e, 1, SLOTS, CTX, HEADS, &whole, &err), 0);
+    struct slot_state *slots = take(e, SLOTS * sizeof(*slots));
+    struct rows rows = take_rows(e, ROWS);
+    struct mat past = take_mat(e, BEAMS * LONG, 3 * STATE, 3 * STATE),
+               qkv = take_mat(e, ROWS, 3 * STATE, 3 * STATE);
+    struct mat out = take_mat(e, ROWS, STATE, STATE), want = take_mat(e, ROWS, STATE, STATE);
+    fill_mat(rng, past, 1.0f);
+    fill_mat(rng, qkv, 1.0f);
+    for (int beam = 0; beam < BEAMS; beam++) {
+        slots[FIRST_BEAM + beam] =
+            (struct slot_state){.n_beams = BEAMS, .first_slot = FIRST_BEAM, .n_prompt = PROMPT};
+        for (int t = 0; t < LONG; t++) {
+            int from = t < PROMPT ? 0 : t == LONG - 1 ? beam : test_rng_int(rng, 0, BEAMS - 1);
+            slots[FIRST_BEAM + beam].kv_slot[t] = (uint8_t)(FIRST_BEAM + from);
+            feed(e, kv, rows, FIRST_BEAM + beam, t, past, beam * LONG + t, out);
+        }
+    }
+    for (int t = 0; t < LONG; t++) { /* slots whose tables mean nothing */
+        feed(e, kv, rows, 0, t, past, t, out);
+        feed(e, kv, rows, OTHER, t, past, t, out);
+    }
+    slots[OTHER] = (struct slot_state){.n_beams = 2, .first_slot = OTHER, .n_prompt = PROMPT};
+    memset(slots[0].kv_slot, FIRST_BEAM + 1, LONG);
+    memset(slots[OTHER].kv_slot, FIRST_BEAM + 1, LONG);
+    for (int beam = 0; beam < BEAMS; beam++) {
+        for (int t = 0; t < LONG - 1; t++)
+            feed(e, whole, rows, 0, t, past, (slots[FIRST_BEAM + beam].kv_slot[t] - FIRST_BEAM) * LONG + t,
+                 out);
+        feed(e, whole, rows, 0, LONG - 1, qkv, 1 + beam, mat_rows(want, 1 + beam, 1));
+    }
+    for (int t = 0; t < LONG - 1; t++)
+        feed(e, whole, rows, 0, t, past, t, out);
+    feed(e, whole, rows, 0, LONG - 1, qkv, 0, want);
+    feed(e, whole, rows, 0, PROMPT - 1, qkv, BEAMS + 1, mat_rows(want, BEAMS + 1, 1));
+    memset(out.data, 0, sizeof(float) * STATE * ROWS);
+    rows.n = BEAMS + 3;
+    for (int r = 0; r < rows.n; r++) { /* greedy, the beams, the other's prompt, an idle one */
+        rows.slot[r] = r <= BEAMS ? r : OTHER;
+        rows.pos[r] = r <= BEAMS ? LONG - 1 : r == BEAMS + 1 ? PROMPT - 1 : -1;
+    }
+    e->v->self_attention(e, &(struct self_attention_args){rows, kv, 0, slots, qkv, out});
+    wait_for(e);
+    for (int r = 0; r < BEAMS + 2; r++)
+        assert_memory_equal(at(out, r), at(want, r), sizeof(float) * STATE);
+    give_rows(e, rows);
+    struct mat mats[] = {past, qkv, out, want};
+    for (int i = 0; i < 4; i++)
+        give_mat(e, mats[i]);
+    e->v->free(e, slots);
+    e->v->kv_destroy(e, kv);
+    e->v->kv_destroy(e, whole);
+}
+
+static void test_a_table_of_slots(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 6);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        struct engine *e = open_engine(isa_names[isa], 2, PRECISION_AUTO);
+        if (!e)
+            continue;
+        check_table(e, &rng);
+        engine_close(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_batch_invariance),
+        cmocka_unit_test(test_a_table_of_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
