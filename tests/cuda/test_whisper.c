@@ -10,6 +10,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "daemon/whisper_model.h"
+#include "decoder/host_run.h"
 #include "gpu/cuda/plugin.h"
 #include "gpu/whisper.h"
 #include "tests/support/tiny_model.h"
@@ -227,6 +229,132 @@ static void test_toy(void **state)
     tiny_folder_remove(folder);
 }
 
+/* --- beam search ------------------------------------------------------------------------------------------------------ */
+
+enum { SEARCH_SLOTS = 6, SEARCH_TOKENS = 4 };
+
+struct search {
+    struct text_run run;
+    int32_t tokens[TOY_TEXT];
+    float logprobs[TOY_TEXT];
+};
+
+static void begin_search(struct search *s, int slot, const int32_t *prompt, int width)
+{
+    s->run = (struct text_run){.slot = slot,
+                               .n_prompt = 2,
+                               .tokens = prompt,
+                               .sample_begin = 2,
+                               .max_tokens = SEARCH_TOKENS,
+                               .rules = {.eot = 50256,
+                                         .timestamp_begin = 50363,
+                                         .no_timestamps = 50362,
+                                         .timestamps = width % 2,
+                                         .max_initial_timestamp = 50,
+                                         .mask = -1,
+                                         .first_mask = -1},
+                               .beam = {.width = width, .length_penalty = -1.0f},
+                               .probe_token = -1,
+                               .out_capacity = TOY_TEXT,
+                               .out_tokens = s->tokens,
+                               .out_logprobs = s->logprobs};
+}
+
+static void search_all(struct whisper *w, struct search *searches, int n)
+{
+    struct text_run runs[3];
+    struct err err = {0};
+    for (int i = 0; i < n; i++)
+        runs[i] = searches[i].run;
+    if (whisper_run(w, runs, n, &err) < 0 || whisper_wait(w, &err) < 0)
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < n; i++)
+        searches[i].run = runs[i];
+}
+
+static double mean(const struct search *s)
+{
+    double sum = 0.0;
+    for (int i = 0; i < s->run.n_out; i++)
+        sum += (double)s->logprobs[i];
+    return sum / (s->run.n_out - (s->run.stop == RUN_STOP_EOT && s->run.n_out > 1));
+}
+
+static void assert_same_search(const struct search *a, const struct search *b)
+{
+    assert_int_equal(a->run.n_out, b->run.n_out);
+    assert_int_equal(a->run.stop, b->run.stop);
+    assert_int_equal(a->run.n_steps, b->run.n_steps);
+    assert_memory_equal(a->tokens, b->tokens, (size_t)a->run.n_out * sizeof(*a->tokens));
+    assert_memory_equal(a->logprobs, b->logprobs, (size_t)a->run.n_out * sizeof(*a->logprobs));
+}
+
+/* A search in engine memory against the one that decoder/host_run.c makes of single steps, whose logits have the same bits:
+ * a row does not depend on the batch, nor on where its keys are. The two softmaxes are off by 1e-5 each (tests/oracle), and
+ * so may the scores be where a tie has led them apart. */
+static void check_search(struct whisper_model *m, struct host_run *host, const int32_t *prompt, int width)
+{
+    struct search got[3], want, alone;
+    struct err err = {0};
+    begin_search(&want, 0, prompt, width);
+    begin_search(&alone, 1, prompt, width);
+    if (host_run(host, &want.run, &err) < 0)
+        fail_msg("%s", err.msg);
+    search_all(m->whisper, &alone, 1);
+    printf("%d beams: %d tokens of %.4f, %d steps\n", width, alone.run.n_out, mean(&alone),
+           alone.run.n_steps);
+    if (want.run.n_out == alone.run.n_out &&
+        memcmp(want.tokens, alone.tokens, (size_t)want.run.n_out * sizeof(*want.tokens)) == 0) {
+        assert_int_equal(want.run.n_steps, alone.run.n_steps);
+        for (int i = 0; i < want.run.n_out; i++)
+            assert_true(fabsf(want.logprobs[i] - alone.logprobs[i]) <= 2e-5f);
+    } else if (!(fabs(mean(&want) - mean(&alone)) <= 2e-5)) {
+        fail_msg("%d beams: a mean of %g, not %g", width, mean(&alone), mean(&want));
+    }
+    /* The same beside a greedy run and a narrower search, in other slots. */
+    begin_search(&got[0], 0, prompt, 1);
+    begin_search(&got[1], 1, prompt + 1, 2);
+    begin_search(&got[2], 3, prompt, width);
+    search_all(m->whisper, got, 3);
+    assert_same_search(&alone, &got[2]);
+}
+
+static void test_toy_beams(void **state)
+{
+    static const int32_t prompt[] = {50257, 1234, 77};
+    struct tiny_model model;
+    struct whisper_model m;
+    struct host_run *host;
+    struct test_rng rng;
+    struct err err = {0};
+    char path[256];
+    float pcm[TOY_AUDIO * 320];
+    const char *folder = tiny_folder();
+    tiny_model_init(&model, 7, TOY_AUDIO, TOY_TEXT);
+    model.n_words = 300;
+    snprintf(path, sizeof(path), "%s/toy.bin", folder);
+    tiny_model_write_ggml(&model, path, true, NULL);
+    test_rng_init(&rng, 8);
+    for (int i = 0; i < TOY_AUDIO * 320; i++)
+        pcm[i] = 0.1f * test_rng_normal(&rng);
+    for (unsigned seed = 0; seed < 2; seed++) {
+        harness_seed(seed ? (unsigned)test_seed() | 1 : 0);
+        harness_hide_cublas(false);
+        const struct whisper_options options = {
+            .engine = "cuda", .n_threads = 1, .n_audio_slots = 1, .n_text_slots = SEARCH_SLOTS};
+        if (whisper_model_open(&m, path, &options, &err) < 0)
+            fail_msg("%s", err.msg);
+        assert_int_equal(whisper_beams_max(m.whisper), SEARCH_SLOTS);
+        assert_int_equal(host_run_create(&m.base, &host, &err), 0);
+        encode(m.whisper, pcm, TOY_AUDIO * 320);
+        check_search(&m, host, prompt, seed ? 2 : 3);
+        host_run_destroy(host);
+        whisper_model_close(&m);
+    }
+    tiny_model_finish(&model);
+    tiny_folder_remove(folder);
+}
+
 /* --- real speech ------------------------------------------------------------------------------------------------------ */
 
 static double seconds(void)
@@ -299,6 +427,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_toy),
+        cmocka_unit_test(test_toy_beams),
         cmocka_unit_test(test_real_speech),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
