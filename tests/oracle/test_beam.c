@@ -110,6 +110,15 @@ static int draw_rows(struct test_rng *rng, struct select_world *w, int most)
     return n;
 }
 
+/* The best tokens so far apart that one thread of a block has them all, or nearly: every 512th, some of them equal. */
+static void draw_apart(struct test_rng *rng, const struct filters *f, float *x)
+{
+    int first = test_rng_int(rng, 0, 511);
+    fill(rng, x, (size_t)f->v.n, 1.0f);
+    for (int i = first; i < f->v.n; i += 512)
+        x[i + test_rng_int(rng, 0, 9) / 9 * (i + 1 < f->v.n)] = 20.0f + (float)test_rng_int(rng, 0, 20);
+}
+
 static void check_select(struct select_world *w, struct test_rng *rng, int rounds, int *rows, int *near)
 {
     size_t n_vocab = (size_t)w->f.v.n;
@@ -128,7 +137,10 @@ static void check_select(struct select_world *w, struct test_rng *rng, int round
         }
         int n = draw_rows(rng, w, w->f.v.n > 1000 ? 2 : 5);
         for (int r = 0; r < n; r++) {
-            draw_logits(rng, &w->f, at(w->logits, r));
+            if (n_vocab > 1000 && r % 2)
+                draw_apart(rng, &w->f, at(w->logits, r));
+            else
+                draw_logits(rng, &w->f, at(w->logits, r));
             memcpy(given + (size_t)r * n_vocab, at(w->logits, r), n_vocab * sizeof(float));
             w->chosen[r] = UNTOUCHED;
             for (int i = 0; i < OFFERS; i++)
