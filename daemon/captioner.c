@@ -103,12 +103,20 @@ static void send_gap(struct captioner *c, struct stream *s, int64_t start, int64
     send_event(c);
 }
 
+/* The device's state as the captions have got to it: an input has ended when its last words are out. */
+static enum stream_state state_of(const struct stream *s)
+{
+    enum stream_state state = atomic_load(&s->in->state);
+    if (state == STREAM_ENDED && !s->ended)
+        state = STREAM_LISTENING;
+    return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
+}
+
 static void send_status(struct captioner *c, struct stream *s, bool quiet)
 {
     struct event *e = begin_event(c, s, EVENT_STATUS);
-    int device = atomic_load(&s->in->state);
     e->quiet = quiet;
-    e->state = device == STREAM_LISTENING && s->open ? STREAM_SPEECH : (enum stream_state)device;
+    e->state = state_of(s);
     e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
     e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
     e->rtf = s->rtf;
@@ -122,8 +130,7 @@ static void send_status(struct captioner *c, struct stream *s, bool quiet)
 
 static void maybe_send_status(struct captioner *c, struct stream *s)
 {
-    int device = atomic_load(&s->in->state);
-    int state = device == STREAM_LISTENING && s->open ? STREAM_SPEECH : device;
+    int state = (int)state_of(s);
     bool stuck = atomic_load(&s->in->stuck);
     if (state != s->state_told || stuck != s->stuck_told) {
         s->stuck_told = stuck;

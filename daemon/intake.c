@@ -330,9 +330,9 @@ static void end_of_input(struct intake *in, const char *why)
     convert(in, NULL, 0, true, NULL);
     finish_gate(in);
     const struct mark mark = {.type = MARK_EOF, .at = position(in), .known = position(in)};
+    describe(in, STREAM_ENDED, NULL, why); /* before the mark, with which the captioner tells it */
     put_mark(in, &mark);
     close_source(in, CLOSE_TIMEOUT_MS);
-    describe(in, STREAM_ENDED, NULL, why);
 }
 
 /* Takes n frames that were read. 0 or a negative errno. */

@@ -26,7 +26,7 @@ struct stage {
     sem_t wake, woken;
     struct captioner *captioner;
     struct event *events;
-    int n_events;
+    int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
     char text[2][TEXT_BYTES]; /* of the commits */
 };
 
@@ -130,8 +130,11 @@ static void collect(struct stage *s)
 {
     struct event *e = &s->events[s->n_events];
     while (s->n_events < EVENTS_MAX && captioner_next_event(s->captioner, e)) {
-        if (e->type == EVENT_STATUS)
+        if (e->type == EVENT_STATUS) {
+            if (e->state == STREAM_ENDED)
+                s->n_before_ended = s->n_events;
             continue;
+        }
         if (e->type == EVENT_COMMIT)
             strcat(s->text[e->stream], e->text);
         e = &s->events[++s->n_events];
@@ -209,8 +212,10 @@ static void utterances_become_events(void **state)
     open_stage(s, 1, (struct captioner_options){0});
     script_two_utterances(&s->in[0]);
     hear(&s->in[0], MS(23000));
+    s->in[0].state = STREAM_ENDED; /* a file is read long before its words are out */
     start(s);
     await_flag(s, captioner_ended);
+    assert_true(s->n_events > 0 && s->n_before_ended == s->n_events);
     assert_int_equal(s->events[0].type, EVENT_SPEECH_START);
     assert_int_equal(s->events[0].start_ms, 300);
     assert_int_equal(count(s, EVENT_SPEECH_START), 2);
