@@ -27,7 +27,7 @@ struct stage {
     struct captioner *captioner;
     struct event *events;
     int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
-    char text[2][TEXT_BYTES]; /* of the commits */
+    char text[2][TEXT_BYTES];     /* of the commits */
 };
 
 static void on_wake(void *ctx)
