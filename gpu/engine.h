@@ -233,6 +233,23 @@ struct rows_from_slots_args {
     const struct slot_state *slots;
 };
 
+/* The operations that take only a struct NAME_args. */
+#define ENGINE_OPERATIONS(X)                                                                                 \
+    X(mel)                                                                                                   \
+    X(linear)                                                                                                \
+    X(layer_norm)                                                                                            \
+    X(attention)                                                                                             \
+    X(kv_store)                                                                                              \
+    X(rows_from_slots)                                                                                       \
+    X(embed)                                                                                                 \
+    X(linear_rows)                                                                                           \
+    X(self_attention)                                                                                        \
+    X(cross_attention)                                                                                       \
+    X(select)                                                                                                \
+    X(advance)                                                                                               \
+    X(beam_select)                                                                                           \
+    X(beam_advance)
+
 struct engine_vtable {
     const char *name;
 
@@ -256,6 +273,7 @@ struct engine_vtable {
     /* --- order --- */
     void (*upload)(struct engine *, void *dst, const void *host_src, size_t bytes);
     void (*download)(struct engine *, void *host_dst, const void *src, size_t bytes);
+    void (*kv_copy)(struct engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
     int (*wait)(struct engine *, struct err *); /* 0, or the first error since the last wait */
 
     /* --- replay: a recording has no memory of the host in it, and on a device no launch of another graph (-ENOTSUP) --- */
@@ -281,7 +299,6 @@ struct engine_vtable {
     void (*cross_attention)(struct engine *, const struct cross_attention_args *);
     void (*select)(struct engine *, const struct select_args *);
     void (*advance)(struct engine *, const struct advance_args *);
-    void (*kv_copy)(struct engine *, struct engine_kv *, int src_slot, int dst_slot, int n_ctx);
     /* Both NULL where the engine cannot search: whisper_run answers such runs with -ENOTSUP. */
     void (*beam_select)(struct engine *, const struct beam_select_args *);
     void (*beam_advance)(struct engine *, const struct beam_advance_args *);

@@ -50,20 +50,7 @@ bool cuda_failed(const struct cuda_engine *c)
             cuda_##name(cuda_of(e), args);                                                                   \
     }
 
-OPERATION(mel)
-OPERATION(linear)
-OPERATION(layer_norm)
-OPERATION(attention)
-OPERATION(kv_store)
-OPERATION(rows_from_slots)
-OPERATION(embed)
-OPERATION(linear_rows)
-OPERATION(self_attention)
-OPERATION(cross_attention)
-OPERATION(select)
-OPERATION(advance)
-OPERATION(beam_select)
-OPERATION(beam_advance)
+ENGINE_OPERATIONS(OPERATION)
 
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
@@ -117,6 +104,9 @@ static void destroy(struct engine *e)
     free(c);
 }
 
+#define ENTRY(name) .name = submit_##name,
+
+/* clang-format off */
 static const struct engine_vtable vtable = {
     .name = "cuda",
     .destroy = destroy,
@@ -130,27 +120,15 @@ static const struct engine_vtable vtable = {
     .kv_destroy = cuda_kv_destroy,
     .upload = upload,
     .download = download,
+    .kv_copy = submit_kv_copy,
     .wait = wait,
     .graph_begin = cuda_graph_begin,
     .graph_end = cuda_graph_end,
     .graph_destroy = cuda_graph_destroy,
     .graph_launch = cuda_graph_launch,
-    .mel = submit_mel,
-    .linear = submit_linear,
-    .layer_norm = submit_layer_norm,
-    .attention = submit_attention,
-    .kv_store = submit_kv_store,
-    .rows_from_slots = submit_rows_from_slots,
-    .embed = submit_embed,
-    .linear_rows = submit_linear_rows,
-    .self_attention = submit_self_attention,
-    .cross_attention = submit_cross_attention,
-    .select = submit_select,
-    .advance = submit_advance,
-    .kv_copy = submit_kv_copy,
-    .beam_select = submit_beam_select,
-    .beam_advance = submit_beam_advance,
+    ENGINE_OPERATIONS(ENTRY)
 };
+/* clang-format on */
 
 static int find_device(cudaDeviceProp *device, struct err *err)
 {

@@ -135,20 +135,7 @@ static void submit(struct engine *e, int (*run)(struct host_engine *, const void
         submit(e, run_##name, args, sizeof(*args));                                                          \
     }
 
-OPERATION(mel)
-OPERATION(linear)
-OPERATION(layer_norm)
-OPERATION(attention)
-OPERATION(kv_store)
-OPERATION(rows_from_slots)
-OPERATION(embed)
-OPERATION(linear_rows)
-OPERATION(self_attention)
-OPERATION(cross_attention)
-OPERATION(select)
-OPERATION(advance)
-OPERATION(beam_select)
-OPERATION(beam_advance)
+ENGINE_OPERATIONS(OPERATION)
 
 static int run_copy(struct host_engine *h, const void *args)
 {
@@ -321,6 +308,9 @@ static void destroy(struct engine *e)
     free(h);
 }
 
+#define ENTRY(name) .name = submit_##name,
+
+/* clang-format off */
 static const struct engine_vtable vtable = {
     .name = "host",
     .destroy = destroy,
@@ -334,27 +324,15 @@ static const struct engine_vtable vtable = {
     .kv_destroy = kv_destroy,
     .upload = submit_copy,
     .download = submit_copy,
+    .kv_copy = submit_kv_copy,
     .wait = wait,
     .graph_begin = graph_begin,
     .graph_end = graph_end,
     .graph_destroy = graph_destroy,
     .graph_launch = graph_launch,
-    .mel = submit_mel,
-    .linear = submit_linear,
-    .layer_norm = submit_layer_norm,
-    .attention = submit_attention,
-    .kv_store = submit_kv_store,
-    .rows_from_slots = submit_rows_from_slots,
-    .embed = submit_embed,
-    .linear_rows = submit_linear_rows,
-    .self_attention = submit_self_attention,
-    .cross_attention = submit_cross_attention,
-    .select = submit_select,
-    .advance = submit_advance,
-    .kv_copy = submit_kv_copy,
-    .beam_select = submit_beam_select,
-    .beam_advance = submit_beam_advance,
+    ENGINE_OPERATIONS(ENTRY)
 };
+/* clang-format on */
 
 /* bf16 where both the kernels here and oneDNN have it. */
 static int choose_type(struct host_engine *h, int n_threads, struct err *err)

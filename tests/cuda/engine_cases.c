@@ -78,20 +78,7 @@ static void show(bool open)
         real->name(e, args);                                                                                 \
     }
 
-OPERATION(mel)
-OPERATION(linear)
-OPERATION(layer_norm)
-OPERATION(attention)
-OPERATION(kv_store)
-OPERATION(rows_from_slots)
-OPERATION(embed)
-OPERATION(linear_rows)
-OPERATION(self_attention)
-OPERATION(cross_attention)
-OPERATION(select)
-OPERATION(advance)
-OPERATION(beam_select)
-OPERATION(beam_advance)
+ENGINE_OPERATIONS(OPERATION)
 
 static void open_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
@@ -134,20 +121,8 @@ struct engine *open_engine(const char *isa, int n_threads, enum engine_precision
     v.destroy = open_destroy;
     v.wait = open_wait;
     v.graph_launch = open_graph_launch;
-    v.mel = open_mel;
-    v.linear = open_linear;
-    v.layer_norm = open_layer_norm;
-    v.attention = open_attention;
-    v.kv_store = open_kv_store;
-    v.rows_from_slots = open_rows_from_slots;
-    v.embed = open_embed;
-    v.linear_rows = open_linear_rows;
-    v.self_attention = open_self_attention;
-    v.cross_attention = open_cross_attention;
-    v.select = open_select;
-    v.advance = open_advance;
-    v.beam_select = open_beam_select;
-    v.beam_advance = open_beam_advance;
+#define ENTRY(name) v.name = open_##name;
+    ENGINE_OPERATIONS(ENTRY)
     v.kv_copy = open_kv_copy;
     e->v = &v;
     show(true);
