@@ -1,13 +1,13 @@
-/* What choosing a token means on every engine: which ids the timestamp rules leave, and the random number of a position.
- * After ApplyTimestampRules of OpenAI's whisper/decoding.py. Included by the engines' sample.c and sample.cu, in the
- * language of which SAMPLE_FUNCTION says what a function is. */
+/* What choosing a token means on every engine: which ids the timestamp rules leave, the random number of a position, and
+ * what the choice does to its slot. After ApplyTimestampRules of OpenAI's whisper/decoding.py. Included by the engines'
+ * rules.h and rules.cuh, in the language of which SAMPLE_FUNCTION says what a function is. */
 #ifndef CAPTIOND_GPU_SAMPLE_RULES_H
 #define CAPTIOND_GPU_SAMPLE_RULES_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "daemon/base/run.h"
+#include "gpu/slot.h"
 
 #ifndef SAMPLE_FUNCTION
 #define SAMPLE_FUNCTION static inline
@@ -58,5 +58,36 @@ SAMPLE_FUNCTION double uniform(uint64_t seed, uint64_t position)
     z ^= z >> 31;
     return (double)(z >> 11) * 0x1p-53;
 }
+
+/* One more certain token at the end. */
+SAMPLE_FUNCTION void append_token(struct slot_state *s, int32_t token, float logprob)
+{
+    s->tokens[s->n_tokens] = token;
+    s->logprobs[s->n_tokens] = logprob;
+    s->n_tokens++;
+    if (token == s->rules.eot)
+        s->done = SLOT_DONE_EOT;
+    else if (s->n_tokens - s->n_prompt >= s->max_tokens)
+        s->done = SLOT_DONE_LIMIT;
+    else if (s->n_tokens >= s->n_ctx)
+        s->done = SLOT_DONE_CTX;
+}
+
+/* chosen, logprob: [n] of the slot's rows from position n_tokens − 1 on; the draft's follow the newest certain token's. */
+SAMPLE_FUNCTION void advance_slot(struct slot_state *s, const int32_t *chosen, const float *logprob, int n)
+{
+    s->n_steps++;
+    for (int i = 0; i < n && s->done == SLOT_ACTIVE; i++) {
+        bool accepted = s->n_draft > 0 && s->tokens[s->n_tokens] == chosen[i];
+        append_token(s, chosen[i], logprob[i]);
+        if (!accepted)
+            break;
+        s->n_accepted++;
+        s->n_draft--;
+    }
+    s->n_draft = 0;
+}
+
+#undef SAMPLE_FUNCTION
 
 #endif

@@ -109,35 +109,6 @@ int cuda_select(struct cuda_engine *c, const struct select_args *a)
 
 #define ADVANCE_THREADS 64
 
-/* One more certain token at the end. */
-static __device__ void append(struct slot_state *s, int32_t token, float logprob)
-{
-    s->tokens[s->n_tokens] = token;
-    s->logprobs[s->n_tokens] = logprob;
-    s->n_tokens++;
-    if (token == s->rules.eot)
-        s->done = SLOT_DONE_EOT;
-    else if (s->n_tokens - s->n_prompt >= s->max_tokens)
-        s->done = SLOT_DONE_LIMIT;
-    else if (s->n_tokens >= s->n_ctx)
-        s->done = SLOT_DONE_CTX;
-}
-
-/* first … last − 1: the slot's rows from position n_tokens − 1 on; the draft's follow the newest certain token's. */
-static __device__ void advance_slot(struct slot_state *s, const struct advance_args *a, int first, int last)
-{
-    s->n_steps++;
-    for (int row = first; row < last && s->done == SLOT_ACTIVE; row++) {
-        bool accepted = s->n_draft > 0 && s->tokens[s->n_tokens] == a->chosen[row];
-        append(s, a->chosen[row], a->logprob[row]);
-        if (!accepted)
-            break;
-        s->n_accepted++;
-        s->n_draft--;
-    }
-    s->n_draft = 0;
-}
-
 /* The thread of a slot's first busy row has the slot. */
 static __global__ void __launch_bounds__(ADVANCE_THREADS) advance_kernel(struct advance_args a)
 {
@@ -158,7 +129,7 @@ static __global__ void __launch_bounds__(ADVANCE_THREADS) advance_kernel(struct 
         r++;
     if (r == end || s->done != SLOT_ACTIVE)
         return;
-    advance_slot(s, &a, r, end);
+    advance_slot(s, a.chosen + r, a.logprob + r, end - r);
     if (s->done != SLOT_ACTIVE)
         atomicAdd(a.n_active, -1);
 }
