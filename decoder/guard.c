@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#define FRAME_SAMPLES    320
 #define SAMPLES_A_SECOND 16000
 #define TOKENS_A_SECOND  22.5
 #define TOKENS_MIN       50
@@ -27,8 +26,8 @@ bool guard_no_speech(float no_speech_prob, float avg_logprob)
 int guard_levels(const float *pcm, int n_samples, float *levels)
 {
     int n = 0;
-    for (int at = 0; at < n_samples; at += FRAME_SAMPLES) {
-        int width = n_samples - at < FRAME_SAMPLES ? n_samples - at : FRAME_SAMPLES;
+    for (int at = 0; at < n_samples; at += GUARD_FRAME) {
+        int width = n_samples - at < GUARD_FRAME ? n_samples - at : GUARD_FRAME;
         double power = 0.0;
         for (int i = 0; i < width; i++)
             power += (double)pcm[at + i] * pcm[at + i];

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define GUARD_FRAME 320 /* samples: 20 ms, in which levels are measured */
+
 /* Most tokens that a window of this many samples can hold: speech has at most 22.5 a second. */
 int guard_max_tokens(int64_t n_samples);
 
@@ -15,7 +17,7 @@ int guard_max_tokens(int64_t n_samples);
  * −1. */
 bool guard_no_speech(float no_speech_prob, float avg_logprob);
 
-/* Mean power of each frame of 320 samples in dB relative to full scale, at least −120. The last frame may be short. Returns
+/* Mean power of each frame in dB relative to full scale, at least −120. The last frame may be short. Returns
  * the number of frames. */
 int guard_levels(const float *pcm, int n_samples, float *levels);
 

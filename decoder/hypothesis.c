@@ -7,10 +7,10 @@
 
 #include "decoder/align.h"
 #include "decoder/loop.h"
+#include "decoder/segment.h"
 #include "decoder/words.h"
 
-#define ROWS_MAX              (HYPOTHESIS_TOKENS + 2)
-#define MAX_INITIAL_TIMESTAMP 50 /* 1.00 s */
+#define ROWS_MAX (HYPOTHESIS_TOKENS + 2)
 
 struct hypothesizer {
     struct text_model *model;
@@ -158,18 +158,15 @@ static int run_and_wait(struct hypothesizer *h, struct text_run *run, struct err
     return r < 0 ? r : waited;
 }
 
-/* Decodes with timestamps. The first one comes within a second, as in OpenAI's whisper/decoding.py. */
-static int run_stamped(struct hypothesizer *h, const struct hypothesis_request *q, struct text_run *run,
-                       struct err *err)
+/* Asks for timestamps instead of alignment rows. */
+static void stamp_run(struct text_run *run)
 {
-    *run = prepare_run(h, q);
     run->n_prompt--; /* without <|notimestamps|> */
     run->sample_begin = run->n_prompt;
     run->want_align = 0;
     run->out_align = NULL;
     run->rules.timestamps = 1;
-    run->rules.max_initial_timestamp = MAX_INITIAL_TIMESTAMP;
-    return run_and_wait(h, run, err);
+    run->rules.max_initial_timestamp = FIRST_STAMP_MAX;
 }
 
 /* Leaves the timestamps out of a run's result. */
@@ -207,7 +204,9 @@ int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q,
                      int64_t *committed_ends, struct err *err)
 {
     struct text_run run = prepare_run(h, q);
-    int r = q->stamped ? run_stamped(h, q, &run, err) : run_and_wait(h, &run, err);
+    if (q->stamped)
+        stamp_run(&run);
+    int r = run_and_wait(h, &run, err);
     if (r < 0)
         return r;
     if (q->stamped)

@@ -44,7 +44,8 @@ struct live {
     float *logits;          /* [n_vocab], NULL for English-only models */
     int32_t prompt[PROMPT_MAX];
     int64_t ends[HYPOTHESIS_TOKENS];
-    float levels[RUN_AUDIO_FRAMES];
+    float levels[RUN_AUDIO_FRAMES]; /* of the audio that was decoded last */
+    int n_levels;
     struct word out[OUT_WORDS];
     char out_text[OUT_BYTES];
     int n_out;
@@ -285,6 +286,11 @@ int64_t live_buffer_start(const struct live *l)
     return l->b.start;
 }
 
+static int frame_of(const struct live *l, int64_t at)
+{
+    return (int)((at - l->b.start) / GUARD_FRAME);
+}
+
 /* Takes out what nobody said: everything in a window without speech, words before a cut that are committed already, and words
  * at the end where there is no sound (left) to carry them. */
 static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, int n_samples)
@@ -300,20 +306,21 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
         h->n_words -= n;
         memmove(h->words, h->words + n, (size_t)h->n_words * sizeof(h->words[0]));
     }
-    int n_levels = guard_levels(pcm, n_samples, l->levels);
+    l->n_levels = guard_levels(pcm, n_samples, l->levels);
     while (h->n_words > 0) {
         const struct word *w = &h->words[h->n_words - 1];
-        int first = (int)((w->start - b->start) / 320), last = (int)((w->end - b->start) / 320);
+        int first = frame_of(l, w->start), last = frame_of(l, w->end);
         bool past = w->start >= b->start + n_samples - MS(100);
-        if (!past && !guard_inaudible(l->levels, n_levels, first, last))
+        if (!past && !guard_inaudible(l->levels, l->n_levels, first, last))
             break;
         h->n_words--;
     }
     /* The alignment gives the silence before the first word to that word. */
     if (h->n_words > 0) {
         struct word *w = &h->words[0];
-        int first = (int)((w->start - b->start) / 320), end = (int)((w->end - b->start) / 320);
-        w->start += 320 * (int64_t)(guard_first_loud(l->levels, n_levels, first, end) - first);
+        int first = frame_of(l, w->start);
+        int heard = guard_first_loud(l->levels, l->n_levels, first, frame_of(l, w->end));
+        w->start += GUARD_FRAME * (int64_t)(heard - first);
     }
 }
 
@@ -425,16 +432,16 @@ static int count_letters(const char *text)
 }
 
 /* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
-static bool leaves_out(const struct live *l, const struct hypothesis *h, const float *levels, int n_levels)
+static bool leaves_out(const struct live *l, const struct hypothesis *h)
 {
     const struct live_buffer *b = &l->b;
-    int at = (int)((b->n_kept > 0 ? b->last_end - b->start : 0) / 320);
+    int at = b->n_kept > 0 ? frame_of(l, b->last_end) : 0;
     for (int i = 0; i < h->n_words; i++) {
         const struct word *w = &h->words[i];
         if (commit_is_mark(w->text))
             continue;
-        int end = (int)((w->end - b->start) / 320);
-        if (guard_left_out(levels, n_levels, at, end, count_letters(w->text)))
+        int end = frame_of(l, w->end);
+        if (guard_left_out(l->levels, l->n_levels, at, end, count_letters(w->text)))
             return true;
         at = end;
     }
@@ -445,23 +452,22 @@ static bool leaves_out(const struct live *l, const struct hypothesis *h, const f
  * what follows as long as it is held to that sentence, and of several sentences it may take up only the last. Returns
  * the sample from which to listen once more, or −1 where nothing is missing: the end of the last committed word, or for
  * deafness the quietest place between that and the newest audio in which anything was heard. */
-static int64_t find_left_out(struct live *l, const float *pcm, int n_samples, bool last)
+static int64_t find_left_out(const struct live *l, bool last)
 {
     const struct live_buffer *b = &l->b;
     bool again = b->end - b->doubted_end >= MS(DOUBT_MS) || last;
     if (!again || (b->stamped && b->n_committed == 0))
         return -1;
-    int n_levels = guard_levels(pcm, n_samples, l->levels);
-    int word_end = (int)((b->last_end - b->start) / 320), heard = (int)((b->heard_end - b->start) / 320);
+    int word_end = frame_of(l, b->last_end), heard = frame_of(l, b->heard_end);
     if (l->now->n_words > 0) {
-        if (!leaves_out(l, l->now, l->levels, n_levels))
+        if (!leaves_out(l, l->now))
             return -1;
         return b->n_kept > 0 ? b->last_end : b->start;
     }
-    if (b->n_kept == 0 || guard_loud_frames(l->levels, n_levels, heard) < STALL_FRAMES)
+    if (b->n_kept == 0 || guard_loud_frames(l->levels, l->n_levels, heard) < STALL_FRAMES)
         return -1;
-    return b->start +
-           320 * (int64_t)guard_quietest(l->levels, n_levels, word_end < heard ? word_end : heard, heard);
+    return b->start + GUARD_FRAME * (int64_t)guard_quietest(l->levels, l->n_levels,
+                                                            word_end < heard ? word_end : heard, heard);
 }
 
 static int letters_of(const struct hypothesis *h)
@@ -509,7 +515,7 @@ static int listen(struct live *l, const float *pcm, int n_samples, int n_before,
     b->end = b->start + n_samples;
     guard_words(l, l->now, pcm, n_samples);
     live_buffer_refine(b, l->ends);
-    int64_t at = find_left_out(l, pcm, n_samples, last);
+    int64_t at = find_left_out(l, last);
     if (at >= 0) {
         r = listen_again(l, at, pcm, n_samples, n_before, out, err);
         if (r < 0)

@@ -7,6 +7,9 @@
 
 #define MEL_FRAME 160 /* samples: 10 ms, in which segments and windows are counted */
 
+/* Greatest index of a window's first timestamp: 1.00 s, as in OpenAI's whisper/decoding.py. */
+#define FIRST_STAMP_MAX 50
+
 /* Most segments that n tokens can give, whatever they are. */
 #define SEGMENTS_MAX(n) ((n) + 1)
 

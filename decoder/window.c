@@ -4,10 +4,9 @@
 
 #include "daemon/base/utf8.h"
 #include "decoder/loop.h"
+#include "decoder/segment.h"
 
 enum { MASK_ALL = 0, MASK_FIRST = 1 };
-
-#define MAX_INITIAL_TIMESTAMP 50 /* 1.00 s */
 
 static int set_masks(struct window *w, struct err *err)
 {
@@ -110,7 +109,7 @@ static struct text_run prepare_run(struct window *w, int sample, float temperatu
                   .timestamp_begin = s->timestamp_begin,
                   .no_timestamps = s->no_timestamps,
                   .timestamps = !w->options->without_timestamps,
-                  .max_initial_timestamp = MAX_INITIAL_TIMESTAMP,
+                  .max_initial_timestamp = FIRST_STAMP_MAX,
                   .mask = MASK_ALL,
                   .first_mask = MASK_FIRST,
                   .temperature = temperature,
