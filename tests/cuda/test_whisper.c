@@ -217,7 +217,8 @@ static void test_toy(void **state)
     struct whisper *chains = open_model(path, "cuda");
     encode(chains, pcm, TOY_AUDIO * 320);
     again = text;
-    again.eot = whole.tokens[6]; /* ends early, and leaves a counter of 0 to who does not wait for the next one */
+    again.eot =
+        whole.tokens[6]; /* ends early, and leaves a counter of 0 to who does not wait for the next one */
     decode(chains, &again, 2, 0, TOY_TEXT);
     assert_int_equal(again.stop, RUN_STOP_EOT);
     again = text;
