@@ -1,7 +1,7 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
- * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_commit and
- * cp_async_wait. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this
+ * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_commit,
+ * cp_async_wait, load_shared_counter and prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this
  * file is read (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
@@ -21,6 +21,16 @@
 #define UNROLL _Pragma("unroll") /* where an array must be registers */
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
     kernel<<<(blocks), (threads), (shared), (stream)>>>(__VA_ARGS__)
+
+/* All blocks are there at once, and may wait for one another; or an error, and nothing is launched. */
+template <class Param>
+static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
+                                             cudaStream_t stream, Param param)
+{
+    void *params[] = {&param};
+    return cudaLaunchCooperativeKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
+                                       params, shared, stream);
+}
 
 static __device__ __forceinline__ unsigned shared_address(const void *p)
 {
@@ -63,6 +73,20 @@ static __device__ __forceinline__ void ldmatrix_4_transposed(unsigned *r, const 
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared_address(row))
                  : "memory");
+}
+
+/* What other blocks have made of a counter by now; never a value that this multiprocessor has kept. */
+static __device__ __forceinline__ unsigned load_shared_counter(const unsigned *p)
+{
+    unsigned value;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    return value;
+}
+
+/* Asks for a line of global memory to be brought into the second-level cache. */
+static __device__ __forceinline__ void prefetch(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
 }
 
 /* Copies `bytes` (0 to 16) of global memory and fills up to 16 with zeros; both ends are aligned to 16. The copy has
@@ -137,6 +161,23 @@ static __device__ __forceinline__ void load_eight(const __half *from, float to[8
     const unsigned pairs[4] = {eight.x, eight.y, eight.z, eight.w};
     for (int i = 0; i < 8; i++)
         to[i] = __half2float(__ushort_as_half((unsigned short)(pairs[i / 2] >> i % 2 * 16)));
+}
+
+/* All blocks of a cooperative launch meet; what any thread wrote before, every thread sees behind it. *met counts the
+ * barriers of a launch (the same in every block), *arrived begins at 0. */
+static __device__ __forceinline__ void grid_barrier(unsigned *arrived, unsigned *met)
+{
+    *met += 1;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        const unsigned all = *met * gridDim.x;
+        __threadfence();
+        atomicAdd(arrived, 1u);
+        while ((int)(load_shared_counter(arrived) - all) < 0)
+            continue;
+        __threadfence();
+    }
+    __syncthreads();
 }
 
 /* Writes an element of a matrix of either type. */

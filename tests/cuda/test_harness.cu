@@ -14,6 +14,7 @@ extern "C" {
 }
 
 extern "C" void harness_seed(unsigned);
+extern "C" void harness_cooperative(bool has, int multiprocessors);
 
 /* --- device memory of a test ------------------------------------------------------------------------------------------ */
 
@@ -167,6 +168,58 @@ static void test_warp_operations(void **state)
     cudaFree(d);
 }
 
+/* --- cooperative launches ---------------------------------------------------------------------------------------------- */
+
+enum { RING = 4, RING_THREADS = 2 * WARP, RING_ROUNDS = 3 };
+
+struct ring {
+    int *value; /* [2][RING]: written in turn */
+    unsigned *arrived;
+    bool meets;
+};
+
+/* In every round each block takes its neighbour's value and adds its own index. */
+static __global__ void ring_kernel(struct ring ring)
+{
+    int me = (int)blockIdx.x;
+    unsigned met = 0;
+    if (threadIdx.x == 0)
+        ring.value[me] = 0;
+    for (int round = 0; round < RING_ROUNDS; round++) {
+        if (ring.meets)
+            grid_barrier(ring.arrived, &met);
+        if (threadIdx.x == RING_THREADS - 1)
+            ring.value[(round + 1) % 2 * RING + me] = ring.value[round % 2 * RING + (me + 1) % RING] + me;
+    }
+}
+
+static bool ring_is_right(unsigned seed, bool meets)
+{
+    int value[2 * RING];
+    unsigned zero = 0;
+    struct ring ring = {(int *)device(NULL, sizeof(value)), (unsigned *)device(&zero, sizeof(zero)), meets};
+    bool right = true;
+    harness_seed(seed);
+    assert_int_equal(launch_cooperative(ring_kernel, RING, RING_THREADS, 0, 0, ring), cudaSuccess);
+    fetch(value, ring.value, sizeof(value));
+    harness_seed(0);
+    for (int me = 0; me < RING; me++) {
+        int want = 0;
+        for (int round = 0; round < RING_ROUNDS; round++)
+            want += (me + round) % RING;
+        right &= value[RING_ROUNDS % 2 * RING + me] == want;
+    }
+    cudaFree(ring.value);
+    cudaFree(ring.arrived);
+    return right;
+}
+
+static void test_grid_barrier(void **state)
+{
+    for (unsigned seed = 0; seed < 5; seed++)
+        assert_true(ring_is_right(seed, true));
+}
+
 /* --- streams and graphs ----------------------------------------------------------------------------------------------- */
 
 static __global__ void count_kernel(cudaGraphConditionalHandle handle, int *left, int *done)
@@ -254,6 +307,12 @@ static int two_streams(unsigned seed, bool with_event)
     cudaStreamDestroy(b);
     cudaFree(x);
     return value;
+}
+
+static void test_missing_grid_barrier(void **state)
+{
+    for (unsigned seed = 0; seed < 5; seed++)
+        assert_false(ring_is_right(seed, false));
 }
 
 static void test_streams_and_events(void **state)
@@ -362,7 +421,30 @@ static __global__ void too_much_shared(float *out)
     out[threadIdx.x] = room[threadIdx.x];
 }
 
+/* A block that never comes, and a count that is never reached. */
+static __global__ void absent_block(unsigned *arrived)
+{
+    unsigned met = 0;
+    if (blockIdx.x > 0)
+        grid_barrier(arrived, &met);
+}
+
+static __global__ void one_too_many(unsigned *arrived)
+{
+    unsigned met = blockIdx.x == 0;
+    grid_barrier(arrived, &met);
+}
+
+static __global__ void waits_for_others(unsigned *arrived)
+{
+    unsigned met = 0;
+    grid_barrier(arrived, &met);
+}
+
 enum fault {
+    ABSENT_BLOCK,
+    ONE_TOO_MANY,
+    NOT_COOPERATIVE,
     BEYOND_SHARED,
     BEYOND_DEVICE,
     DIVERGENT,
@@ -378,6 +460,13 @@ static void commit_fault(enum fault fault)
     float *out = (float *)device(NULL, 2 * WARP * sizeof(float)),
           *in = (float *)device(NULL, WARP * 4 * sizeof(float));
     float *small = (float *)device(NULL, WARP * sizeof(float));
+    unsigned zero = 0, *arrived = (unsigned *)device(&zero, sizeof(zero));
+    if (fault == ABSENT_BLOCK)
+        launch_cooperative(absent_block, 3, WARP, 0, 0, arrived);
+    if (fault == ONE_TOO_MANY)
+        launch_cooperative(one_too_many, 3, WARP, 0, 0, arrived);
+    if (fault == NOT_COOPERATIVE)
+        LAUNCH(waits_for_others, 2, WARP, 0, 0, arrived);
     if (fault == BEYOND_SHARED)
         LAUNCH(beyond_shared, 1, WARP, 0, 0, out);
     if (fault == BEYOND_DEVICE)
@@ -436,6 +525,12 @@ static void test_refused_launches(void **state)
     LAUNCH(sums_kernel, 1, WARP, (48 << 10) + 1, 0, out);
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidConfiguration);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
+    harness_cooperative(true, 2);
+    assert_int_equal(launch_cooperative(sums_kernel, 3, WARP, 0, 0, out), cudaErrorCooperativeLaunchTooLarge);
+    harness_cooperative(false, 2);
+    assert_int_equal(launch_cooperative(sums_kernel, 1, WARP, 0, 0, out), cudaErrorNotSupported);
+    harness_cooperative(true, 4);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
     cudaFree(out);
 }
 
@@ -448,8 +543,10 @@ int main(void)
         cmocka_unit_test(test_ldmatrix),
         cmocka_unit_test(test_async_copies),
         cmocka_unit_test(test_warp_operations),
+        cmocka_unit_test(test_grid_barrier),
         cmocka_unit_test(test_while_node),
 #ifndef __CUDACC__
+        cmocka_unit_test(test_missing_grid_barrier),
         cmocka_unit_test(test_streams_and_events),
         cmocka_unit_test(test_unwritten_memory_is_nan),
         cmocka_unit_test(test_faults_are_found),

@@ -107,10 +107,19 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribut
     return cudaSuccess;
 }
 
-bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel)
+/* What a test wants the machine to be. */
+static int driver_version = CUDART_VERSION, compute_major = 8, n_multiprocessors = 4;
+static bool has_cooperative = true;
+static cudaError_t count_error = cudaSuccess;
+
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together)
 {
-    if (runtime_fault("LAUNCH") != cudaSuccess)
+    if (runtime_fault(together ? "cudaLaunchCooperativeKernel" : "LAUNCH") != cudaSuccess)
         return false;
+    if (together && (!has_cooperative || (int)blocks.x > n_multiprocessors)) {
+        runtime_error(has_cooperative ? cudaErrorCooperativeLaunchTooLarge : cudaErrorNotSupported);
+        return false;
+    }
     size_t n = (size_t)threads.x * threads.y * threads.z;
     bool fits = n >= 1 && n <= 1024 && threads.z <= 64 && blocks.x >= 1 && blocks.y >= 1 && blocks.z >= 1 &&
                 blocks.x <= 0x7fffffff && blocks.y <= 65535 && blocks.z <= 65535 &&
@@ -124,9 +133,29 @@ extern "C" const char *cudaGetErrorString(cudaError_t e)
     return e == cudaErrorMemoryAllocation ? "out of memory" : "an error of the harness";
 }
 
-/* What a test wants the machine to be. */
-static int driver_version = CUDART_VERSION, compute_major = 8;
-static cudaError_t count_error = cudaSuccess;
+extern "C" void harness_cooperative(bool has, int multiprocessors)
+{
+    has_cooperative = has;
+    n_multiprocessors = multiprocessors;
+}
+
+/* One block a multiprocessor, of whatever fits at all. */
+extern "C" cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, const void *kernel, int threads,
+                                                                     size_t shared)
+{
+    RUNTIME_CALL();
+    *n = threads <= 1024 && shared <= harness_shared_limit(kernel);
+    return cudaSuccess;
+}
+
+extern "C" cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr what, int)
+{
+    RUNTIME_CALL();
+    if (what != cudaDevAttrCooperativeLaunch)
+        return runtime_error(cudaErrorInvalidValue);
+    *value = has_cooperative;
+    return cudaSuccess;
+}
 
 extern "C" void harness_machine(int driver, int error_of_count, int major, size_t memory)
 {
@@ -160,7 +189,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
     *p = cudaDeviceProp{};
     snprintf(p->name, sizeof(p->name), "the host");
     p->major = compute_major;
-    p->multiProcessorCount = 4;
+    p->multiProcessorCount = n_multiprocessors;
     p->sharedMemPerBlockOptin = SHARED_MOST;
     return cudaSuccess;
 }

@@ -73,7 +73,7 @@ static void context_switch(struct context *from, struct context *to)
 
 /* --- a block ------------------------------------------------------------------------------------------------------ */
 
-enum fiber_state { READY, AT_BARRIER, IN_WARP, ENDED };
+enum fiber_state { READY, AT_BARRIER, IN_WARP, SPINNING, ENDED };
 
 struct async_copy {
     void *to;
@@ -84,6 +84,7 @@ struct async_copy {
 struct fiber {
     struct harness_thread thread;
     struct context context;
+    char *stack;
     enum fiber_state state;
     unsigned warp;
     const void *site; /* of the barrier it waits at */
@@ -105,15 +106,23 @@ struct shared_array {
     size_t bytes;
 };
 
-static std::vector<struct fiber> fibers;
-static std::vector<struct warp> warps;
-static std::vector<struct shared_array> arrays;
-static char *stacks;
-static size_t n_stacks;
+/* A block that runs. Those of a cooperative launch are all there at once, the others come one after the other. */
+struct block {
+    struct harness_block index;
+    std::vector<struct fiber> fibers;
+    std::vector<struct warp> warps;
+    std::vector<struct shared_array> arrays;
+    unsigned n_alive, n_at_barrier;
+    size_t shared_bytes;
+};
+
+static std::vector<struct block> running;
+static struct block *block; /* whose turn it is */
+static bool cooperative;
+static std::vector<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
-static unsigned n_threads, n_alive, n_at_barrier;
-static size_t shared_bytes, shared_limit;
+static size_t shared_limit;
 static void (*block_body)(void *);
 static void *block_arg;
 #if ASAN
@@ -158,7 +167,7 @@ static void fiber_entry(void)
     if (!now->copies.empty())
         harness_die("a thread ends with asynchronous copies that it has not waited for");
     now->state = ENDED;
-    n_alive--;
+    block->n_alive--;
     to_scheduler(true);
     abort();
 }
@@ -168,8 +177,7 @@ static void resume(struct fiber *f)
     now = f;
     harness_thread = &f->thread;
 #if ASAN
-    __sanitizer_start_switch_fiber(&scheduler_asan, stacks + (size_t)(f - fibers.data()) * STACK_BYTES,
-                                   STACK_BYTES);
+    __sanitizer_start_switch_fiber(&scheduler_asan, f->stack, STACK_BYTES);
 #endif
     context_switch(&scheduler, &f->context);
 #if ASAN
@@ -181,31 +189,41 @@ static void resume(struct fiber *f)
 static void release_barrier(void)
 {
     const void *site = nullptr;
-    for (unsigned i = 0; i < n_threads; i++) {
-        struct fiber *f = &fibers[i];
-        if (f->state != AT_BARRIER)
+    for (struct fiber &f : block->fibers) {
+        if (f.state != AT_BARRIER)
             continue;
-        if (site && f->site != site)
+        if (site && f.site != site)
             harness_die("threads of a block wait at different barriers");
-        site = f->site;
-        f->state = READY;
+        site = f.site;
+        f.state = READY;
     }
-    n_at_barrier = 0;
+    block->n_at_barrier = 0;
 }
 
 void harness_barrier(const void *site)
 {
     now->site = site;
     now->state = AT_BARRIER;
-    n_at_barrier++;
+    block->n_at_barrier++;
     to_scheduler(false);
+}
+
+/* The other blocks have their turn before the value is looked at. */
+unsigned load_shared_counter(const unsigned *p)
+{
+    if (!cooperative)
+        harness_die("a thread waits for other blocks, which a launch like this one does not have running");
+    now->state = SPINNING;
+    to_scheduler(false);
+    return *p;
 }
 
 void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 {
     struct fiber *f = now;
-    struct warp *w = &warps[f->warp];
-    unsigned first = f->warp * WARP, lane = f->thread.lane;
+    struct warp *w = &block->warps[f->warp];
+    std::vector<struct fiber> &fibers = block->fibers;
+    unsigned first = f->warp * WARP, lane = f->thread.lane, n_threads = (unsigned)fibers.size();
     unsigned exist = n_threads - first >= WARP ? ~0u : (1u << (n_threads - first)) - 1;
     if (!(mask >> lane & 1))
         harness_die("a warp operation's mask leaves out a lane that takes part");
@@ -238,20 +256,20 @@ static void *new_array(const void *key, size_t bytes)
 {
     size_t margin = ASAN ? 0 : CANARY;
     struct shared_array a = {key, nullptr, bytes};
-    shared_bytes += (bytes + 15) / 16 * 16;
-    if (shared_bytes > shared_limit)
+    block->shared_bytes += (bytes + 15) / 16 * 16;
+    if (block->shared_bytes > shared_limit)
         harness_die("more shared memory than the kernel may have");
     if (posix_memalign((void **)&a.memory, 16, bytes + 2 * margin) != 0)
         harness_die("out of memory");
     memset(a.memory, 0xfb, bytes + 2 * margin);
     memset(a.memory + margin, 0xff, bytes);
-    arrays.push_back(a);
+    block->arrays.push_back(a);
     return a.memory + margin;
 }
 
 void *harness_shared(const void *key, size_t bytes)
 {
-    for (const struct shared_array &a : arrays) {
+    for (const struct shared_array &a : block->arrays) {
         if (a.key == key)
             return a.memory + (ASAN ? 0 : CANARY);
     }
@@ -260,14 +278,14 @@ void *harness_shared(const void *key, size_t bytes)
 
 static void drop_arrays(void)
 {
-    for (const struct shared_array &a : arrays) {
+    for (const struct shared_array &a : block->arrays) {
         for (size_t i = 0; i < CANARY && !ASAN; i++) {
             if ((unsigned char)a.memory[i] != 0xfb || (unsigned char)a.memory[CANARY + a.bytes + i] != 0xfb)
                 harness_die("written beyond an array in shared memory");
         }
         free(a.memory);
     }
-    arrays.clear();
+    block->arrays.clear();
 }
 
 /* --- running ------------------------------------------------------------------------------------------------------ */
@@ -286,31 +304,50 @@ static std::vector<unsigned> count_to(unsigned n)
     return order;
 }
 
-static void start_fibers(const struct harness_block *b)
+static char *take_stack(void)
 {
-    dim3 d = b->threads;
-    n_threads = n_alive = d.x * d.y * d.z;
-    n_at_barrier = 0;
-    if (fibers.size() < n_threads)
-        fibers.resize(n_threads);
-    warps.assign((n_threads + WARP - 1) / WARP, {});
-    if (n_stacks < n_threads) {
-        if (stacks)
-            munmap(stacks, n_stacks * STACK_BYTES);
-        stacks = (char *)mmap(nullptr, n_threads * STACK_BYTES, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        n_stacks = n_threads;
-    }
+    if (stacks.empty())
+        return (char *)mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *stack = stacks.back();
+    stacks.pop_back();
+    return stack;
+}
+
+static void start_block(struct block *b, unsigned index, dim3 threads, dim3 blocks, size_t dynamic)
+{
+    static const char dynamic_key = 0;
+    unsigned n_threads = threads.x * threads.y * threads.z;
+    b->index = {{index % blocks.x, index / blocks.x % blocks.y, index / (blocks.x * blocks.y)},
+                threads,
+                blocks,
+                nullptr};
+    b->n_alive = n_threads;
+    b->n_at_barrier = 0;
+    b->shared_bytes = 0;
+    b->fibers.assign(n_threads, {});
+    b->warps.assign((n_threads + WARP - 1) / WARP, {});
     for (unsigned i = 0; i < n_threads; i++) {
-        struct fiber *f = &fibers[i];
-        f->thread.index = {i % d.x, i / d.x % d.y, i / (d.x * d.y)};
+        struct fiber *f = &b->fibers[i];
+        f->thread.index = {i % threads.x, i / threads.x % threads.y, i / (threads.x * threads.y)};
         f->thread.lane = i % WARP;
         f->warp = i / WARP;
         f->state = READY;
-        f->copies.clear();
-        f->n_groups = 0;
-        context_init(&f->context, stacks + i * STACK_BYTES, fiber_entry);
+        f->stack = take_stack();
+        context_init(&f->context, f->stack, fiber_entry);
     }
+    block = b;
+    b->index.dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
+}
+
+static void finish_block(struct block *b)
+{
+    block = b;
+    drop_arrays();
+    for (struct fiber &f : b->fibers)
+        stacks.push_back(f.stack);
+    block = nullptr;
+    harness_block = nullptr;
 }
 
 /* Runs a warp until each of its lanes waits or has ended. Returns whether anything ran. */
@@ -321,51 +358,107 @@ static bool run_warp(unsigned warp, const std::vector<unsigned> &lanes)
         again = false;
         for (unsigned lane : lanes) {
             unsigned i = warp * WARP + lane;
-            if (i >= n_threads || fibers[i].state != READY)
+            if (i >= block->fibers.size() || block->fibers[i].state != READY)
                 continue;
-            resume(&fibers[i]);
+            resume(&block->fibers[i]);
             any = again = true;
         }
     }
     return any;
 }
 
-static void run_block(struct harness_block *b, size_t dynamic)
+/* Each warp of the block whose turn it is, once. Returns whether anything ran. */
+static bool run_warps(void)
 {
-    static const char dynamic_key = 0;
-    harness_block = b;
-    shared_bytes = 0;
-    start_fibers(b);
-    b->dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
-    std::vector<unsigned> order = count_to((unsigned)warps.size()), lanes = count_to(WARP);
-    while (n_alive > 0) {
-        bool any = false;
-        shuffle(&order);
-        shuffle(&lanes);
-        for (unsigned w : order)
-            any |= run_warp(w, lanes);
-        if (n_alive > 0 && n_at_barrier == n_alive)
-            release_barrier(); /* threads that have ended do not count */
-        else if (n_alive > 0 && !any)
-            harness_die("deadlock: a barrier or a warp operation waits for threads that will not come");
+    bool any = false;
+    std::vector<unsigned> order = count_to((unsigned)block->warps.size()), lanes = count_to(WARP);
+    shuffle(&order);
+    shuffle(&lanes);
+    for (unsigned w : order)
+        any |= run_warp(w, lanes);
+    if (block->n_alive > 0 && block->n_at_barrier == block->n_alive) {
+        release_barrier(); /* threads that have ended do not count */
+        any = true;
     }
-    drop_arrays();
-    harness_block = nullptr;
+    return any;
 }
 
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, void (*body)(void *),
-                        void *arg)
+/* A block's turn in a cooperative launch: as far as it can go without the others or, by a seed, one round of its warps.
+ * Returns whether anything ran but threads that looked in vain for what others are to do. */
+static bool take_turn(struct block *b)
+{
+    bool any = false, again = true;
+    std::vector<struct fiber *> waiting;
+    block = b;
+    harness_block = &b->index;
+    for (struct fiber &f : b->fibers) {
+        if (f.state != SPINNING)
+            continue;
+        f.state = READY;
+        waiting.push_back(&f);
+    }
+    for (struct fiber *f : waiting) {
+        resume(f);
+        any |= f->state != SPINNING;
+    }
+    while (again && b->n_alive > 0) {
+        again = run_warps();
+        any |= again;
+        again &= !harness_is_random();
+    }
+    return any;
+}
+
+static void run_together(void)
+{
+    for (;;) {
+        bool any = false, alive = false;
+        std::vector<unsigned> order = count_to((unsigned)running.size());
+        shuffle(&order);
+        for (unsigned i : order) {
+            any |= running[i].n_alive > 0 && take_turn(&running[i]);
+            alive |= running[i].n_alive > 0;
+        }
+        if (!alive)
+            return;
+        if (!any)
+            harness_die("deadlock: blocks wait for one another");
+    }
+}
+
+static void run_alone(struct block *b)
+{
+    block = b;
+    harness_block = &b->index;
+    while (b->n_alive > 0) {
+        if (!run_warps())
+            harness_die("deadlock: a barrier or a warp operation waits for threads that will not come");
+    }
+}
+
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
+                        void (*body)(void *), void *arg)
 {
     block_body = body;
     block_arg = arg;
     shared_limit = harness_shared_limit(kernel);
+    cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
+    running.resize(together ? order.size() : 1);
     for (unsigned i : order) {
-        struct harness_block b = {
-            {i % blocks.x, i / blocks.x % blocks.y, i / (blocks.x * blocks.y)}, threads, blocks, nullptr};
-        run_block(&b, shared);
+        struct block *b = &running[together ? i : 0];
+        start_block(b, i, threads, blocks, shared);
+        if (together)
+            continue;
+        run_alone(b);
+        finish_block(b);
     }
+    if (!together)
+        return;
+    run_together();
+    for (struct block &b : running)
+        finish_block(&b);
 }
 
 /* --- fragments, after the PTX ISA: group = lane / 4, place = lane % 4 --------------------------------------------- */

@@ -1,9 +1,10 @@
 /* What nvcc gives to a kernel and to the code that launches it, for g++: in front of every file of gpu/cuda/
  * (-include), so that the very same source runs on the processor.
  *
- * A CUDA thread is a fiber; the blocks of a launch run one after the other. What the hardware leaves open is decided
- * against the kernel: a warp runs as far as it can before the next one starts, or warps and lanes take turns by a seed
- * (harness_seed). Found in this way: missing barriers and waits, divergent barriers, shuffles that name absent lanes,
+ * A CUDA thread is a fiber; the blocks of a launch run one after the other, those of a cooperative launch take turns. What
+ * the hardware leaves open is decided against the kernel: a warp, and a cooperative block, runs as far as it can before
+ * the next one starts, or they and lanes take turns by a seed (harness_seed). Found in this way: missing barriers, of
+ * the grid as well, and waits, divergent barriers, shuffles that name absent lanes, blocks that wait for one another,
  * reads of memory that nobody has written (everything starts as NaN), writes beyond shared memory (canaries, or
  * AddressSanitizer, since every block's arrays are fresh allocations of exactly their size) and beyond device memory
  * (guard pages). Not found: missing fences between blocks, the rounding of approximate instructions, speed.
@@ -138,11 +139,18 @@ template <class T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned b
     return harness_shuffle_from(mask, v, lane >= by ? lane - by : lane);
 }
 
-/* --- atomics: blocks run one at a time, and no fiber is interrupted ------------------------------------------------ */
+/* --- atomics: no fiber is interrupted, and what one has written the others see at once ----------------------------- */
 
 static inline int atomicAdd(int *p, int v)
 {
     int before = *p;
+    *p += v;
+    return before;
+}
+
+static inline unsigned atomicAdd(unsigned *p, unsigned v)
+{
+    unsigned before = *p;
     *p += v;
     return before;
 }
@@ -213,19 +221,31 @@ template <int groups_left> static inline void cp_async_wait(void)
     harness_cp_wait(groups_left);
 }
 
+/* Other blocks run before it looks. */
+unsigned load_shared_counter(const unsigned *);
+
+static inline void __threadfence(void)
+{
+}
+
+/* Brings a line of device memory nearer: here only a question whether it is device memory. */
+void prefetch(const void *);
+
 void cudaGraphSetConditional(cudaGraphConditionalHandle, unsigned value);
 
 /* --- launching ---------------------------------------------------------------------------------------------------- */
 
 void harness_submit(cudaStream_t, void (*run)(void *), void *arg, void (*drop)(void *));
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, void (*body)(void *),
-                        void *arg);
+/* together: all blocks are there at once. */
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
+                        void (*body)(void *), void *arg);
 /* The limits of a launch; what is wrong comes back from cudaGetLastError. */
-bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel);
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together);
 
 template <class... Params> struct harness_call {
     dim3 blocks, threads;
     size_t shared;
+    bool together;
     void (*kernel)(Params...);
     std::tuple<Params...> params;
 
@@ -237,7 +257,7 @@ template <class... Params> struct harness_call {
     static void run(void *arg)
     {
         struct harness_call *c = (struct harness_call *)arg;
-        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, body, arg);
+        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, c->together, body, arg);
     }
     static void drop(void *arg)
     {
@@ -247,19 +267,28 @@ template <class... Params> struct harness_call {
 
 /* Arguments are copied now, as the driver does, and the work is done when the stream's turn comes. */
 template <class... Params, class... Args>
-static inline void harness_launch(void (*kernel)(Params...), dim3 blocks, dim3 threads, size_t shared,
-                                  cudaStream_t stream, Args... args)
+static inline void harness_launch(bool together, void (*kernel)(Params...), dim3 blocks, dim3 threads,
+                                  size_t shared, cudaStream_t stream, Args... args)
 {
-    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel))
+    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel, together))
         return;
     struct harness_call<Params...> *c = new harness_call<Params...> {
-        blocks, threads, shared, kernel, std::tuple<Params...>(args...)
+        blocks, threads, shared, together, kernel, std::tuple<Params...>(args...)
     };
     harness_submit(stream, harness_call<Params...>::run, c, harness_call<Params...>::drop);
 }
 
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
-    harness_launch(kernel, blocks, threads, shared, stream, __VA_ARGS__)
+    harness_launch(false, kernel, blocks, threads, shared, stream, __VA_ARGS__)
+
+/* All blocks at once, or an error. */
+template <class Param>
+static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
+                                             cudaStream_t stream, Param param)
+{
+    harness_launch(true, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, param);
+    return cudaGetLastError();
+}
 
 /* --- libraries opened at run time ---------------------------------------------------------------------------------- */
 

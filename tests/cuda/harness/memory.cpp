@@ -107,6 +107,13 @@ extern "C" cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
+void prefetch(const void *p)
+{
+    auto a = find(p);
+    if (a == allocations.end() || (const char *)p >= a->second.memory + a->second.bytes)
+        harness_die("a prefetch of what is no device memory");
+}
+
 bool runtime_is_whole(const void *p, size_t bytes)
 {
     auto a = find(p);
