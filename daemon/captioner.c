@@ -7,7 +7,6 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/utf8.h"
-#include "decoder/live.h"
 
 #define EVENTS_MAX        512
 #define STATUS_PERIOD_NS  500000000LL
@@ -33,7 +32,7 @@ struct stream {
     int64_t skipped;  /* clock minus index, in samples */
     bool joinable;    /* the last utterance ended in a pause: the next may go on in its buffer */
     bool stuck_told;
-    unsigned language_changes; /* that have been taken over */
+    unsigned settings_taken; /* number of the newest settings that live has */
     int state_told;
     int64_t status_ns;
     int heartbeats;
@@ -55,10 +54,10 @@ struct captioner {
     _Atomic bool flush, stop, ended, finished;
     _Atomic int64_t deadline_ns;
     _Atomic uint64_t progress;
-    /* Asked for by the loop; each stream takes them over where its next utterance begins. */
-    _Atomic(const char *) language;
-    _Atomic unsigned language_changes;
-    _Atomic bool translate;
+    /* Each stream takes them over where its next utterance begins. */
+    pthread_mutex_t settings_lock;
+    struct live_settings settings;  /* under the lock */
+    _Atomic unsigned settings_told; /* grows with each change, under the lock */
 };
 
 /* --- events ------------------------------------------------------------------------------------------------- */
@@ -241,13 +240,19 @@ static void send_final(struct captioner *c, struct stream *s, int64_t end, enum 
 
 /* --- utterances --------------------------------------------------------------------------------------------- */
 
+static bool new_settings(struct captioner *c, const struct stream *s)
+{
+    return s->settings_taken != atomic_load(&c->settings_told);
+}
+
 static void take_settings(struct captioner *c, struct stream *s)
 {
-    unsigned changes = atomic_load(&c->language_changes);
-    live_set_translate(s->live, atomic_load(&c->translate));
-    if (changes != s->language_changes)
-        live_set_language(s->live, atomic_load(&c->language));
-    s->language_changes = changes;
+    if (!new_settings(c, s))
+        return;
+    pthread_mutex_lock(&c->settings_lock);
+    live_set(s->live, &c->settings);
+    s->settings_taken = atomic_load(&c->settings_told);
+    pthread_mutex_unlock(&c->settings_lock);
 }
 
 static void open_utterance(struct captioner *c, struct stream *s, int64_t start)
@@ -321,12 +326,18 @@ static void finish_utterance(struct captioner *c, struct stream *s, int64_t end,
 }
 
 /* Somebody who never pauses still gets finals: the utterance is ended after its last committed word, while the words in
- * flight go on in the next one. */
+ * flight go on in the next one. With new settings they do not: those are for whole utterances. */
 static void limit_utterance(struct captioner *c, struct stream *s)
 {
     if ((s->seen - s->utt_start) * 1000 / SAMPLE_RATE < c->options.max_utterance_ms ||
         s->word_end <= s->utt_start)
         return;
+    if (new_settings(c, s)) {
+        int64_t end = s->seen;
+        finish_utterance(c, s, end, FINAL_MAX_LEN);
+        open_utterance(c, s, end);
+        return;
+    }
     send_final(c, s, s->word_end, FINAL_MAX_LEN);
     s->utt_start = s->word_end;
 }
@@ -522,10 +533,8 @@ static int create_stream(struct captioner *c, int i, struct intake *in, struct e
     struct stream *s = &c->streams[i];
     struct live_options live = {
         .audio_slot = i,
-        .text_slot = i * (c->options.beam_size > 1 ? c->options.beam_size : 1),
-        .beam_size = c->options.beam_size,
-        .language = c->options.language,
-        .translate = c->options.translate,
+        .text_slot = i * c->options.n_text_slots,
+        .settings = c->options.settings,
         .draft = c->options.draft,
         .max_buffer_ms = c->options.max_buffer_ms,
     };
@@ -547,10 +556,10 @@ int captioner_create(const struct captioner_options *options, struct text_model 
     c->model = model;
     c->tokenizer = tokenizer;
     c->wake = wake;
-    atomic_store(&c->translate, options->translate);
+    pthread_mutex_init(&c->settings_lock, NULL);
     int r = spsc_init(&c->events, sizeof(struct event), EVENTS_MAX);
     if (r < 0) {
-        free(c);
+        captioner_destroy(c);
         return err_set(err, r, "out of memory for the captioner's events");
     }
     for (int i = 0; i < n_inputs; i++) {
@@ -585,15 +594,12 @@ void captioner_flush(struct captioner *c)
     sem_post(c->wake);
 }
 
-void captioner_set_language(struct captioner *c, const char *language)
+void captioner_set(struct captioner *c, const struct live_settings *settings)
 {
-    atomic_store(&c->language, language);
-    atomic_fetch_add(&c->language_changes, 1);
-}
-
-void captioner_set_translate(struct captioner *c, bool translate)
-{
-    atomic_store(&c->translate, translate);
+    pthread_mutex_lock(&c->settings_lock);
+    c->settings = *settings;
+    atomic_fetch_add(&c->settings_told, 1);
+    pthread_mutex_unlock(&c->settings_lock);
 }
 
 bool captioner_ended(const struct captioner *c)
@@ -627,5 +633,6 @@ void captioner_destroy(struct captioner *c)
     for (int i = 0; i < c->n_streams; i++)
         live_destroy(c->streams[i].live);
     spsc_finish(&c->events);
+    pthread_mutex_destroy(&c->settings_lock);
     free(c);
 }

@@ -16,6 +16,7 @@
 #include "daemon/base/spsc.h"
 #include "daemon/event.h"
 #include "daemon/intake.h"
+#include "decoder/live.h"
 #include "decoder/text_model.h"
 #include "decoder/tokenizer.h"
 
@@ -25,10 +26,10 @@ struct captioner_options {
     int max_buffer_ms;    /* see decoder/live.h */
     int max_lag_ms;       /* unheard audio beyond this is given up as a gap; real time only */
     int max_utterance_ms; /* a longer utterance is ended between two words */
-    const char *language; /* ISO code, NULL: detect */
-    bool translate, draft;
-    int beam_size;           /* see decoder/live.h; stream i has the text slots from i · beam_size on */
-    void (*wake)(void *ctx); /* called after events were queued; any thread; must not block */
+    bool draft;           /* see decoder/live.h */
+    int n_text_slots; /* a stream, no fewer than any beam_size: stream i has those from i · n_text_slots on */
+    struct live_settings settings; /* at first */
+    void (*wake)(void *ctx);       /* called after events were queued; any thread; must not block */
     void *wake_ctx;
 };
 
@@ -47,10 +48,9 @@ bool captioner_next_event(struct captioner *, struct event *);
 /* Any thread: ends the open utterances at what has been heard (all of them). */
 void captioner_flush(struct captioner *);
 
-/* Loop: from each stream's next utterance on. language: ISO code that the model knows, borrowed for good; NULL: detect, anew
- * even where it had been detected before. */
-void captioner_set_language(struct captioner *, const char *language);
-void captioner_set_translate(struct captioner *, bool translate);
+/* Any thread: copies settings. They hold from each stream's next utterance on, and where nobody pauses from the end that
+ * max_utterance_ms makes, what has been heard then being finished as by a flush. */
+void captioner_set(struct captioner *, const struct live_settings *);
 
 /* Any thread: true once every input has ended and every event of theirs is in the queue. */
 bool captioner_ended(const struct captioner *);

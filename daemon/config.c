@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/utf8.h"
 #include "stream/source.h"
 
 #define FILE_LINE_MAX 4096
@@ -27,6 +28,31 @@ static int set_string(char **to, const char *value, struct err *err)
     free(*to);
     *to = copy;
     return 0;
+}
+
+/* Words for the model. It has a limit of its own, in tokens; this one bounds memory and messages. */
+static int set_text(char **to, const char *value, struct err *err)
+{
+    size_t n = strlen(value);
+    if (n > CONFIG_TEXT_MAX)
+        return err_set(err, -EINVAL, "%zu bytes of text, at most %d are allowed", n, CONFIG_TEXT_MAX);
+    bool plain = utf8_valid_prefix(value, n) == n;
+    for (size_t i = 0; i < n; i++)
+        plain &= (unsigned char)value[i] >= ' ' && value[i] != 0x7F;
+    if (!plain)
+        return err_set(err, -EINVAL, "must be text in UTF-8, without control characters");
+    return set_string(to, value, err);
+}
+
+/* A further line of a text in the file. */
+static int add_text(char **to, const char *value, struct err *err)
+{
+    char *whole = NULL;
+    if (asprintf(&whole, "%s%s%s", *to, (*to)[0] && value[0] ? " " : "", value) < 0)
+        return err_set(err, -ENOMEM, "out of memory");
+    int r = set_text(to, whole, err);
+    free(whole);
+    return r;
 }
 
 static int set_number(void *to, const struct config_key *key, const char *value, struct err *err)
@@ -152,6 +178,8 @@ static int set_value(struct config *config, const struct config_key *key, const 
     switch (key->type) {
     case CONFIG_STRING:
         return set_string(to, value, err);
+    case CONFIG_TEXT:
+        return set_text(to, value, err);
     case CONFIG_INT:
     case CONFIG_REAL:
         return set_number(to, key, value, err);
@@ -184,7 +212,7 @@ static const struct config_key *find_key(const char *name, struct err *err)
     return NULL;
 }
 
-/* A later origin replaces an earlier one; within the file only inputs may be repeated, among flags the last wins. */
+/* A later origin replaces an earlier one; within the file only inputs and texts may be repeated, among flags the last wins. */
 static int set_key(struct config *config, const char *name, const char *value, enum config_origin origin,
                    struct err *err)
 {
@@ -193,11 +221,14 @@ static int set_key(struct config *config, const char *name, const char *value, e
     if (!key)
         return -EINVAL;
     ptrdiff_t i = key - config_keys(&n);
-    if (!value || !value[0])
+    if (!value || (!value[0] && key->type != CONFIG_TEXT))
         return err_set(err, -EINVAL, "needs a value");
+    bool again = origin == SET_BY_FILE && config->set_by[i] == origin;
+    if (again && key->type == CONFIG_TEXT)
+        return add_text(field(config, key), value, err);
     if (key->type == CONFIG_INPUTS && config->set_by[i] != origin)
         clear_inputs(config);
-    else if (origin == SET_BY_FILE && config->set_by[i] == origin && key->type != CONFIG_INPUTS)
+    else if (again && key->type != CONFIG_INPUTS)
         return err_set(err, -EINVAL, "is set a second time");
     config->set_by[i] = (unsigned char)origin;
     return set_value(config, key, value, err);
@@ -221,7 +252,7 @@ int config_set_live(struct config *config, const char *name, const char *value, 
 {
     const struct config_key *key = find_key(name, err);
     int r = !key ? -EINVAL : key->live ? 0 : refuse_to_change(err);
-    if (r == 0 && !value[0])
+    if (r == 0 && !value[0] && key->type != CONFIG_TEXT)
         r = err_set(err, -EINVAL, "needs a value");
     if (r == 0)
         r = set_value(config, key, value, err);
@@ -462,7 +493,7 @@ void config_finish(struct config *config)
     const struct config_key *keys = config_keys(&n);
     clear_inputs(config);
     for (int i = 0; i < n; i++) {
-        if (keys[i].type == CONFIG_STRING) {
+        if (keys[i].type == CONFIG_STRING || keys[i].type == CONFIG_TEXT) {
             char **s = field(config, &keys[i]);
             free(*s);
             *s = NULL;
@@ -475,13 +506,10 @@ void config_finish(struct config *config)
 void config_swap(struct config *a, struct config *b, const struct config_key *key)
 {
     static const size_t sizes[] = {
-        [CONFIG_STRING] = sizeof(char *),
-        [CONFIG_INT] = sizeof(int),
-        [CONFIG_REAL] = sizeof(double),
-        [CONFIG_SWITCH] = sizeof(bool),
-        [CONFIG_CHOICE] = sizeof(int),
-        [CONFIG_MODE] = sizeof(int),
-        [CONFIG_INPUTS] = 0, /* never changes in a running daemon */
+        [CONFIG_STRING] = sizeof(char *), [CONFIG_TEXT] = sizeof(char *),
+        [CONFIG_INT] = sizeof(int),       [CONFIG_REAL] = sizeof(double),
+        [CONFIG_SWITCH] = sizeof(bool),   [CONFIG_CHOICE] = sizeof(int),
+        [CONFIG_MODE] = sizeof(int),      [CONFIG_INPUTS] = 0, /* never changes in a running daemon */
     };
     char kept[sizeof(double)];
     memcpy(kept, field(a, key), sizes[key->type]);

@@ -15,7 +15,9 @@
 #include "daemon/event.h"
 
 #define CONFIG_KEYS_MAX   64
-#define CONFIG_INPUT_NAME 32 /* bytes of a stream's name, NUL included */
+#define CONFIG_INPUT_NAME 32   /* bytes of a stream's name, NUL included */
+#define CONFIG_TEXT_MAX   1024 /* bytes of a text */
+#define CONFIG_VALUE_MAX  4200 /* bytes of any value, written out, and NUL */
 
 /* The order of each is that of its choices in the table. */
 enum config_pace { PACE_REALTIME, PACE_FAST };
@@ -40,9 +42,11 @@ struct config {
 
     char *model, *language;
     int engine, precision, task, threads;
+    bool language_lock;
+    char *prompt, *hotwords; /* "": none */
 
     int step_ms, max_buffer_ms, max_lag_ms, max_utterance_ms;
-    bool draft;
+    bool draft, guard;
     int beam_size;
 
     int stdout_format;
@@ -64,6 +68,7 @@ enum config_action { ACTION_RUN, ACTION_HELP, ACTION_VERSION, ACTION_LIST_DEVICE
 
 enum config_type {
     CONFIG_STRING,
+    CONFIG_TEXT, /* words for the model: UTF-8 of one line, may be empty; several lines of the file are one text */
     CONFIG_INT,
     CONFIG_REAL,
     CONFIG_SWITCH, /* on or off */

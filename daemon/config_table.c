@@ -138,6 +138,14 @@ static const struct config_key keys[] = {
      .check = check_language,
      .live = true,
      .help = "Language that is spoken (en, de, …); auto: heard from the first words"},
+    {.name = "language-lock",
+     .type = CONFIG_SWITCH,
+     .offset = FIELD(language_lock),
+     .fallback = "on",
+     .live = true,
+     .help = "With language auto, keep to the language that was heard first; off: listen for it in every "
+             "utterance,\n"
+             "for speakers who change it"},
     {.name = "task",
      .type = CONFIG_CHOICE,
      .offset = FIELD(task),
@@ -145,6 +153,22 @@ static const struct config_key keys[] = {
      .choices = "transcribe|translate",
      .live = true,
      .help = "Write what is said, or translate it into English"},
+    {.name = "hotwords",
+     .type = CONFIG_TEXT,
+     .offset = FIELD(hotwords),
+     .fallback = "",
+     .argument = "WORDS",
+     .live = true,
+     .help =
+         "Names and terms that are likely to be said, with commas between them. With the prompt at most 111\n"
+         "tokens of the model, in English some 80 words; several lines of the file are one text"},
+    {.name = "prompt",
+     .type = CONFIG_TEXT,
+     .offset = FIELD(prompt),
+     .fallback = "",
+     .argument = "TEXT",
+     .live = true,
+     .help = "Text that goes before all that is said: its subject, style and spelling are taken up"},
 
     {.group = "Captions",
      .name = "step",
@@ -191,7 +215,17 @@ static const struct config_key keys[] = {
      .min = 1,
      .max = RUN_BEAMS_MAX,
      .argument = "N",
-     .help = "Hypotheses that a pass weighs against each other: fewer errors, slower passes; 1: greedy"},
+     .live = true,
+     .help = "Hypotheses that a pass weighs against each other: fewer errors, slower passes; 1: greedy. A "
+             "running\n"
+             "daemon can go down from what it was started with, and back"},
+    {.name = "guard",
+     .type = CONFIG_SWITCH,
+     .offset = FIELD(guard),
+     .fallback = "on",
+     .live = true,
+     .help = "Leave out words that the model writes where nothing is heard, or that it takes for no speech "
+             "itself"},
 
     {.group = "Output",
      .name = "stdout",

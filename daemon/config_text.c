@@ -5,6 +5,8 @@
 
 #include "daemon/base/socket_path.h"
 
+#define FILE_TEXT_WIDTH 100 /* bytes of a text in a line */
+
 static const void *field(const struct config *config, const struct config_key *key)
 {
     return (const char *)config + key->offset;
@@ -25,6 +27,7 @@ bool config_value(const struct config *config, const struct config_key *key, int
         return false;
     switch (key->type) {
     case CONFIG_STRING:
+    case CONFIG_TEXT:
         snprintf(out, size, "%s", *(char *const *)from);
         break;
     case CONFIG_INT:
@@ -51,7 +54,7 @@ bool config_value(const struct config *config, const struct config_key *key, int
 
 bool config_differs(const struct config *a, const struct config *b, const struct config_key *key)
 {
-    char in_a[4200], in_b[4200];
+    char in_a[CONFIG_VALUE_MAX], in_b[CONFIG_VALUE_MAX];
     bool more_a = true, more_b = true;
     for (int i = 0; more_a && more_b; i++) {
         more_a = config_value(a, key, i, in_a, sizeof(in_a));
@@ -71,6 +74,8 @@ void config_allowed(const struct config_key *key, char *out, size_t size)
             snprintf(out, size, "%.0f to %.0f", key->min, key->max);
     } else if (key->type == CONFIG_SWITCH) {
         snprintf(out, size, "on or off");
+    } else if (key->type == CONFIG_TEXT) {
+        snprintf(out, size, "at most %d bytes", CONFIG_TEXT_MAX);
     } else if (key->type == CONFIG_CHOICE) {
         size_t n = 0;
         for (const char *c = key->choices; c;) {
@@ -143,7 +148,8 @@ static void describe(FILE *f, const char *prefix, const struct config_key *key)
     char allowed[128];
     config_allowed(key, allowed, sizeof(allowed));
     print_lines(f, prefix, key->help);
-    fprintf(f, "%s(%s%sdefault %s)\n", prefix, allowed, allowed[0] ? "; " : "", key->fallback);
+    fprintf(f, "%s(%s%sdefault %s)\n", prefix, allowed, allowed[0] ? "; " : "",
+            key->fallback[0] ? key->fallback : "none");
 }
 
 static const char *argument_of(const struct config_key *key)
@@ -179,11 +185,26 @@ void config_print_help(FILE *f)
           f);
 }
 
+/* The lines of a file are short, so a long text has several, broken at blanks. */
+static void print_value(FILE *f, const struct config_key *key, const char *value)
+{
+    while (key->type == CONFIG_TEXT && strlen(value) > FILE_TEXT_WIDTH) {
+        int n = FILE_TEXT_WIDTH;
+        while (n > 0 && value[n] != ' ')
+            n--;
+        if (n == 0)
+            break;
+        fprintf(f, "%s = %.*s\n", key->name, n, value);
+        value += n + 1;
+    }
+    fprintf(f, "%s = %s\n", key->name, value);
+}
+
 void config_print(const struct config *config, FILE *f)
 {
     int n;
     const struct config_key *keys = config_keys(&n);
-    char value[4200];
+    char value[CONFIG_VALUE_MAX];
     fputs("# Configuration of captiond. Lines that are commented out show the defaults.\n"
           "# Settings marked * can change in a running daemon: captionctl set, or this file and SIGHUP. The "
           "others need a restart.\n",
@@ -194,9 +215,9 @@ void config_print(const struct config *config, FILE *f)
         fputc('\n', f);
         describe(f, keys[i].live ? "# * " : "# ", &keys[i]);
         if (config->set_by[i] == SET_BY_DEFAULT)
-            fprintf(f, "#%s = %s\n", keys[i].name, keys[i].fallback);
+            fprintf(f, "#%s =%s%s\n", keys[i].name, keys[i].fallback[0] ? " " : "", keys[i].fallback);
         else
             for (int k = 0; config_value(config, &keys[i], k, value, sizeof(value)); k++)
-                fprintf(f, "%s = %s\n", keys[i].name, value);
+                print_value(f, &keys[i], value);
     }
 }

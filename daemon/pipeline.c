@@ -7,6 +7,7 @@
 #include "daemon/log.h"
 #include "daemon/model_path.h"
 #include "daemon/notify.h"
+#include "decoder/prompt.h"
 
 static int n_processors(void)
 {
@@ -26,7 +27,7 @@ const char *pipeline_model_name(const struct config *config)
     return config->task == TASK_TRANSLATE ? "base" : model_path_auto(pipeline_language(config));
 }
 
-int pipeline_check_speech(const struct pipeline *p, const struct config *config, struct err *err)
+static int check_language(const struct pipeline *p, const struct config *config, struct err *err)
 {
     const char *language = pipeline_language(config);
     if (tokenizer_special(p->model.tokenizer)->multilingual) {
@@ -39,6 +40,34 @@ int pipeline_check_speech(const struct pipeline *p, const struct config *config,
         return err_set(err, -EINVAL, "task: %s knows only English and cannot translate: try --model base",
                        p->model_path);
     }
+    return 0;
+}
+
+int pipeline_settings(const struct pipeline *p, const struct config *config, struct live_settings *out,
+                      struct err *err)
+{
+    bool searches = whisper_beams_max(p->model.whisper) > 1;
+    struct live_settings settings = {
+        .language = pipeline_language(config),
+        .follow_language = !config->language_lock,
+        .translate = config->task == TASK_TRANSLATE,
+        .unguarded = !config->guard,
+        .beam_size = searches ? config->beam_size : 1,
+    };
+    int r = check_language(p, config, err);
+    if (r < 0)
+        return r;
+    if (settings.beam_size > p->beams_max)
+        return err_set(err, -EINVAL,
+                       "beam-size: at most %d, with which captiond was started; more needs a restart",
+                       p->beams_max);
+    r = prompt_tell(p->model.tokenizer, config->hotwords, config->prompt, settings.told, LIVE_TOLD_MAX, err);
+    if (r < 0) {
+        err_prefix(err, "hotwords and prompt together");
+        return r;
+    }
+    settings.n_told = r;
+    *out = settings;
     return 0;
 }
 
@@ -60,7 +89,14 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
     int r = model_path_find(pipeline_model_name(config), p->model_path, sizeof(p->model_path), err);
     if (r == 0)
         r = whisper_model_open(&p->model, p->model_path, &options, err);
-    return r < 0 ? r : pipeline_check_speech(p, config, err);
+    if (r < 0)
+        return r;
+    /* An engine without beam search captions all the same, one hypothesis at a time. */
+    p->beams_max = whisper_beams_max(p->model.whisper) > 1 ? config->beam_size : 1;
+    if (p->beams_max < config->beam_size)
+        log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
+                    whisper_engine_name(p->model.whisper), config->beam_size);
+    return pipeline_settings(p, config, &p->settings, err);
 }
 
 static int open_inputs(struct pipeline *p, const struct config *config, struct err *err)
@@ -95,16 +131,6 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
     return 0;
 }
 
-/* An engine without beam search captions all the same, one hypothesis at a time. */
-static int beam_size(const struct pipeline *p, const struct config *config)
-{
-    if (config->beam_size == 1 || whisper_beams_max(p->model.whisper) > 1)
-        return config->beam_size;
-    log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
-                whisper_engine_name(p->model.whisper), config->beam_size);
-    return 1;
-}
-
 static int open_captioner(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
                           struct err *err)
 {
@@ -114,10 +140,9 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .max_buffer_ms = config->max_buffer_ms,
         .max_lag_ms = config->max_lag_ms,
         .max_utterance_ms = config->max_utterance_ms,
-        .language = pipeline_language(config),
-        .translate = config->task == TASK_TRANSLATE,
         .draft = config->draft,
-        .beam_size = beam_size(p, config),
+        .n_text_slots = p->beams_max,
+        .settings = p->settings,
         .wake = wake,
         .wake_ctx = ctx,
     };

@@ -18,6 +18,8 @@ struct pipeline {
     char model_path[MODEL_PATH_MAX];
     struct intake *inputs[STREAMS_MAX];
     int n_inputs;
+    int beams_max;                 /* hypotheses that there are text slots for, an input */
+    struct live_settings settings; /* of decoding, at first */
     struct captioner *captioner;
     sem_t wake;        /* of the captioner's thread */
     bool inputs_stuck; /* a sound server holds one: the process must end instead of closing */
@@ -29,8 +31,9 @@ const char *pipeline_model_name(const struct config *);
 /* ISO code of the language that is set, in static storage; NULL: to be heard. */
 const char *pipeline_language(const struct config *);
 
-/* Whether the model can do what the configuration says of language and task. 0 or -EINVAL. */
-int pipeline_check_speech(const struct pipeline *, const struct config *, struct err *);
+/* What the configuration says of decoding, in the form that captioner_set takes. 0; -EINVAL where the model cannot do it, or
+ * not in the memory that was taken at the start; -E2BIG; -ENOMEM. */
+int pipeline_settings(const struct pipeline *, const struct config *, struct live_settings *, struct err *);
 
 /* Loads the model, opens the inputs and takes all memory. `wake` is called from the captioner's thread after events were
  * queued. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */

@@ -238,15 +238,13 @@ static int parse_set(const json_t *value, const char *field, const char *const *
     return 0;
 }
 
-/* A setting's name or value: neither is ever long. */
-static int parse_setting(const json_t *value, const char *field, char out[PROTOCOL_SETTING_MAX],
+/* A setting's name or value, the latter of which may be empty. */
+static int parse_setting(const json_t *value, const char *field, char *out, size_t least, size_t size,
                          struct err *err)
 {
     size_t n = json_string_length(value);
-    if (!json_is_string(value) || n == 0 || n >= PROTOCOL_SETTING_MAX ||
-        strlen(json_string_value(value)) != n)
-        return err_set(err, -ENOTSUP, "\"%s\" must be a string of 1 to %d bytes", field,
-                       PROTOCOL_SETTING_MAX - 1);
+    if (!json_is_string(value) || n < least || n >= size || strlen(json_string_value(value)) != n)
+        return err_set(err, -ENOTSUP, "\"%s\" must be a string of %zu to %zu bytes", field, least, size - 1);
     memcpy(out, json_string_value(value), n + 1);
     return 0;
 }
@@ -262,9 +260,9 @@ static int parse_field(const char *key, const json_t *value, const char *const *
     if (strcmp(key, "types") == 0 && subscribe)
         return parse_set(value, key, event_names, N_EVENT_NAMES, &r->types, err);
     if (strcmp(key, "key") == 0 && r->cmd == REQUEST_SET)
-        return parse_setting(value, key, r->key, err);
+        return parse_setting(value, key, r->key, 1, sizeof(r->key), err);
     if (strcmp(key, "value") == 0 && r->cmd == REQUEST_SET)
-        return parse_setting(value, key, r->value, err);
+        return parse_setting(value, key, r->value, 0, sizeof(r->value), err);
     if (strcmp(key, "from_seq") == 0 && subscribe) {
         if (!json_is_integer(value) || json_integer_value(value) < 0)
             return err_set(err, -ENOTSUP, "\"from_seq\" must be an integer of at least 0");
@@ -301,7 +299,7 @@ static int parse_object(json_t *object, const char *const *streams, int n_stream
         if (failed < 0)
             return failed;
     }
-    if (!r->key[0] != !r->value[0])
+    if (r->cmd == REQUEST_SET && !json_object_get(object, "key") != !json_object_get(object, "value"))
         return err_set(err, -ENOTSUP, "set needs both \"key\" and \"value\", or neither");
     return 0;
 }

@@ -37,7 +37,8 @@
 #define PROTOCOL_REQUEST_MAX 4096        /* bytes of a request, newline included */
 #define PROTOCOL_TEXT_MAX    (16 * 1024) /* bytes of an utterance's text in `final`: some 15 minutes of speech */
 #define PROTOCOL_LINE_MAX    (256 * 1024) /* any line the daemon writes, escapes included */
-#define PROTOCOL_SETTING_MAX 64           /* bytes of a setting's name or value, and NUL */
+#define PROTOCOL_NAME_MAX    64           /* bytes of a setting's name, and NUL */
+#define PROTOCOL_VALUE_MAX   (2 * 1024)   /* bytes of a setting's value, and NUL */
 #define PROTOCOL_SESSION_MAX 33           /* characters of a session's name, and NUL */
 
 /* Writes the event's line (with newline) into buf and returns its length; 0 if it does not fit, which
@@ -82,7 +83,7 @@ struct request {
     enum request_cmd cmd;
     int64_t from_seq; /* −1: not given */
     char session[PROTOCOL_SESSION_MAX];
-    char key[PROTOCOL_SETTING_MAX], value[PROTOCOL_SETTING_MAX]; /* both empty: not given */
+    char key[PROTOCOL_NAME_MAX], value[PROTOCOL_VALUE_MAX]; /* an empty key: neither is given */
     unsigned types;   /* bit t: MESSAGE type t is wanted; all unless given */
     unsigned streams; /* bit i: stream i is meant; all unless given */
 };

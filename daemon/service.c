@@ -57,7 +57,9 @@ struct service {
     struct hub hub;
     const char *names[STREAMS_MAX];
     enum stream_state state_logged[STREAMS_MAX];
-    unsigned paused; /* streams that have been told to; their devices may take a moment to close */
+    unsigned language_choice; /* grows when a language is set, be it the same */
+    bool decoding_changes;    /* what the captioner has yet to be told */
+    unsigned paused;          /* streams that have been told to; their devices may take a moment to close */
     struct subscribers subscribers;
     struct control control;
     struct listener captions_socket, control_socket;
@@ -265,26 +267,55 @@ static void on_stop_signal(uv_signal_t *handle, int signum)
 
 /* --- settings that change while it runs ---------------------------------------------------------------------- */
 
-static bool is_speech_key(const struct config_key *key)
+/* Those that a captioner knows. */
+static bool is_decoding_key(const struct config_key *key)
 {
-    return key->offset == offsetof(struct config, language) || key->offset == offsetof(struct config, task);
+    static const size_t fields[] = {
+        offsetof(struct config, language), offsetof(struct config, language_lock),
+        offsetof(struct config, task),     offsetof(struct config, hotwords),
+        offsetof(struct config, prompt),   offsetof(struct config, beam_size),
+        offsetof(struct config, guard),
+    };
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        if (key->offset == fields[i])
+            return true;
+    }
+    return false;
 }
 
 /* Takes the value of one key from another configuration. */
 static void take_setting(struct service *s, struct config *from, const struct config_key *key)
 {
-    char value[PROTOCOL_SETTING_MAX];
+    char value[CONFIG_VALUE_MAX];
     config_swap(s->config, from, key);
     if (key->offset == offsetof(struct config, language))
-        captioner_set_language(s->pipeline.captioner, pipeline_language(s->config));
+        s->language_choice++;
+    s->decoding_changes |= is_decoding_key(key);
     config_value(s->config, key, 0, value, sizeof(value));
-    log_info("%s is now %s", key->name, value);
+    if (key->type == CONFIG_TEXT)
+        log_info("%s has changed", key->name); /* names of people, perhaps */
+    else
+        log_info("%s is now %s", key->name, value);
+}
+
+static void apply_decoding_settings(struct service *s)
+{
+    struct live_settings settings;
+    struct err err;
+    if (pipeline_settings(&s->pipeline, s->config, &settings, &err) < 0) {
+        log_error("%s", err.msg);
+        return;
+    }
+    settings.language_choice = s->language_choice;
+    captioner_set(s->pipeline.captioner, &settings);
+    s->decoding_changes = false;
 }
 
 static void apply_live_settings(struct service *s)
 {
     const struct config *c = s->config;
-    captioner_set_translate(s->pipeline.captioner, c->task == TASK_TRANSLATE);
+    if (s->decoding_changes)
+        apply_decoding_settings(s);
     log_set_level((enum log_level)c->log_level);
     s->subscribers.n_max = c->clients_max;
     s->subscribers.timeout_ms = s->control.timeout_ms = c->client_timeout_ms;
@@ -313,15 +344,16 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
         notify_ready();
         return;
     }
-    bool speakable = pipeline_check_speech(&s->pipeline, &fresh, &err) == 0;
-    if (!speakable)
-        log_error("language and task stay as they were: %s", err.msg);
+    struct live_settings settings;
+    bool decodable = pipeline_settings(&s->pipeline, &fresh, &settings, &err) == 0;
+    if (!decodable)
+        log_error("the settings of decoding stay as they were: %s", err.msg);
     for (int i = 0; i < n_keys; i++) {
         if (!config_differs(s->config, &fresh, &keys[i]))
             continue;
         if (!keys[i].live)
             log_warning("%s has changed: it takes effect after a restart", keys[i].name);
-        else if (speakable || !is_speech_key(&keys[i]))
+        else if (decodable || !is_decoding_key(&keys[i]))
             take_setting(s, &fresh, &keys[i]);
     }
     config_finish(&fresh);
@@ -359,11 +391,12 @@ static int control_set(void *ctx, const char *name, const char *value, struct er
 {
     struct service *s = ctx;
     struct config fresh = {0};
+    struct live_settings settings;
     const struct config_key *key;
     int r = config_set_live(&fresh, name, value, &key, err);
     if (r == 0) {
         config_swap(s->config, &fresh, key);
-        r = pipeline_check_speech(&s->pipeline, s->config, err);
+        r = pipeline_settings(&s->pipeline, s->config, &settings, err);
         config_swap(s->config, &fresh, key);
     }
     if (r == 0) {
@@ -380,7 +413,7 @@ static void control_write_settings(void *ctx, struct jsonl *j)
     int n;
     const struct config_key *keys = config_keys(&n);
     for (int i = 0; i < n; i++) {
-        char value[PROTOCOL_SETTING_MAX];
+        char value[CONFIG_VALUE_MAX];
         if (!keys[i].live)
             continue;
         config_value(s->config, &keys[i], 0, value, sizeof(value));

@@ -17,17 +17,21 @@
 #define MASK             0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
 #define MASK_FIRST       1 /* and at the beginning */
 #define MASK_STAMPED     2 /* as MASK, with timestamps allowed */
-#define PROMPT_MAX       (LIVE_PROMPT + 8 + HYPOTHESIS_TOKENS)
+#define PROMPT_MAX       (1 + LIVE_TOLD_MAX + LIVE_PROMPT + 4 + HYPOTHESIS_TOKENS)
 #define LANGUAGE_SURE    0.5f
 #define LANGUAGE_SAMPLES (2 * SECOND)
-#define STALL_FRAMES     100  /* of speech that passes made nothing of: 2 s */
-#define DOUBT_MS         2000 /* between two attempts to hear more than a pass did */
-#define MORE_LETTERS     5    /* that a second hypothesis of the same audio must have */
-#define OUT_BYTES        (2 * HYPOTHESIS_TEXT_BYTES)
-#define OUT_WORDS        (2 * HYPOTHESIS_TOKENS)
+#define LANGUAGE_PATIENCE                                                                                    \
+    (4 * SECOND) /* after which an utterance is in the language of those before, if no other is sure */
+#define STALL_FRAMES 100  /* of speech that passes made nothing of: 2 s */
+#define DOUBT_MS     2000 /* between two attempts to hear more than a pass did */
+#define MORE_LETTERS 5    /* that a second hypothesis of the same audio must have */
+#define OUT_BYTES    (2 * HYPOTHESIS_TEXT_BYTES)
+#define OUT_WORDS    (2 * HYPOTHESIS_TOKENS)
 
 static const struct commit_rules rules = {.holds = {{0.8f, MS(200)}, {0.5f, MS(1000)}, {0.0f, MS(3000)}},
                                           .certain = MS(6000)};
+
+_Static_assert(PROMPT_MAX <= RUN_TOKENS_MAX, "all that a pass is given and may write fits into the context");
 
 struct live {
     struct text_model *model;
@@ -36,10 +40,13 @@ struct live {
     struct hypothesizer *hypothesizer;
     struct live_buffer b;
     struct hypothesis *now, *before, *doubted;
-    int tail; /* first word of `before` that is not committed */
-    const char *language, *next_language;
-    bool change_language, language_locked;
-    bool next_translate;
+    int tail;                            /* first word of `before` that is not committed */
+    struct live_settings settings, next; /* of this utterance, of the next one */
+    const char *language;                /* of this pass */
+    const char
+        *usual_language; /* of the utterances before; NULL: there were none, or the language has changed */
+    const char *text_language; /* of the words that the buffer holds as history */
+    bool language_locked;
     bool language_doubtful; /* of this pass: nothing in it is shown */
     float *logits;          /* [n_vocab], NULL for English-only models */
     int32_t prompt[PROMPT_MAX];
@@ -83,10 +90,20 @@ static int check_language(const struct tokenizer *t, const char *language, struc
     return 0;
 }
 
+/* The language as it is set, or detection from its beginning. */
+static void start_language(struct live *l)
+{
+    bool multilingual = tokenizer_special(l->tokenizer)->multilingual;
+    l->language = multilingual ? l->settings.language : "en";
+    l->language_locked = l->language != NULL;
+    l->usual_language = NULL;
+}
+
 int live_create(struct text_model *model, const struct tokenizer *tokenizer,
                 const struct live_options *options, struct live **out, struct err *err)
 {
-    int r = check_language(tokenizer, options->language, err);
+    const struct live_settings *settings = &options->settings;
+    int r = check_language(tokenizer, settings->language, err);
     if (r < 0)
         return r;
     struct live *l = calloc(1, sizeof(*l));
@@ -111,8 +128,8 @@ int live_create(struct text_model *model, const struct tokenizer *tokenizer,
         live_destroy(l);
         return r;
     }
-    live_set_language(l, options->language);
-    live_set_translate(l, options->translate);
+    l->settings = l->next = *settings;
+    start_language(l);
     *out = l;
     return 0;
 }
@@ -163,10 +180,20 @@ static void put_out(struct live *l, const struct word *w)
     l->b.last_end = o->end;
 }
 
+/* Whether the earlier text is in the language of this pass. */
+static bool same_language(const struct live *l)
+{
+    return !l->text_language || strcmp(l->text_language, l->language) == 0;
+}
+
 /* Commits words [from, from + n) of a hypothesis. */
 static void commit(struct live *l, const struct hypothesis *h, int from, int n)
 {
     struct live_buffer *b = &l->b;
+    if (n > 0 && !same_language(l))
+        live_buffer_forget(b);
+    if (n > 0)
+        l->text_language = l->language;
     for (int i = from; i < from + n; i++) {
         const struct word *w = &h->words[i];
         put_out(l, w);
@@ -176,23 +203,35 @@ static void commit(struct live *l, const struct hypothesis *h, int from, int n)
 
 /* --- the prompt ----------------------------------------------------------------------------------------------- */
 
+/* What stands before <|startoftranscript|>: what every pass is told of, and the earlier text, which a stamped pass goes
+ * without. Returns the number of tokens. */
+static int build_context(const struct live *l, int32_t *p)
+{
+    const struct live_buffer *b = &l->b;
+    const struct live_settings *s = &l->settings;
+    int first = b->n_history;
+    if (!b->stamped && same_language(l))
+        first = live_buffer_history(b, l->tokenizer, words_spaced(l->language));
+    int n_history = b->n_history - first;
+    if (s->n_told + n_history == 0)
+        return 0;
+    p[0] = tokenizer_special(l->tokenizer)->sot_prev;
+    memcpy(p + 1, s->told, (size_t)s->n_told * sizeof(*p));
+    memcpy(p + 1 + s->n_told, b->history + first, (size_t)n_history * sizeof(*p));
+    return 1 + s->n_told + n_history;
+}
+
 static void build_request(struct live *l, int n_samples, struct hypothesis_request *q)
 {
     const struct special_tokens *special = tokenizer_special(l->tokenizer);
     const struct live_buffer *b = &l->b;
     int32_t *p = l->prompt;
-    int n = 0,
-        first = b->stamped ? b->n_history : live_buffer_history(b, l->tokenizer, words_spaced(l->language));
-    if (first < b->n_history) {
-        p[n++] = special->sot_prev;
-        memcpy(p + n, b->history + first, (size_t)(b->n_history - first) * sizeof(int32_t));
-        n += b->n_history - first;
-    }
+    int n = build_context(l, p);
     q->sot_index = n;
     p[n++] = special->sot;
     if (special->multilingual) {
         p[n++] = tokenizer_language_token(l->tokenizer, l->language);
-        p[n++] = l->options.translate ? special->translate : special->transcribe;
+        p[n++] = l->settings.translate ? special->translate : special->transcribe;
     }
     p[n++] = special->no_timestamps;
     memcpy(p + n, b->committed, (size_t)b->n_committed * sizeof(int32_t));
@@ -205,7 +244,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->max_tokens = q->max_tokens < room ? q->max_tokens : room;
     q->n_draft = 0;
     q->stamped = b->stamped && b->n_committed == 0;
-    if (l->options.draft && l->options.beam_size <= 1 && !q->stamped) {
+    if (l->options.draft && l->settings.beam_size <= 1 && !q->stamped) {
         for (int i = l->tail; i < l->before->n_words; i++) {
             const struct word *w = &l->before->words[i];
             if (q->n_draft + w->n_tokens >= q->max_tokens)
@@ -218,7 +257,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->tokens = p;
     q->audio_slot = l->options.audio_slot;
     q->text_slot = l->options.text_slot;
-    q->beam_size = l->options.beam_size;
+    q->beam_size = l->settings.beam_size;
     q->mask = q->stamped ? MASK_STAMPED : MASK;
     q->first_mask = MASK_FIRST;
     q->spaced = words_spaced(l->language);
@@ -239,31 +278,42 @@ static int choose_language(struct live *l, int n_samples, struct err *err)
                             &l->language, &probability, err);
     if (r < 0)
         return r;
-    l->language_doubtful = probability < LANGUAGE_SURE;
-    l->language_locked = !l->language_doubtful && n_samples >= LANGUAGE_SAMPLES;
+    bool sure = probability >= LANGUAGE_SURE;
+    if (!sure && l->usual_language)
+        l->language = l->usual_language;
+    l->language_doubtful = !sure && !l->usual_language;
+    l->language_locked = !l->language_doubtful && n_samples >= (sure ? LANGUAGE_SAMPLES : LANGUAGE_PATIENCE);
     return 0;
 }
 
-void live_set_language(struct live *l, const char *language)
+void live_set(struct live *l, const struct live_settings *settings)
 {
-    l->next_language = language;
-    l->change_language = true;
+    l->next = *settings;
 }
 
-void live_set_translate(struct live *l, bool translate)
+/* Takes over the settings for the utterance that begins. True where text of the ones before is no context for it. */
+static bool take_settings(struct live *l)
 {
-    l->next_translate = translate;
+    const char *before = l->settings.language, *language = l->next.language;
+    bool same = before == language || (before && language && strcmp(before, language) == 0);
+    bool anew = !same || l->next.language_choice != l->settings.language_choice;
+    bool changes = anew || l->next.translate != l->settings.translate;
+    l->settings = l->next;
+    if (anew)
+        start_language(l);
+    return changes;
 }
 
-static void apply_changes(struct live *l)
+/* An utterance for itself, whose language is to be heard. True if it is one. */
+static bool follow_language(struct live *l)
 {
-    l->options.translate = l->next_translate;
-    if (!l->change_language)
-        return;
-    l->change_language = false;
     bool multilingual = tokenizer_special(l->tokenizer)->multilingual;
-    l->language = multilingual ? l->next_language : "en";
-    l->language_locked = l->language != NULL;
+    if (!l->settings.follow_language || l->settings.language || !multilingual)
+        return false;
+    if (l->language_locked)
+        l->usual_language = l->language;
+    l->language_locked = false;
+    return true;
 }
 
 /* --- passes --------------------------------------------------------------------------------------------------- */
@@ -273,12 +323,11 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
     struct live_buffer *b = &l->b;
     l->before->n_words = l->tail = 0;
     b->opening = true;
+    reset |= take_settings(l);
+    bool alone = reset | follow_language(l);
     bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
-    bool changes = l->change_language || l->next_translate != l->options.translate;
-    if (joins && !reset && !changes)
-        return;
-    live_buffer_restart(b, start, reset || changes);
-    apply_changes(l);
+    if (!joins || alone)
+        live_buffer_restart(b, start, reset);
 }
 
 int64_t live_buffer_start(const struct live *l)
@@ -296,7 +345,8 @@ static int frame_of(const struct live *l, int64_t at)
 static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, int n_samples)
 {
     struct live_buffer *b = &l->b;
-    if (b->n_committed == 0 && guard_no_speech(h->no_speech_prob, h->avg_logprob))
+    bool guarded = !l->settings.unguarded;
+    if (guarded && b->n_committed == 0 && guard_no_speech(h->no_speech_prob, h->avg_logprob))
         h->n_words = 0;
     if (b->cut) {
         struct word said[LIVE_SAID];
@@ -311,7 +361,7 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
         const struct word *w = &h->words[h->n_words - 1];
         int first = frame_of(l, w->start), last = frame_of(l, w->end);
         bool past = w->start >= b->start + n_samples - MS(100);
-        if (!past && !guard_inaudible(l->levels, l->n_levels, first, last))
+        if (!past && !(guarded && guard_inaudible(l->levels, l->n_levels, first, last)))
             break;
         h->n_words--;
     }

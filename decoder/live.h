@@ -16,13 +16,27 @@
 
 struct live;
 
+/* Tokens of hotwords and prompt that passes can be told of. Half of what OpenAI's whisper/decoding.py has room for,
+ * n_text_ctx / 2 − 1, as faster-whisper does it; the other half is for the text before. */
+#define LIVE_TOLD_MAX 111
+
+/* What can change from one utterance to the next. Plain data. */
+struct live_settings {
+    const char *language;     /* ISO code that the model knows, borrowed for good; NULL: detect */
+    unsigned language_choice; /* with another number even the same language, NULL say, is chosen anew */
+    bool follow_language; /* detect it in every utterance, instead of keeping to the first confident result */
+    bool translate;
+    bool unguarded;              /* leave what the model writes where there is no speech */
+    int beam_size;               /* hypotheses of a pass, each in a text slot; 0 or 1: greedy */
+    int32_t told[LIVE_TOLD_MAX]; /* what every pass is told of before the earlier text, see prompt_tell */
+    int n_told;
+};
+
 struct live_options {
     int audio_slot, text_slot; /* with beams: the first of beam_size text slots */
-    int beam_size;             /* hypotheses of a pass; 0 or 1: greedy */
-    const char *language;      /* ISO code; NULL: detect, lock on the first confident result */
-    bool translate;
     bool draft;        /* verify the previous hypothesis instead of decoding it again; not with beams */
     int max_buffer_ms; /* the buffer is trimmed beyond this; at most 28000 */
+    struct live_settings settings; /* at first */
 };
 
 enum live_update_kind {
@@ -64,9 +78,8 @@ int live_update(struct live *, const float *pcm, int n_samples, int n_before, en
 /* Ends the utterance without decoding (the audio is lost): the tentative words of the last pass are committed. */
 void live_abandon(struct live *, struct live_output *);
 
-/* Both take effect with the next utterance, which then begins with neither buffer nor prompt of the ones before. language:
- * ISO code that the model knows, borrowed for good; NULL: detect. An English-only model stays with what it can. */
-void live_set_language(struct live *, const char *language);
-void live_set_translate(struct live *, bool translate);
+/* Copies settings, which hold from the next live_begin on. Where the language or the task changes, the utterance that begins has
+ * neither buffer nor text of the ones before. An English-only model stays with English. */
+void live_set(struct live *, const struct live_settings *);
 
 #endif

@@ -50,13 +50,17 @@ static bool closes_sentence(const char *text)
     return false;
 }
 
+void live_buffer_forget(struct live_buffer *b)
+{
+    b->n_history = 0;
+    b->n_said = 0;
+}
+
 void live_buffer_restart(struct live_buffer *b, int64_t start, bool reset)
 {
     forget_words(b, b->n_kept);
-    if (reset) {
-        b->n_history = 0;
-        b->n_said = 0;
-    }
+    if (reset)
+        live_buffer_forget(b);
     b->start = b->end = b->last_end = b->heard_end = b->doubted_end = start;
     b->cut = b->stamped = false;
 }

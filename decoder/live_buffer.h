@@ -43,6 +43,9 @@ struct live_buffer {
 /* Empty from sample `start` on; its words become history, or with `reset` everything is forgotten. */
 void live_buffer_restart(struct live_buffer *, int64_t start, bool reset);
 
+/* The text before the buffer is no context for what comes. */
+void live_buffer_forget(struct live_buffer *);
+
 /* Adds a committed word that ends at `end`. Where there is no room all words become history first. */
 void live_buffer_add(struct live_buffer *, const char *text, const int32_t *tokens, int n_tokens,
                      int64_t end);

@@ -58,6 +58,28 @@ int prompt_init(struct prompt *p, const struct tokenizer *t, int n_text_ctx, con
     return r;
 }
 
+int prompt_tell(const struct tokenizer *t, const char *hotwords, const char *prompt, int32_t *out, int room,
+                struct err *err)
+{
+    const char *const texts[] = {hotwords, prompt};
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        int32_t *tokens = NULL;
+        int r = texts[i] ? encode(t, texts[i], &tokens, err) : 0;
+        if (r > 0 && n + r <= room)
+            memcpy(out + n, tokens, (size_t)r * sizeof(*out));
+        free(tokens);
+        if (r < 0)
+            return r;
+        n += r;
+    }
+    if (n > room)
+        return err_set(err, -E2BIG,
+                       "%d tokens of the model, but only %d fit (in English some %d words): shorten them", n, room,
+                       room * 3 / 4);
+    return n;
+}
+
 void prompt_remember(struct prompt *p, const int32_t *tokens, int n)
 {
     int most = p->most - p->n_fixed;

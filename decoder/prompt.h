@@ -23,6 +23,11 @@ struct prompt {
 int prompt_init(struct prompt *, const struct tokenizer *, int n_text_ctx, const char *hotwords,
                 const char *initial, bool carry, struct err *);
 
+/* For passes that are always told of the same: the tokens of hotwords and then of a prompt, in out [room]; either may be NULL.
+ * Returns their number; -E2BIG, naming both numbers, where there are more (nothing is cut); -ENOMEM. */
+int prompt_tell(const struct tokenizer *, const char *hotwords, const char *prompt, int32_t *out, int room,
+                struct err *);
+
 /* Adds output; forgets all output and what counts as such. */
 void prompt_remember(struct prompt *, const int32_t *tokens, int n);
 void prompt_forget(struct prompt *);

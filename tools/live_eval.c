@@ -162,7 +162,7 @@ int main(int argc, char **argv)
         {"help", no_argument, NULL, 'h'},        {0}};
     const char *path = NULL;
     int step_ms = 500;
-    struct live_options options = {.draft = true, .beam_size = 5, .max_buffer_ms = 25000};
+    struct live_options options = {.draft = true, .max_buffer_ms = 25000, .settings = {.beam_size = 5}};
     struct gate_options gate = {.enabled = true,
                                 .threshold = GATE_THRESHOLD,
                                 .min_speech_ms = GATE_MIN_SPEECH_MS,
@@ -176,7 +176,7 @@ int main(int argc, char **argv)
             path = optarg;
             break;
         case 'l':
-            options.language = optarg;
+            options.settings.language = optarg;
             break;
         case 's':
             step_ms = atoi(optarg);
@@ -191,8 +191,8 @@ int main(int argc, char **argv)
             options.draft = false;
             break;
         case 'w':
-            options.beam_size = atoi(optarg);
-            whisper.n_text_slots = options.beam_size > 1 ? options.beam_size : 1;
+            options.settings.beam_size = atoi(optarg);
+            whisper.n_text_slots = options.settings.beam_size > 1 ? options.settings.beam_size : 1;
             break;
         case 't':
             whisper.n_threads = atoi(optarg);

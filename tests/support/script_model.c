@@ -169,6 +169,8 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
         if (s->fail_in > 0 && --s->fail_in == 0)
             return err_set(err, -EIO, "scripted failure");
         s->n_prompt_text = r->probe_index > 0 ? r->probe_index - 1 : 0;
+        memcpy(s->context, r->tokens + 1, (size_t)s->n_prompt_text * sizeof(*s->context));
+        s->beam_width = r->beam.width;
         s->language_token = r->tokens[r->probe_index + 1];
         s->task_token = r->tokens[r->probe_index + 2];
         assert_true(r->n_prompt + r->n_draft + 1 <= m->n_text_ctx);

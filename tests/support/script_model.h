@@ -47,6 +47,8 @@ struct script_model {
     int n_encodes, n_runs, n_detections, n_overlong;
     int n_prompt_text; /* tokens between <|startofprev|> and <|startoftranscript|> in the last run */
     int32_t language_token, task_token; /* multilingual: of the last run */
+    int32_t context[448];               /* these n_prompt_text tokens */
+    int beam_width;                     /* of the last run */
     int64_t audio_start[16];
     int audio_samples[16];
     int32_t answer[512];

@@ -53,10 +53,11 @@ static void refuses_what_the_model_cannot(void **state)
     expect(line, "cannot translate");
     line = SET("step", "900");
     assert_true(line_is(line, "error"));
-    expect(line, "step: needs a restart; what can change while captiond runs: language, task,");
+    expect(line,
+           "step: needs a restart; what can change while captiond runs: language, language-lock, task,");
     line = ask("{\"cmd\":\"set\"}\n");
     assert_true(line_is(line, "reply"));
-    expect(line, "\"settings\":{\"language\":\"auto\",\"task\":\"transcribe\",");
+    expect(line, "\"settings\":{\"language\":\"auto\",\"language-lock\":\"on\",\"task\":\"transcribe\",");
     expect(line, "\"log-level\":\"info\"}");
     expect(SET("log-level", "debug"), "\"log-level\":\"debug\"");
     expect(daemon_log(&d), "log-level is now debug");
@@ -76,6 +77,51 @@ static void write_config(const char *text)
     fclose(f);
 }
 
+/* What the model is told of, and how hard it searches: within the memory that was taken at the start. */
+static void changes_what_the_model_is_told(void **state)
+{
+    char long_text[400] = "{\"cmd\":\"set\",\"key\":\"prompt\",\"value\":\"";
+    while (strlen(long_text) < 290)
+        test_append(long_text, sizeof(long_text), "x ");
+    test_append(long_text, sizeof(long_text), "\"}\n");
+    daemon_start_idle(&d, (const char *[]){"--beam-size", "2", "--hotwords", "Subiaco", NULL});
+    lines_init(l, daemon_connect(d.control));
+    const char *line = SET("hotwords", "Schöffer, Sweynheim");
+    expect(line, "\"hotwords\":\"Schöffer, Sweynheim\",\"prompt\":\"\"");
+    expect(SET("prompt", "Of printers."), "\"prompt\":\"Of printers.\"");
+    assert_null(strstr(daemon_log(&d), "Schöffer")); /* names are nobody's business */
+    expect(daemon_log(&d), "hotwords has changed");
+    line = ask(long_text);
+    assert_true(line_is(line, "error"));
+    expect(line, "hotwords and prompt together: ");
+    expect(line, "but only 111 fit");
+    line = SET("beam-size", "3");
+    assert_true(line_is(line, "error"));
+    expect(line, "beam-size: at most 2, with which captiond was started");
+    expect(SET("beam-size", "1"), "\"beam-size\":\"1\"");
+    expect(SET("beam-size", "2"), "\"beam-size\":\"2\"");
+    expect(SET("hotwords", ""), "\"hotwords\":\"\",\"prompt\":\"Of printers.\"");
+    expect(SET("guard", "off"), "\"guard\":\"off\"");
+    expect(SET("language-lock", "off"), "\"language-lock\":\"off\"");
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
+/* At the start too long a text is an error as well, and the end. */
+static void refuses_a_long_prompt(void **state)
+{
+    const char *model = test_model("tiny.en");
+    if (!model)
+        test_skip("no model tiny.en");
+    char text[300] = "";
+    while (strlen(text) < 290)
+        test_append(text, sizeof(text), "x ");
+    daemon_start(&d,
+                 (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", "--prompt", text, NULL});
+    assert_int_equal(daemon_wait(&d), 1);
+    expect(daemon_log(&d), "hotwords and prompt together: ");
+}
+
 /* A multilingual one goes along, also by its file, which is what holds after SIGHUP. */
 static void changes_language_and_task(void **state)
 {
@@ -85,8 +131,8 @@ static void changes_language_and_task(void **state)
     daemon_start(&d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", NULL});
     daemon_wait_log(&d, "ready: ");
     lines_init(l, daemon_connect(d.control));
-    expect(SET("language", "de"), "\"settings\":{\"language\":\"de\",\"task\":\"transcribe\"");
-    expect(SET("task", "translate"), "\"settings\":{\"language\":\"de\",\"task\":\"translate\"");
+    expect(SET("language", "de"), "\"language\":\"de\",\"language-lock\":\"on\",\"task\":\"transcribe\"");
+    expect(SET("task", "translate"), "\"language\":\"de\",\"language-lock\":\"on\",\"task\":\"translate\"");
     const char *line = SET("language", "yue"); /* which larger models have */
     assert_true(line_is(line, "error"));
     expect(line, "does not know yue");
@@ -96,7 +142,7 @@ static void changes_language_and_task(void **state)
     write_config("language = yue\nclients-max = 99\n");
     kill(d.pid, SIGHUP);
     daemon_wait_log(&d, "configuration reread");
-    expect(daemon_log(&d), "language and task stay as they were: language: ");
+    expect(daemon_log(&d), "the settings of decoding stay as they were: language: ");
     expect(daemon_log(&d), "clients-max is now 99");
     write_config("language = fr\n");
     kill(d.pid, SIGHUP);
@@ -128,6 +174,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(refuses_what_the_model_cannot, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_language_and_task, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(changes_what_the_model_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(refuses_a_long_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(tells_a_pause_at_once, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

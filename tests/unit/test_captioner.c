@@ -67,7 +67,7 @@ static void open_stage(struct stage *s, int n_inputs, struct captioner_options o
         int64_t at = MS(500 + 350 * i + (i < 20 ? 0 : 1000));
         s->words[i] = (struct script_word){SCRIPT_WORD + i, at, at + MS(250)};
     }
-    script_model_init(&s->model, options.language ? 51865 : 51864, s->words,
+    script_model_init(&s->model, options.settings.language ? 51865 : 51864, s->words,
                       N_WORDS); /* multilingual or not */
     sem_init(&s->wake, 0, 0);
     sem_init(&s->woken, 0, 0);
@@ -83,6 +83,7 @@ static void open_stage(struct stage *s, int n_inputs, struct captioner_options o
     options.max_lag_ms = options.max_lag_ms ? options.max_lag_ms : 5000;
     options.max_utterance_ms = options.max_utterance_ms ? options.max_utterance_ms : 60000;
     options.draft = true;
+    options.n_text_slots = options.n_text_slots ? options.n_text_slots : 1;
     struct err err = {0};
     if (captioner_create(&options, &s->model.base, s->model.tokenizer, s->inputs, n_inputs, &s->wake,
                          &s->captioner, &err) < 0)
@@ -402,15 +403,14 @@ static void nothing_follows_a_flush(void **state)
 static void language_and_task_change_between_utterances(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
-    open_stage(s, 1, (struct captioner_options){.realtime = true, .language = "en"});
+    open_stage(s, 1, (struct captioner_options){.realtime = true, .settings = {.language = "en"}});
     const struct tokenizer *t = s->model.tokenizer;
     const struct special_tokens *special = tokenizer_special(t);
     put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
     hear(&s->in[0], MS(1200));
     start(s);
     await_events(s, EVENT_PARTIAL, 1);
-    captioner_set_language(s->captioner, "de");
-    captioner_set_translate(s->captioner, true);
+    captioner_set(s->captioner, &(struct live_settings){.language = "de", .translate = true});
     hear(&s->in[0], MS(700));
     await_events(s, EVENT_PARTIAL, 2);
     assert_int_equal(s->model.language_token, tokenizer_language_token(t, "en"));
@@ -422,7 +422,7 @@ static void language_and_task_change_between_utterances(void **state)
     assert_int_equal(s->model.language_token, tokenizer_language_token(t, "de"));
     assert_int_equal(s->model.task_token, special->translate);
     assert_int_equal(s->model.n_prompt_text, 0); /* nothing of the other language */
-    captioner_set_language(s->captioner, NULL);
+    captioner_set(s->captioner, &(struct live_settings){.translate = true});
     s->model.language = "fr";
     s->model.language_prob = 0.9f;
     put_mark(&s->in[0], MARK_END, MS(3300), MS(3300), 0);

@@ -203,7 +203,12 @@ static void example_is_a_configuration(void **state)
     struct config c, again;
     char *text = NULL;
     size_t size = 0;
-    load_ok(&c, "step = 700\n", (const char *[]){"--input", "a=portaudio:X", "--input", "monitor", NULL});
+    char prompt[CONFIG_TEXT_MAX + 1] = "";
+    while (strlen(prompt) < CONFIG_TEXT_MAX - 20)
+        test_append(prompt, sizeof(prompt), "Wörter und Sätze, ");
+    prompt[strlen(prompt) - 1] = '\0'; /* blanks around a value are not kept */
+    load_ok(&c, "step = 700\n",
+            (const char *[]){"--input", "a=portaudio:X", "--input", "monitor", "--prompt", prompt, NULL});
     FILE *f = open_memstream(&text, &size);
     config_print(&c, f);
     fclose(f);
@@ -214,13 +219,63 @@ static void example_is_a_configuration(void **state)
         if (config_differs(&c, &again, &keys[i]))
             fail_msg("%s differs", keys[i].name);
         char commented[128];
-        snprintf(commented, sizeof(commented), "\n#%s = %s\n", keys[i].name, keys[i].fallback);
+        snprintf(commented, sizeof(commented), "\n#%s =%s%s\n", keys[i].name, keys[i].fallback[0] ? " " : "",
+                 keys[i].fallback);
         if (c.set_by[i] == SET_BY_DEFAULT && !strstr(text, commented))
             fail_msg("%s is missing in the example", keys[i].name);
     }
     config_finish(&c);
     config_finish(&again);
     free(text);
+}
+
+/* Lines of a file are short, so those of a text add up; a flag replaces them, and takes them away where it is empty. */
+static void takes_texts(void **state)
+{
+    static const char lines[] =
+        "hotwords = Schöffer, Subiaco,\nprompt = x\nhotwords = Sweynheim\nhotwords =\n";
+    struct config c;
+    const struct config_key *key;
+    struct err err = {0};
+    char text[CONFIG_TEXT_MAX + 2];
+    load_ok(&c, NULL, NULL);
+    assert_string_equal(c.hotwords, "");
+    config_finish(&c);
+    load_ok(&c, lines, (const char *[]){"--prompt", "", NULL});
+    assert_string_equal(c.hotwords, "Schöffer, Subiaco, Sweynheim");
+    assert_string_equal(c.prompt, "");
+    assert_int_equal(config_set_live(&c, "hotwords", "", &key, &err), 0);
+    assert_string_equal(c.hotwords, "");
+    memset(text, 'x', sizeof(text));
+    text[CONFIG_TEXT_MAX] = '\0';
+    assert_int_equal(config_set_live(&c, "prompt", text, &key, &err), 0);
+    assert_string_equal(c.prompt, text);
+    text[CONFIG_TEXT_MAX] = 'x';
+    text[CONFIG_TEXT_MAX + 1] = '\0';
+    assert_int_equal(config_set_live(&c, "prompt", text, &key, &err), -EINVAL);
+    assert_string_equal(err.msg, "prompt: 1025 bytes of text, at most 1024 are allowed");
+    assert_int_equal(config_set_live(&c, "prompt", "two\nlines", &key, &err), -EINVAL);
+    assert_int_equal(config_set_live(&c, "prompt", "\xC3", &key, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "UTF-8"));
+    assert_int_equal(strlen(c.prompt), CONFIG_TEXT_MAX);
+    config_finish(&c);
+}
+
+/* What adds up to too much is told with the line at which it does. */
+static void refuses_too_many_lines_of_text(void **state)
+{
+    struct config c;
+    struct err err = {0};
+    char text[4096] = "";
+    for (int i = 0; i < 10; i++) {
+        char line[160] = "prompt = ";
+        memset(line + 9, 'x', 110);
+        line[119] = '\n';
+        line[120] = '\0';
+        test_append(text, sizeof(text), line);
+    }
+    assert_int_equal(load(&c, text, NULL, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, ":10: prompt: 1109 bytes of text"));
 }
 
 static void tells_differences(void **state)
@@ -251,7 +306,7 @@ static void sets_what_may_change(void **state)
     static const struct {
         const char *name, *value, *says[3];
     } refused[] = {
-        {"step", "900", {"step: needs a restart", "language, task, clients-max", "log-level"}},
+        {"step", "900", {"step: needs a restart", "language, language-lock, task, hotwords", "log-level"}},
         {"input", "monitor", {"input: needs a restart"}},
         {"langauge", "de", {"langauge: unknown setting; did you mean language?"}},
         {"language", "klingon", {"language: no language that Whisper knows"}},
@@ -317,12 +372,19 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),         cmocka_unit_test(layers_values),
-        cmocka_unit_test(takes_switches),       cmocka_unit_test(explains_mistakes),
-        cmocka_unit_test(checks_socket_paths),  cmocka_unit_test(finds_the_users_file),
-        cmocka_unit_test(refuses_long_lines),   cmocka_unit_test(example_is_a_configuration),
-        cmocka_unit_test(tells_differences),    cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(has_defaults),
+        cmocka_unit_test(layers_values),
+        cmocka_unit_test(takes_switches),
+        cmocka_unit_test(explains_mistakes),
+        cmocka_unit_test(checks_socket_paths),
+        cmocka_unit_test(finds_the_users_file),
+        cmocka_unit_test(refuses_long_lines),
+        cmocka_unit_test(example_is_a_configuration),
+        cmocka_unit_test(tells_differences),
+        cmocka_unit_test(help_names_every_setting),
         cmocka_unit_test(sets_what_may_change),
+        cmocka_unit_test(takes_texts),
+        cmocka_unit_test(refuses_too_many_lines_of_text),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

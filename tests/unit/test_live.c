@@ -450,15 +450,17 @@ static void disagreement_is_bounded(void **state)
 static void no_speech_says_nothing(void **state)
 {
     struct script_word none[1] = {{0, 0, 0}};
-    for (int believes = 0; believes < 2; believes++) {
+    for (int round = 0; round < 3; round++) {
+        bool believes = round == 1, unguarded = round == 2;
         struct listener *t = malloc(sizeof(*t));
-        open_listener(t, none, 0, 15000);
+        open_listener_vocab(t, none, 0, 51864,
+                            (struct live_options){.draft = true, .settings = {.unguarded = unguarded}});
         t->model.extra[0] = SCRIPT_WORD + 5;
         t->model.n_extra = 1;
         t->model.no_speech_prob = 0.7f;
         t->model.logprob = believes ? -0.5f : -1.1f;
         speak(t, 0, MS(5000), 250, 500);
-        assert_string_equal(t->text, believes ? " w5" : "");
+        assert_string_equal(t->text, believes || unguarded ? " w5" : "");
         close_listener(t);
         free(t);
     }
@@ -561,10 +563,126 @@ static void language_is_found_and_locked(void **state)
     expect_words(t->text, 40);
     assert_int_equal(t->model.language_token, tokenizer_language_token(t->model.tokenizer, "de"));
     /* A new language takes effect with the next utterance. */
-    live_set_language(t->live, "fr");
+    live_set(t->live, &(struct live_settings){.language = "fr"});
     live_begin(t->live, words[39].end, words[39].end, true);
     assert_int_equal(update(t, words[39].end + SECOND, LIVE_TICK), 0);
     assert_string_equal(t->out.language, "fr");
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
+/* What every pass is told of stands before the earlier text, from the next utterance on and with all of it. */
+static void passes_are_told(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 14);
+    struct script_word *words = make_words(&rng, 40, MS(400), 200, 400, 200);
+    struct listener *t = malloc(sizeof(*t));
+    struct live_settings settings = {.told = {SCRIPT_WORD + 500, SCRIPT_WORD + 501}, .n_told = 2};
+    open_listener_vocab(t, words, 40, 51864, (struct live_options){.draft = true, .settings = settings});
+    settings.n_told = LIVE_TOLD_MAX;
+    for (int i = 0; i < LIVE_TOLD_MAX; i++)
+        settings.told[i] = SCRIPT_WORD + 600 + i;
+    live_begin(t->live, 0, 0, false);
+    live_set(t->live, &settings);
+    for (int64_t at = MS(500); at < words[19].end; at += MS(500))
+        assert_int_equal(update(t, at, LIVE_TICK), 0);
+    assert_int_equal(update(t, words[19].end, LIVE_FINAL), 0);
+    assert_int_equal(t->model.n_prompt_text, 2);
+    assert_int_equal(t->model.context[1], SCRIPT_WORD + 501);
+    speak(t, words[19].end, words[29].end, 250, 250);
+    assert_int_equal(t->model.n_prompt_text, LIVE_TOLD_MAX + 20);
+    for (int i = 0; i < LIVE_TOLD_MAX + 20; i++)
+        assert_int_equal(t->model.context[i],
+                         i < LIVE_TOLD_MAX ? settings.told[i] : SCRIPT_WORD + i - LIVE_TOLD_MAX);
+    settings.n_told = 0;
+    live_set(t->live, &settings);
+    speak(t, words[29].end, words[39].end, 250, 250);
+    assert_int_equal(t->model.n_prompt_text, 30);
+    expect_words(t->text, 40);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
+/* The whole context in use: told of as much as can be, after much text, in a full buffer. */
+static void context_is_never_overrun(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 15);
+    struct script_word *words = make_words(&rng, 400, MS(400), 110, 190, 20);
+    struct listener *t = malloc(sizeof(*t));
+    struct live_settings settings = {.n_told = LIVE_TOLD_MAX, .language = "en"};
+    for (int i = 0; i < LIVE_TOLD_MAX; i++)
+        settings.told[i] = SCRIPT_WORD + 600 + i;
+    open_listener_vocab(t, words, 400, 51865,
+                        (struct live_options){.draft = true, .max_buffer_ms = 28000, .settings = settings});
+    speak(t, 0, words[399].end, 300, 500); /* the model checks that its context suffices */
+    expect_words(t->text, 400);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
+/* As many hypotheses as are asked for, from the next utterance on. */
+static void beams_change_between_utterances(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 16);
+    struct script_word *words = make_words(&rng, 30, MS(400), 200, 400, 200);
+    struct listener *t = malloc(sizeof(*t));
+    open_listener_vocab(t, words, 30, 51864,
+                        (struct live_options){.draft = true, .settings = {.beam_size = 5}});
+    speak(t, 0, words[9].end, 250, 250);
+    assert_int_equal(t->model.beam_width, 5);
+    assert_int_equal(t->n_draft, 0); /* there are none with beams */
+    live_set(t->live, &(struct live_settings){.beam_size = 1});
+    assert_int_equal(t->model.beam_width, 5);
+    speak(t, words[9].end, words[19].end, 250, 250);
+    assert_int_equal(t->model.beam_width, 1);
+    assert_true(t->n_draft > 0);
+    live_set(t->live, &(struct live_settings){.beam_size = 3});
+    speak(t, words[19].end, words[29].end, 250, 250);
+    assert_int_equal(t->model.beam_width, 3);
+    expect_words(t->text, 30);
+    close_listener(t);
+    free(t);
+    free(words);
+}
+
+/* Speakers who change the language: each utterance is heard anew, and what was said in another one is no context. One that
+ * tells too little stays with the language of those before. */
+static void language_is_followed(void **state)
+{
+    static const struct {
+        const char *heard;
+        float how_surely;
+        const char *then;
+        int context; /* words of the utterances before */
+    } utterances[] = {
+        {"de", 0.9f, "de", 0}, {"de", 0.9f, "de", 20}, {"fr", 0.9f, "fr", 0}, {"en", 0.4f, "fr", 20}};
+    struct test_rng rng;
+    test_rng_init(&rng, 17);
+    struct script_word *words = make_words(&rng, 80, MS(400), 200, 400, 200);
+    struct listener *t = malloc(sizeof(*t));
+    open_listener_vocab(t, words, 80, 51865,
+                        (struct live_options){.draft = true, .settings = {.follow_language = true}});
+    for (int i = 0; i < 4; i++) {
+        int64_t start = i ? words[20 * i - 1].end : 0, end = words[20 * i + 19].end;
+        t->model.language = utterances[i].heard;
+        t->model.language_prob = utterances[i].how_surely;
+        live_begin(t->live, start, 0, false);
+        assert_int_equal(live_buffer_start(t->live), start);
+        for (int64_t at = start + MS(500); at < end; at += MS(500)) {
+            assert_int_equal(update(t, at, LIVE_TICK), 0);
+            assert_int_equal(t->model.n_prompt_text, utterances[i].context);
+        }
+        assert_true(t->n_words > 20 * i); /* nor does it wait for its end to be committed */
+        assert_int_equal(update(t, end, LIVE_FINAL), 0);
+        assert_string_equal(t->out.language, utterances[i].then);
+    }
+    expect_words(t->text, 80);
     close_listener(t);
     free(t);
     free(words);
@@ -601,7 +719,7 @@ static void unknown_language_is_refused(void **state)
     script_model_init(&model, 51865, NULL, 0);
     struct live *live = NULL;
     struct err err = {0};
-    struct live_options options = {.language = "xx", .max_buffer_ms = 15000};
+    struct live_options options = {.settings = {.language = "xx"}, .max_buffer_ms = 15000};
     assert_int_equal(live_create(&model.base, model.tokenizer, &options, &live, &err), -EINVAL);
     assert_non_null(strstr(err.msg, "xx"));
     script_model_finish(&model);
@@ -631,6 +749,10 @@ int main(void)
         cmocka_unit_test(loops_are_cut),
         cmocka_unit_test(characters_stay_whole),
         cmocka_unit_test(language_is_found_and_locked),
+        cmocka_unit_test(passes_are_told),
+        cmocka_unit_test(context_is_never_overrun),
+        cmocka_unit_test(beams_change_between_utterances),
+        cmocka_unit_test(language_is_followed),
         cmocka_unit_test(late_periods_are_not_shown),
         cmocka_unit_test(unknown_language_is_refused),
     };

@@ -219,6 +219,25 @@ static void parses_requests(void **state)
     assert_string_equal(r.value, "");
 }
 
+/* A value may be empty, and as long as a prompt. */
+static void takes_values_of_any_length(void **state)
+{
+    char text[PROTOCOL_REQUEST_MAX], value[PROTOCOL_VALUE_MAX + 1];
+    struct request r;
+    struct err err = {0};
+    assert_int_equal(parse_request("{\"cmd\":\"set\",\"key\":\"prompt\",\"value\":\"\"}", &r, &err), 0);
+    assert_string_equal(r.key, "prompt");
+    assert_string_equal(r.value, "");
+    for (size_t n = PROTOCOL_VALUE_MAX - 1; n <= PROTOCOL_VALUE_MAX; n++) {
+        memset(value, 'x', n);
+        value[n] = '\0';
+        snprintf(text, sizeof(text), "{\"cmd\":\"set\",\"key\":\"prompt\",\"value\":\"%s\"}", value);
+        assert_int_equal(parse_request(text, &r, &err), n < PROTOCOL_VALUE_MAX ? 0 : -ENOTSUP);
+        assert_int_equal(strlen(r.value), PROTOCOL_VALUE_MAX - 1);
+    }
+    assert_string_equal(err.msg, "\"value\" must be a string of 0 to 2047 bytes");
+}
+
 /* Each is refused with the code that tells "garbage" from "not this", a message, and the request untouched. */
 static void refuses_bad_requests(void **state)
 {
@@ -248,11 +267,11 @@ static void refuses_bad_requests(void **state)
         {"{\"cmd\":\"status\",\"key\":\"task\"}", -ENOTSUP, "status takes no"},
         {"{\"cmd\":\"set\",\"key\":\"task\"}", -ENOTSUP, "both"},
         {"{\"cmd\":\"set\",\"value\":\"de\"}", -ENOTSUP, "both"},
-        {"{\"cmd\":\"set\",\"key\":\"task\",\"value\":\"\"}", -ENOTSUP, "\"value\" must be a string"},
+        {"{\"cmd\":\"set\",\"key\":\"\",\"value\":\"\"}", -ENOTSUP, "\"key\" must be a string"},
         {"{\"cmd\":\"set\",\"key\":\"clients-max\",\"value\":5}", -ENOTSUP, "\"value\" must be a string"},
-        {"{\"cmd\":\"set\",\"key\":\"task\",\"value\":"
+        {"{\"cmd\":\"set\",\"value\":\"x\",\"key\":"
          "\"0123456789012345678901234567890123456789012345678901234567890123\"}",
-         -ENOTSUP, "\"value\" must be a string of 1 to 63"},
+         -ENOTSUP, "\"key\" must be a string of 1 to 63"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct request r = {.from_seq = 4711};
@@ -293,6 +312,7 @@ int main(void)
         cmocka_unit_test(tells_a_buffer_too_small),
         cmocka_unit_test(writes_hello_and_the_rest),
         cmocka_unit_test(parses_requests),
+        cmocka_unit_test(takes_values_of_any_length),
         cmocka_unit_test(refuses_bad_requests),
         cmocka_unit_test(survives_garbage),
     };
