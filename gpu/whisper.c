@@ -34,9 +34,11 @@ static int take_memory(struct whisper *w, struct layer_loader *l)
     w->host_beams = calloc(n_slots, sizeof(*w->host_beams));
     w->host_mask = calloc((size_t)w->mask_words, sizeof(*w->host_mask));
     w->pending = calloc(n_slots, sizeof(struct text_run *));
+    w->joined = calloc(n_slots, sizeof(struct text_run *));
     w->staging_size = n_slots * STAGING_PER_SLOT;
     w->staging = calloc(w->staging_size, sizeof(*w->staging));
-    if (l->code == 0 && (!w->host_slots || !w->host_beams || !w->host_mask || !w->pending || !w->staging))
+    if (l->code == 0 &&
+        (!w->host_slots || !w->host_beams || !w->host_mask || !w->pending || !w->joined || !w->staging))
         l->code = err_set(l->err, -ENOMEM, "out of memory for the slots");
     return l->code;
 }
@@ -160,6 +162,7 @@ void whisper_close(struct whisper *w)
     free(w->host_beams);
     free(w->host_mask);
     free(w->pending);
+    free(w->joined);
     free(w->staging);
     weights_close(w->weights);
     free(w);

@@ -64,6 +64,16 @@ void whisper_encode(struct whisper *, int audio_slot, const struct whisper_audio
  * numbers do not fit, -ENOTSUP for beams where the engine has no search (nothing is submitted then). */
 int whisper_run(struct whisper *, struct text_run *runs, int n, struct err *);
 
+/* A batch that goes on while runs join and leave it.
+ *
+ * join submits the first pass of n runs, which must stay where they are until they have ended; their `stop` is RUN_IN_WORK
+ * until then. -EINVAL, -ENOTSUP: as of whisper_run, and the runs in work are none the worse. step submits up to max_steps
+ * steps of all runs in work, fewer when one ends, and waits: the runs that have ended by then have their results and leave.
+ * Returns how many go on. After an error, of any wait, none does: their results are not there. What a run gives does not
+ * depend on what was beside it. */
+int whisper_join(struct whisper *, struct text_run *const *runs, int n, struct err *);
+int whisper_step(struct whisper *, int max_steps, struct err *);
+
 /* Feeds n tokens at positions pos … pos + n − 1 of a slot and returns the logits after each: f32 [n, n_vocab].
  * Waits. For tests and for search on the host. */
 int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *tokens, int n, int pos,

@@ -1,5 +1,6 @@
 /* Runs: from struct text_run to rows and slot states, and back. */
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -17,15 +18,10 @@ static bool overlap(const struct text_run *a, const struct text_run *b)
     return a->slot < b->slot + width_of(b) && b->slot < a->slot + width_of(a);
 }
 
-/* Whether a run's slots are those of one that was not waited for, or of another in the batch. */
-static bool is_taken(const struct whisper *w, const struct text_run *runs, int i)
+static bool overlaps_any(const struct text_run *r, struct text_run *const *others, int n)
 {
-    for (int k = 0; k < w->n_pending; k++) {
-        if (overlap(w->pending[k], &runs[i]))
-            return true;
-    }
-    for (int k = 0; k < i; k++) {
-        if (overlap(&runs[k], &runs[i]))
+    for (int i = 0; i < n; i++) {
+        if (overlap(r, others[i]))
             return true;
     }
     return false;
@@ -85,20 +81,21 @@ static const char *misfit(const struct whisper *w, const struct text_run *r)
     return beam_misfit(r);
 }
 
-static int check_runs(const struct whisper *w, const struct text_run *runs, int n, struct err *err)
+static int check_runs(const struct whisper *w, struct text_run *const *runs, int n, struct err *err)
 {
     if (n < 1 || n > w->n_text_slots)
         return err_set(err, -EINVAL, "a batch of %d runs: there are %d slots", n, w->n_text_slots);
     for (int i = 0; i < n; i++) {
-        const struct text_run *r = &runs[i];
+        const struct text_run *r = runs[i];
         if (r->beam.width > 1 && !text_decoder_searches(w->decoder))
             return err_set(err, -ENOTSUP, "the %s engine has no beam search", w->engine->v->name);
         const char *why = misfit(w, r);
         if (r->slot < 0 || (!why && r->slot > w->n_text_slots - width_of(r)))
             return err_set(err, -EINVAL, "run in slot %d with %d beams: there are %d slots", r->slot,
                            r->beam.width, w->n_text_slots);
-        if (!why && is_taken(w, runs, i))
-            why = "the slot has a run that was not waited for";
+        if (!why && (overlaps_any(r, w->pending, w->n_pending) || overlaps_any(r, w->joined, w->n_joined) ||
+                     overlaps_any(r, runs, i)))
+            why = "the slot has a run that has not ended";
         if (why)
             return err_set(err, -EINVAL, "run in slot %d: %s", r->slot, why);
     }
@@ -189,64 +186,106 @@ static int rows_of(const struct text_run *r)
     return r->n_prompt + r->n_draft - r->n_cached;
 }
 
-/* What a batch needs. */
-struct batch {
-    int n_rows;  /* of the first pass */
-    int n_slots; /* rows of a step */
-    int max_steps;
-    struct pass_kind kind;
-};
-
-static struct batch measure(const struct whisper *w, const struct text_run *runs, int n)
+static struct pass_kind kind_of(struct text_run *const *runs, int n, int n_layers)
 {
-    struct batch b = {0};
+    struct pass_kind kind = {.n_layers = n_layers};
     for (int i = 0; i < n; i++) {
-        b.n_rows += rows_of(&runs[i]);
-        b.n_slots += width_of(&runs[i]);
-        b.kind.align |= runs[i].want_align && runs[i].out_align;
-        b.kind.beams |= runs[i].beam.width > 1;
-        int most = most_tokens(w, &runs[i]);
-        b.max_steps = most - 1 > b.max_steps ? most - 1 : b.max_steps;
+        kind.align |= runs[i]->want_align && runs[i]->out_align;
+        kind.beams |= runs[i]->beam.width > 1;
     }
-    return b;
+    return kind;
 }
 
-int whisper_submit_runs(struct whisper *w, struct text_run *runs, int n, int n_layers, struct err *err)
+/* How many ends of runs stop the steps. */
+static void upload_active(struct whisper *w, int n)
 {
-    int e = check_runs(w, runs, n, err);
-    if (e < 0)
-        return e;
-    struct batch batch = measure(w, runs, n);
-    batch.kind.n_layers = n_layers;
-    struct staged_rows rows = stage_rows(w, batch.n_rows);
-    int32_t *slots = stage(w, batch.n_slots), *n_active = stage(w, 1);
-    int n_slots = 0;
+    int32_t *n_active = stage(w, 1);
     *n_active = n;
+    upload_ints(w, w->n_active, n_active, 1);
+}
+
+/* The first pass of n runs. */
+static void submit_first_pass(struct whisper *w, struct text_run *const *runs, int n, int n_layers)
+{
+    int n_rows = 0;
+    for (int i = 0; i < n; i++)
+        n_rows += rows_of(runs[i]);
+    struct staged_rows rows = stage_rows(w, n_rows);
     for (int i = 0; i < n; i++) {
-        const struct text_run *r = &runs[i];
-        for (int k = 0; k < width_of(r); k++)
-            slots[n_slots++] = r->slot + k;
+        const struct text_run *r = runs[i];
         upload_slots(w, r);
         for (int pos = r->n_cached; pos < r->n_prompt + r->n_draft; pos++)
             add_row(&rows, r->tokens[pos], pos, r->slot,
                     pos >= r->n_prompt - 1 || (r->probe_token >= 0 && pos == r->probe_index));
     }
     upload_rows(w, &rows);
-    upload_ints(w, text_decoder_step_slots(w->decoder), slots, n_slots);
-    upload_ints(w, w->n_active, n_active, 1);
-    text_decoder_submit_rows(w->decoder, batch.n_rows, batch.kind);
-    text_decoder_submit_steps(w->decoder, n_slots, batch.kind, batch.max_steps);
+    text_decoder_submit_rows(w->decoder, n_rows, kind_of(runs, n, n_layers));
+}
+
+/* Up to max_steps steps of n runs, and their states afterwards. */
+static void submit_steps(struct whisper *w, struct text_run *const *runs, int n, int n_layers, int max_steps)
+{
+    int n_slots = 0, most = 0;
+    for (int i = 0; i < n; i++)
+        n_slots += width_of(runs[i]);
+    int32_t *slots = stage(w, n_slots);
+    n_slots = 0;
     for (int i = 0; i < n; i++) {
-        struct slot_state *s = &w->host_slots[runs[i].slot];
-        w->engine->v->download(w->engine, s, &w->slots[runs[i].slot], sizeof(*s));
-        w->pending[w->n_pending++] = &runs[i];
+        for (int k = 0; k < width_of(runs[i]); k++)
+            slots[n_slots++] = runs[i]->slot + k;
+        int limit = most_tokens(w, runs[i]) - 1;
+        most = limit > most ? limit : most;
     }
+    upload_ints(w, text_decoder_step_slots(w->decoder), slots, n_slots);
+    text_decoder_submit_steps(w->decoder, n_slots, kind_of(runs, n, n_layers),
+                              max_steps < most ? max_steps : most);
+    for (int i = 0; i < n; i++) {
+        struct slot_state *s = &w->host_slots[runs[i]->slot];
+        w->engine->v->download(w->engine, s, &w->slots[runs[i]->slot], sizeof(*s));
+    }
+}
+
+int whisper_submit_runs(struct whisper *w, struct text_run *runs, int n, int n_layers, struct err *err)
+{
+    struct text_run *added[PASS_ROWS_MAX];
+    for (int i = 0; i < n && i < PASS_ROWS_MAX; i++)
+        added[i] = &runs[i];
+    int r = check_runs(w, added, n, err);
+    if (r < 0)
+        return r;
+    upload_active(w, n);
+    submit_first_pass(w, added, n, n_layers);
+    submit_steps(w, added, n, n_layers, INT_MAX);
+    for (int i = 0; i < n; i++)
+        w->pending[w->n_pending++] = added[i];
     return 0;
 }
 
 int whisper_run(struct whisper *w, struct text_run *runs, int n, struct err *err)
 {
     return whisper_submit_runs(w, runs, n, WHISPER_LAYERS_MAX, err);
+}
+
+/* The steps of a batch stop as soon as one run ends: the host has something to do then. */
+static void begin_turn(struct whisper *w)
+{
+    if (!w->in_turn)
+        upload_active(w, 1);
+    w->in_turn = true;
+}
+
+int whisper_join(struct whisper *w, struct text_run *const *runs, int n, struct err *err)
+{
+    int r = check_runs(w, runs, n, err);
+    if (r < 0)
+        return r;
+    begin_turn(w);
+    submit_first_pass(w, runs, n, WHISPER_LAYERS_MAX);
+    for (int i = 0; i < n; i++) {
+        runs[i]->stop = RUN_IN_WORK;
+        w->joined[w->n_joined++] = runs[i];
+    }
+    return 0;
 }
 
 /* --- results ---------------------------------------------------------------------------------------------------- */
@@ -293,12 +332,36 @@ int whisper_wait(struct whisper *w, struct err *err)
     int n = w->n_pending;
     w->n_pending = 0;
     w->staging_used = 0;
+    if (r < 0)
+        w->n_joined = 0;
     if (r < 0 || n == 0)
         return r;
     /* How many rows of alignment there are is known only now: a second, short wait for these. */
     for (int i = 0; i < n; i++)
         collect(w, w->pending[i]);
-    return w->engine->v->wait(w->engine, err);
+    return whisper_wait(w, err);
+}
+
+int whisper_step(struct whisper *w, int max_steps, struct err *err)
+{
+    if (w->n_joined == 0)
+        return 0;
+    begin_turn(w);
+    submit_steps(w, w->joined, w->n_joined, WHISPER_LAYERS_MAX, max_steps);
+    w->in_turn = false;
+    int r = whisper_wait(w, err);
+    if (r < 0)
+        return r;
+    int n = w->n_joined;
+    w->n_joined = 0;
+    for (int i = 0; i < n; i++) {
+        if (w->host_slots[w->joined[i]->slot].done == SLOT_ACTIVE)
+            w->joined[w->n_joined++] = w->joined[i];
+        else
+            collect(w, w->joined[i]);
+    }
+    r = w->n_joined < n ? whisper_wait(w, err) : 0;
+    return r < 0 ? r : w->n_joined;
 }
 
 /* --- single steps ----------------------------------------------------------------------------------------------- */
@@ -318,6 +381,8 @@ int whisper_logits(struct whisper *w, int slot, int audio_slot, const int32_t *t
     int r = whisper_wait(w, err); /* runs that still need the slots and the staging */
     if (r < 0)
         return r;
+    if (overlaps_any(&(struct text_run){.slot = slot}, w->joined, w->n_joined))
+        return err_set(err, -EINVAL, "logits in slot %d: the slot has a run that has not ended", slot);
     struct slot_state *s = &w->host_slots[slot];
     *s = (struct slot_state){
         .audio = audio_slot, .n_frames = w->dims->n_audio_ctx, .n_ctx = w->dims->n_text_ctx};

@@ -9,7 +9,8 @@
 
 #define REGISTERED_MAX 64
 
-/* Numbers that a slot's one run uploads: four for each row, its slot, and the count of active runs. */
+/* Numbers that a slot's one run uploads: four for each row, its slot, and the count of active runs. Steps of a batch that
+ * goes on upload no rows, and one slot and one count for each run at most. */
 #define STAGING_PER_SLOT (4 * RUN_TOKENS_MAX + 2)
 
 struct whisper {
@@ -32,6 +33,9 @@ struct whisper {
     uint32_t *host_mask;
     struct text_run **pending; /* [n_pending], each in other slots */
     int n_pending;
+    struct text_run **joined; /* [n_joined]: in work from turn to turn, each in other slots */
+    int n_joined;
+    bool in_turn;     /* runs have joined since the last steps */
     int32_t *staging; /* for uploads; grows until the wait */
     size_t staging_size, staging_used;
     void *registered[REGISTERED_MAX];

@@ -51,6 +51,7 @@ enum run_stop {
     RUN_STOP_EOT, /* the last token is eot */
     RUN_STOP_LIMIT, /* max_tokens were produced; or with a patience below 1 the search ended before its result did */
     RUN_STOP_CTX, /* the text context is full */
+    RUN_IN_WORK,  /* it has not ended: only in a batch that goes on */
 };
 
 struct text_run {

@@ -433,6 +433,110 @@ static void a_search_is_as_its_result_alone(void **state)
     whisper_close(w);
 }
 
+/* A run of the kind `i`: different lengths, windows, rules, drafts, and every third a search over two beams. */
+static struct sample *new_mixed(int slot, int i)
+{
+    static const int n_prompt[] = {3, 70, 20, 1, 9}, most[] = {30, 10, 1, 17, 8};
+    struct sample *s = new_sample(slot, i / 2 % 2, 80 + (uint64_t)i, n_prompt[i % 5], most[i % 5]);
+    s->run.want_align = i % 4 != 1;
+    s->run.rules.timestamps = i % 4 == 2;
+    s->run.n_draft = i % 5 == 0 ? 4 : 0;
+    if (i % 3 == 2) {
+        s->run.n_draft = 0;
+        s->run.beam = (struct beam_search){.width = 2, .length_penalty = -1.0f};
+    }
+    return s;
+}
+
+#define N_MIXED 15
+
+/* Runs join and leave at any step, beside others of any kind, and each gives to the bit what it gives alone. */
+static void a_batch_that_goes_on_changes_no_bit(void **state)
+{
+    struct sample *alone[N_MIXED], *work[4] = {NULL};
+    struct test_rng rng;
+    struct err err = {0};
+    for (int deferred = 0; deferred < 2; deferred++) {
+        struct whisper *w = open_model(ct2, PRECISION_F32, 2, deferred);
+        test_rng_init(&rng, 90 + (uint64_t)deferred);
+        encode(w, 0, 0);
+        encode(w, 1, 1);
+        for (int i = 0; i < N_MIXED; i++) {
+            alone[i] = new_mixed(0, i);
+            run(w, alone[i]);
+        }
+        int next = 0, n_work = 0, n_shared = 0, kind[4];
+        while (next < N_MIXED || n_work > 0) {
+            struct text_run *joining[2];
+            int n_joining = 0;
+            /* Slots 0 and 2, which a search shares with 1 and 3. */
+            for (int slot = 0; slot < 4; slot += 2) {
+                if (work[slot] || next == N_MIXED || test_rng_int(&rng, 0, 1))
+                    continue;
+                kind[slot] = next;
+                work[slot] = new_mixed(slot, next++);
+                joining[n_joining++] = &work[slot]->run;
+            }
+            if (n_joining && whisper_join(w, joining, n_joining, &err) < 0)
+                fail_msg("%s", err.msg);
+            n_work += n_joining;
+            n_shared += n_work > 1;
+            int left = whisper_step(w, test_rng_int(&rng, 0, 6), &err);
+            assert_in_range(left, 0, n_work);
+            for (int slot = 0; slot < 4; slot += 2) {
+                if (!work[slot] || work[slot]->run.stop == RUN_IN_WORK)
+                    continue;
+                assert_same(work[slot], alone[kind[slot]]);
+                assert_int_equal(work[slot]->run.n_steps, alone[kind[slot]]->run.n_steps);
+                free(work[slot]);
+                work[slot] = NULL;
+                n_work--;
+            }
+            assert_int_equal(left, n_work);
+        }
+        assert_true(n_shared > 3);
+        for (int i = 0; i < N_MIXED; i++)
+            free(alone[i]);
+        whisper_close(w);
+    }
+}
+
+/* What is refused leaves the runs in work as they are; so does what else the model is asked for meanwhile. */
+static void others_do_not_disturb_a_batch(void **state)
+{
+    struct whisper *w = open_model(ct2, PRECISION_F32, 2, true);
+    struct sample *alone = new_sample(0, 0, 33, 5, 20), *s = new_sample(0, 0, 33, 5, 20);
+    struct sample *bad = new_sample(0, 0, 34, 5, 20), *beside = new_sample(2, 1, 35, 5, 3);
+    struct text_run *runs[] = {&s->run, &bad->run};
+    struct err err = {0};
+    float *logits = malloc((size_t)model.dims.n_vocab * sizeof(float));
+    int32_t token = SOT;
+    assert_int_equal(whisper_step(w, 5, &err), 0); /* nothing in work */
+    encode(w, 0, 0);
+    encode(w, 1, 1);
+    run(w, alone);
+    assert_int_equal(whisper_join(w, runs, 2, &err), -EINVAL); /* twice the same slot */
+    assert_int_equal(whisper_join(w, runs, 1, &err), 0);
+    assert_int_equal(s->run.stop, RUN_IN_WORK);
+    assert_int_equal(whisper_step(w, 4, &err), 1);
+    assert_int_equal(whisper_join(w, runs + 1, 1, &err), -EINVAL);
+    assert_int_equal(whisper_run(w, &bad->run, 1, &err), -EINVAL);
+    assert_int_equal(whisper_logits(w, 0, 0, &token, 1, 0, logits, &err), -EINVAL);
+    assert_int_equal(whisper_logits(w, 1, 0, &token, 1, 0, logits, &err), 0);
+    encode(w, 1, 0);
+    run(w, beside);
+    assert_int_equal(whisper_set_mask(w, 5, &token, 1, &err), 0);
+    assert_int_equal(whisper_step(w, 0, &err), 1);
+    assert_int_equal(whisper_step(w, 100, &err), 0);
+    assert_same(s, alone);
+    free(logits);
+    free(alone);
+    free(s);
+    free(bad);
+    free(beside);
+    whisper_close(w);
+}
+
 /* Two runs submitted one after the other, and one wait. */
 static void runs_wait_together(void **state)
 {
@@ -698,6 +802,8 @@ int main(void)
         cmocka_unit_test(drafts_give_what_greedy_decoding_gives),
         cmocka_unit_test(a_batch_gives_what_single_runs_give),
         cmocka_unit_test(a_search_is_as_its_result_alone),
+        cmocka_unit_test(a_batch_that_goes_on_changes_no_bit),
+        cmocka_unit_test(others_do_not_disturb_a_batch),
         cmocka_unit_test(runs_wait_together),
         cmocka_unit_test(caches_go_on),
         cmocka_unit_test(runs_end_as_they_should),
