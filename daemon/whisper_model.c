@@ -53,6 +53,16 @@ static int wait(struct text_model *m, struct err *err)
     return whisper_wait(whisper_of(m), err);
 }
 
+static int join(struct text_model *m, struct text_run *const *runs, int n, struct err *err)
+{
+    return whisper_join(whisper_of(m), runs, n, err);
+}
+
+static int step(struct text_model *m, int max_steps, struct err *err)
+{
+    return whisper_step(whisper_of(m), max_steps, err);
+}
+
 static const struct text_model_ops ops = {
     .encode = encode,
     .reset_scale = reset_scale,
@@ -61,6 +71,8 @@ static const struct text_model_ops ops = {
     .copy_slot = copy_slot,
     .set_mask = set_mask,
     .wait = wait,
+    .join = join,
+    .step = step,
 };
 
 static const char *token_bytes(const void *ctx, int32_t id, size_t *n_bytes)

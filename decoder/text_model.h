@@ -33,6 +33,10 @@ struct text_model_ops {
     void (*copy_slot)(struct text_model *, int src, int dst, int n);
     int (*set_mask)(struct text_model *, int index, const int32_t *tokens, int n, struct err *);
     int (*wait)(struct text_model *, struct err *);
+    /* A batch that goes on while runs join and leave it: for daemon/batcher.c. decoder/ has no use for them, and a batcher's
+     * client has them not. */
+    int (*join)(struct text_model *, struct text_run *const *runs, int n, struct err *);
+    int (*step)(struct text_model *, int max_steps, struct err *);
 };
 
 struct text_model {
