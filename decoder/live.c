@@ -8,25 +8,19 @@
 #include "decoder/detect_language.h"
 #include "decoder/guard.h"
 #include "decoder/hypothesis.h"
+#include "decoder/left_out.h"
 #include "decoder/live_buffer.h"
+#include "decoder/live_language.h"
+#include "decoder/live_text.h"
 #include "decoder/words.h"
 
-#define SECOND           16000
-#define MS(x)            ((int64_t)(x)*SECOND / 1000)
-#define WINDOW           (30 * SECOND)
-#define MASK             0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
-#define MASK_FIRST       1 /* and at the beginning */
-#define MASK_STAMPED     2 /* as MASK, with timestamps allowed */
-#define PROMPT_MAX       (1 + LIVE_TOLD_MAX + LIVE_PROMPT + 4 + HYPOTHESIS_TOKENS)
-#define LANGUAGE_SURE    0.5f
-#define LANGUAGE_SAMPLES (2 * SECOND)
-#define LANGUAGE_PATIENCE                                                                                    \
-    (4 * SECOND) /* after which an utterance is in the language of those before, if no other is sure */
-#define STALL_FRAMES 100  /* of speech that passes made nothing of: 2 s */
-#define DOUBT_MS     2000 /* between two attempts to hear more than a pass did */
-#define MORE_LETTERS 5    /* that a second hypothesis of the same audio must have */
-#define OUT_BYTES    (2 * HYPOTHESIS_TEXT_BYTES)
-#define OUT_WORDS    (2 * HYPOTHESIS_TOKENS)
+#define SECOND       16000
+#define MS(x)        ((int64_t)(x)*SECOND / 1000)
+#define WINDOW       (30 * SECOND)
+#define MASK         0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
+#define MASK_FIRST   1 /* and at the beginning */
+#define MASK_STAMPED 2 /* as MASK, with timestamps allowed */
+#define PROMPT_MAX   (1 + LIVE_TOLD_MAX + LIVE_PROMPT + 4 + HYPOTHESIS_TOKENS)
 
 static const struct commit_rules rules = {.holds = {{0.8f, MS(200)}, {0.5f, MS(1000)}, {0.0f, MS(3000)}},
                                           .certain = MS(6000)};
@@ -42,22 +36,14 @@ struct live {
     struct hypothesis *now, *before, *doubted;
     int tail;                            /* first word of `before` that is not committed */
     struct live_settings settings, next; /* of this utterance, of the next one */
-    const char *language;                /* of this pass */
-    const char
-        *usual_language; /* of the utterances before; NULL: there were none, or the language has changed */
+    struct live_language language;
     const char *text_language; /* of the words that the buffer holds as history */
-    bool language_locked;
-    bool language_doubtful; /* of this pass: nothing in it is shown */
-    float *logits;          /* [n_vocab], NULL for English-only models */
+    float *logits;             /* [n_vocab], NULL for English-only models */
     int32_t prompt[PROMPT_MAX];
     int64_t ends[HYPOTHESIS_TOKENS];
     float levels[RUN_AUDIO_FRAMES]; /* of the audio that was decoded last */
     int n_levels;
-    struct word out[OUT_WORDS];
-    char out_text[OUT_BYTES];
-    int n_out;
-    size_t out_used;
-    char partial[HYPOTHESIS_TEXT_BYTES];
+    struct live_text text;
 };
 
 /* --- life ----------------------------------------------------------------------------------------------------- */
@@ -90,13 +76,10 @@ static int check_language(const struct tokenizer *t, const char *language, struc
     return 0;
 }
 
-/* The language as it is set, or detection from its beginning. */
 static void start_language(struct live *l)
 {
     bool multilingual = tokenizer_special(l->tokenizer)->multilingual;
-    l->language = multilingual ? l->settings.language : "en";
-    l->language_locked = l->language != NULL;
-    l->usual_language = NULL;
+    live_language_start(&l->language, multilingual ? l->settings.language : "en");
 }
 
 int live_create(struct text_model *model, const struct tokenizer *tokenizer,
@@ -148,42 +131,10 @@ void live_destroy(struct live *l)
 
 /* --- committed words ------------------------------------------------------------------------------------------ */
 
-/* A mark at the beginning of an utterance closes the one before, which is final. It stays in the prompt, where it
- * belongs, but is not shown. */
-static bool closes_earlier(const struct live *l, const struct word *w)
-{
-    return l->b.opening && commit_is_mark(w->text) && w->text[0] != ' ';
-}
-
-/* Appends a word, or a mark to the word before it, to what this update gives back. */
-static void put_out(struct live *l, const struct word *w)
-{
-    if (closes_earlier(l, w))
-        return;
-    l->b.opening = false;
-    size_t n = strlen(w->text) + 1;
-    bool joins = l->n_out > 0 && commit_is_mark(w->text) && w->text[0] != ' ';
-    if (l->out_used + n > sizeof(l->out_text) || l->n_out == OUT_WORDS)
-        return;
-    char *text = l->out_text + l->out_used - joins;
-    memcpy(text, w->text, n);
-    l->out_used += n - joins;
-    if (joins) {
-        l->out[l->n_out - 1].n_tokens += w->n_tokens;
-        return;
-    }
-    struct word *o = &l->out[l->n_out++];
-    *o = *w;
-    o->text = text;
-    o->start = w->start > l->b.last_end ? w->start : l->b.last_end;
-    o->end = w->end > o->start ? w->end : o->start;
-    l->b.last_end = o->end;
-}
-
 /* Whether the earlier text is in the language of this pass. */
 static bool same_language(const struct live *l)
 {
-    return !l->text_language || strcmp(l->text_language, l->language) == 0;
+    return !l->text_language || strcmp(l->text_language, l->language.now) == 0;
 }
 
 /* Commits words [from, from + n) of a hypothesis. */
@@ -193,10 +144,10 @@ static void commit(struct live *l, const struct hypothesis *h, int from, int n)
     if (n > 0 && !same_language(l))
         live_buffer_forget(b);
     if (n > 0)
-        l->text_language = l->language;
+        l->text_language = l->language.now;
     for (int i = from; i < from + n; i++) {
         const struct word *w = &h->words[i];
-        put_out(l, w);
+        live_text_commit(&l->text, b, w);
         live_buffer_add(b, w->text, h->tokens + w->first_token, w->n_tokens, b->last_end);
     }
 }
@@ -211,7 +162,7 @@ static int build_context(const struct live *l, int32_t *p)
     const struct live_settings *s = &l->settings;
     int first = b->n_history;
     if (!b->stamped && same_language(l))
-        first = live_buffer_history(b, l->tokenizer, words_spaced(l->language));
+        first = live_buffer_history(b, l->tokenizer, words_spaced(l->language.now));
     int n_history = b->n_history - first;
     if (s->n_told + n_history == 0)
         return 0;
@@ -230,7 +181,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->sot_index = n;
     p[n++] = special->sot;
     if (special->multilingual) {
-        p[n++] = tokenizer_language_token(l->tokenizer, l->language);
+        p[n++] = tokenizer_language_token(l->tokenizer, l->language.now);
         p[n++] = l->settings.translate ? special->translate : special->transcribe;
     }
     p[n++] = special->no_timestamps;
@@ -260,29 +211,26 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->beam_size = l->settings.beam_size;
     q->mask = q->stamped ? MASK_STAMPED : MASK;
     q->first_mask = MASK_FIRST;
-    q->spaced = words_spaced(l->language);
+    q->spaced = words_spaced(l->language.now);
     q->origin = b->start;
     q->n_samples = n_samples;
 }
 
 /* --- language ------------------------------------------------------------------------------------------------- */
 
-/* Decides the language of this pass. Detection goes on, pass by pass, until it is confident. */
+/* Decides the language of this pass. */
 static int choose_language(struct live *l, int n_samples, struct err *err)
 {
-    l->language_doubtful = false;
-    if (l->language_locked)
-        return 0;
+    const char *code;
     float probability;
+    l->language.doubtful = false;
+    if (l->language.locked)
+        return 0;
     int r = detect_language(l->model, l->tokenizer, l->options.text_slot, l->options.audio_slot, l->logits,
-                            &l->language, &probability, err);
+                            &code, &probability, err);
     if (r < 0)
         return r;
-    bool sure = probability >= LANGUAGE_SURE;
-    if (!sure && l->usual_language)
-        l->language = l->usual_language;
-    l->language_doubtful = !sure && !l->usual_language;
-    l->language_locked = !l->language_doubtful && n_samples >= (sure ? LANGUAGE_SAMPLES : LANGUAGE_PATIENCE);
+    live_language_heard(&l->language, code, probability, n_samples);
     return 0;
 }
 
@@ -310,9 +258,7 @@ static bool follow_language(struct live *l)
     bool multilingual = tokenizer_special(l->tokenizer)->multilingual;
     if (!l->settings.follow_language || l->settings.language || !multilingual)
         return false;
-    if (l->language_locked)
-        l->usual_language = l->language;
-    l->language_locked = false;
+    live_language_again(&l->language);
     return true;
 }
 
@@ -390,41 +336,22 @@ static void trim_half(struct live *l)
     live_buffer_cut(b, n > 0 ? b->last_end : middle, b->n_kept);
 }
 
-static void show_partial(struct live *l, struct live_output *out)
-{
-    const struct hypothesis *h = l->before;
-    size_t used = 0;
-    int first = l->tail;
-    while (first < h->n_words && closes_earlier(l, &h->words[first]))
-        first++;
-    bool any = first < h->n_words && !l->language_doubtful;
-    for (int i = first; any && i < h->n_words; i++) {
-        size_t n = strlen(h->words[i].text);
-        memcpy(l->partial + used, h->words[i].text, n);
-        used += n;
-    }
-    l->partial[used] = '\0';
-    int64_t start = any ? h->words[first].start : l->b.last_end;
-    out->partial = l->partial;
-    out->partial_start = start > l->b.last_end ? start : l->b.last_end;
-    out->partial_end = any ? h->words[h->n_words - 1].end : out->partial_start;
-    if (out->partial_end < out->partial_start)
-        out->partial_end = out->partial_start;
-}
-
 static void begin_output(struct live *l, struct live_output *out)
 {
     memset(out, 0, sizeof(*out));
-    l->n_out = 0;
-    l->out_used = 0;
+    live_text_clear(&l->text);
 }
 
 static void end_output(struct live *l, struct live_output *out)
 {
-    out->committed = l->out;
-    out->n_committed = l->n_out;
-    out->language = l->language;
-    show_partial(l, out);
+    struct live_text *t = &l->text;
+    live_text_show(t, &l->b, l->before, l->language.doubtful ? l->before->n_words : l->tail);
+    out->committed = t->words;
+    out->n_committed = t->n_words;
+    out->partial = t->partial;
+    out->partial_start = t->partial_start;
+    out->partial_end = t->partial_end;
+    out->language = l->language.now;
 }
 
 /* Encodes and decodes the window; the new hypothesis becomes `now`. */
@@ -467,67 +394,6 @@ static void cut_window(struct live *l, int excess)
     live_buffer_cut(b, at, n);
 }
 
-/* Letters as they are spoken: a digit is a word of about four. */
-static int count_letters(const char *text)
-{
-    int n = 0;
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c >= '0' && c <= '9')
-            n += 4;
-        else
-            n += c >= 0xC0 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    }
-    return n;
-}
-
-/* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
-static bool leaves_out(const struct live *l, const struct hypothesis *h)
-{
-    const struct live_buffer *b = &l->b;
-    int at = b->n_kept > 0 ? frame_of(l, b->last_end) : 0;
-    for (int i = 0; i < h->n_words; i++) {
-        const struct word *w = &h->words[i];
-        if (commit_is_mark(w->text))
-            continue;
-        int end = frame_of(l, w->end);
-        if (guard_left_out(l->levels, l->n_levels, at, end, count_letters(w->text)))
-            return true;
-        at = end;
-    }
-    return false;
-}
-
-/* Without timestamps the model may pass over speech: after a sentence it takes the text for complete and stays deaf to
- * what follows as long as it is held to that sentence, and of several sentences it may take up only the last. Returns
- * the sample from which to listen once more, or −1 where nothing is missing: the end of the last committed word, or for
- * deafness the quietest place between that and the newest audio in which anything was heard. */
-static int64_t find_left_out(const struct live *l, bool last)
-{
-    const struct live_buffer *b = &l->b;
-    bool again = b->end - b->doubted_end >= MS(DOUBT_MS) || last;
-    if (!again || (b->stamped && b->n_committed == 0))
-        return -1;
-    int word_end = frame_of(l, b->last_end), heard = frame_of(l, b->heard_end);
-    if (l->now->n_words > 0) {
-        if (!leaves_out(l, l->now))
-            return -1;
-        return b->n_kept > 0 ? b->last_end : b->start;
-    }
-    if (b->n_kept == 0 || guard_loud_frames(l->levels, l->n_levels, heard) < STALL_FRAMES)
-        return -1;
-    return b->start + GUARD_FRAME * (int64_t)guard_quietest(l->levels, l->n_levels,
-                                                            word_end < heard ? word_end : heard, heard);
-}
-
-static int letters_of(const struct hypothesis *h)
-{
-    int n = 0;
-    for (int i = 0; i < h->n_words; i++)
-        n += count_letters(h->words[i].text);
-    return n;
-}
-
 /* Decodes the audio from sample `at` on by itself, with timestamps. Where that brings nothing more the first hypothesis
  * stays. */
 static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samples, int n_before,
@@ -545,7 +411,7 @@ static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samp
     int r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
     if (r >= 0)
         guard_words(l, l->now, pcm + offset, n_samples - offset);
-    if (r >= 0 && letters_of(l->now) >= letters_of(l->doubted) + MORE_LETTERS)
+    if (r >= 0 && left_out_found(l->doubted, l->now))
         return 0;
     *b = saved;
     b->doubted_end = b->end;
@@ -565,7 +431,7 @@ static int listen(struct live *l, const float *pcm, int n_samples, int n_before,
     b->end = b->start + n_samples;
     guard_words(l, l->now, pcm, n_samples);
     live_buffer_refine(b, l->ends);
-    int64_t at = find_left_out(l, last);
+    int64_t at = left_out_find(b, l->now, l->levels, l->n_levels, last);
     if (at >= 0) {
         r = listen_again(l, at, pcm, n_samples, n_before, out, err);
         if (r < 0)
@@ -607,7 +473,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
     }
     int n = l->now->n_words;
     if (kind == LIVE_TICK)
-        n = !l->language_locked
+        n = !l->language.locked
                 ? 0
                 : commit_count(&rules, l->before->words + l->tail, l->before->n_words - l->tail,
                                l->now->words, l->now->n_words, l->b.end);

@@ -1,0 +1,75 @@
+#include "decoder/left_out.h"
+
+#include "decoder/commit.h"
+#include "decoder/guard.h"
+
+#define STALL_FRAMES  100         /* of speech that passes made nothing of: 2 s */
+#define DOUBT_SAMPLES (2 * 16000) /* between two attempts to hear more than a pass did */
+#define MORE_LETTERS  5           /* that a second hypothesis of the same audio must have */
+
+static int frame_of(const struct live_buffer *b, int64_t at)
+{
+    return (int)((at - b->start) / GUARD_FRAME);
+}
+
+/* Letters as they are spoken: a digit is a word of about four. */
+static int count_letters(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c >= '0' && c <= '9')
+            n += 4;
+        else
+            n += c >= 0xC0 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    }
+    return n;
+}
+
+/* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
+static bool leaves_out(const struct live_buffer *b, const struct hypothesis *h, const float *levels,
+                       int n_levels)
+{
+    int at = b->n_kept > 0 ? frame_of(b, b->last_end) : 0;
+    for (int i = 0; i < h->n_words; i++) {
+        const struct word *w = &h->words[i];
+        if (commit_is_mark(w->text))
+            continue;
+        int end = frame_of(b, w->end);
+        if (guard_left_out(levels, n_levels, at, end, count_letters(w->text)))
+            return true;
+        at = end;
+    }
+    return false;
+}
+
+int64_t left_out_find(const struct live_buffer *b, const struct hypothesis *h, const float *levels,
+                      int n_levels, bool last)
+{
+    bool again = b->end - b->doubted_end >= DOUBT_SAMPLES || last;
+    if (!again || (b->stamped && b->n_committed == 0))
+        return -1;
+    int word_end = frame_of(b, b->last_end), heard = frame_of(b, b->heard_end);
+    if (h->n_words > 0) {
+        if (!leaves_out(b, h, levels, n_levels))
+            return -1;
+        return b->n_kept > 0 ? b->last_end : b->start;
+    }
+    if (b->n_kept == 0 || guard_loud_frames(levels, n_levels, heard) < STALL_FRAMES)
+        return -1;
+    return b->start + GUARD_FRAME * (int64_t)guard_quietest(levels, n_levels,
+                                                            word_end < heard ? word_end : heard, heard);
+}
+
+static int letters_of(const struct hypothesis *h)
+{
+    int n = 0;
+    for (int i = 0; i < h->n_words; i++)
+        n += count_letters(h->words[i].text);
+    return n;
+}
+
+bool left_out_found(const struct hypothesis *first, const struct hypothesis *second)
+{
+    return letters_of(second) >= letters_of(first) + MORE_LETTERS;
+}
