@@ -14,6 +14,7 @@
 #   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
+#   make hotwords      names and terms written right without hotwords and with them; ARGS= (tools/bench/hotwords/recall.py)
 #   make accuracy      errors, tokens, word times and more beside faster-whisper and openai-whisper; FOLDER= takes other
 #                      recordings, ARGS= more options (tools/bench/accuracy/README.md)
 #   make stress        ten minutes of live captions from a virtual microphone; SECONDS= takes longer
@@ -279,7 +280,7 @@ cuda-setup:
 gpu-check:
 	@tools/gpu-check $(BUILD)
 
-.PHONY: run test check bench accuracy stress fuzz deps test-models format tidy install uninstall
+.PHONY: run test check bench accuracy hotwords stress fuzz deps test-models format tidy install uninstall
 deps:
 	@tools/setup/deps build model test check
 
@@ -308,6 +309,11 @@ accuracy:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@FOLDER='$(FOLDER)' tools/bench/accuracy/run $(BUILD) $(ARGS)
+
+hotwords:
+	@tools/setup/deps build model hotwords
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@python3 tools/bench/hotwords/recall.py $(BUILD) $(ARGS)
 
 # A recording of some length with natural pauses is best; the fixture is short and synthetic.
 STRESS_FILE ?= $(firstword $(wildcard ../shared/speech/en_ivr_long.flac) tests/fixtures/harbour.flac)

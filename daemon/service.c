@@ -481,6 +481,7 @@ static void on_loaded(uv_work_t *work, int status)
     }
     if (r < 0) {
         log_error("%s", s->load_error.msg);
+        snprintf(s->failure, sizeof(s->failure), "%.299s", s->load_error.msg);
         s->status = r;
         begin_stop(s, true);
         return;

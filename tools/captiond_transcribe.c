@@ -209,12 +209,20 @@ static int check_model(const struct transcriber *t, struct err *err)
     return 0;
 }
 
+/* What "auto" stands for, as in captiond. */
+static const char *model_name(const struct transcribe_options *o)
+{
+    if (strcmp(o->model, "auto") != 0)
+        return o->model;
+    return o->translate ? "base" : model_path_auto(o->language);
+}
+
 static int open_model(struct transcriber *t, struct err *err)
 {
     char path[MODEL_PATH_MAX];
     const struct transcribe_options *o = &t->options;
     int64_t start = clock_now_ns();
-    int r = model_path_find(o->model, path, sizeof(path), err);
+    int r = model_path_find(model_name(o), path, sizeof(path), err);
     if (r < 0)
         return r;
     const struct whisper_options options = {.engine = o->engine,

@@ -33,7 +33,7 @@ struct row {
 static const struct row rows[] = {
     {HEADING, 0, "Model and machine", 0, 0, 0, NULL, NULL, NULL},
     {TEXT, 'm', "model", FIELD(model), 0, 0, NULL, "auto|NAME|PATH",
-     "the Whisper model (auto: tiny.en where the locale is English, else base)"},
+     "the Whisper model (auto: tiny.en for English, else base, by --language or the locale)"},
     {CHOICE, 0, "engine", FIELD(engine), 0, 0, "auto|host|cuda", "auto|host|cuda", "where it runs (auto)"},
     {WHOLE, 't', "threads", FIELD(n_threads), 0, 256, NULL, "N",
      "threads of the host engine (0: as many as there are processors)"},

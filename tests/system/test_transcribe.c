@@ -3,6 +3,9 @@
 #include "tests/support/tiny_model.h"
 
 #include <dirent.h>
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,6 +14,8 @@
 #include <unistd.h>
 
 #include <sndfile.h>
+
+#define PATIENCE_S 60 /* far above what anything here takes, with sanitizers on a loaded machine too */
 
 static char folder[256], model[300], silence[300], junk[300];
 static char out_path[300]; /* where standard output goes */
@@ -128,6 +133,44 @@ static void test_a_bad_model_is_said_once(void **state)
     assert_int_equal(lines(err), 1);
     assert_int_equal(transcribe("--model %s --task translate %s", model, silence), 1);
     expect(err, "English only");
+}
+
+static void write_text(const char *name, const char *text)
+{
+    char path[600];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* "auto" minds the language and the task that are given, whatever the locale: it names the file that it cannot read. */
+static void test_auto_minds_the_language(void **state)
+{
+    (void)state;
+    char *usual = getenv("CAPTIOND_MODELS") ? strdup(getenv("CAPTIOND_MODELS")) : NULL;
+    write_text("ggml-tiny.en.bin", "no model");
+    write_text("ggml-base.bin", "no model");
+    setenv("CAPTIOND_MODELS", folder, 1);
+    setenv("LC_ALL", "C", 1);
+    static const struct {
+        const char *options, *file;
+    } cases[] = {{"", "ggml-tiny.en.bin"},
+                 {"--language en", "ggml-tiny.en.bin"},
+                 {"--language German", "ggml-base.bin"},
+                 {"--task translate", "ggml-base.bin"}};
+    bool right = true;
+    for (int i = 0; i < 4; i++) {
+        right &= transcribe("--quiet %s %s", cases[i].options, silence) == 1;
+        right &= strstr(err, cases[i].file) != NULL;
+    }
+    unsetenv("LC_ALL");
+    unsetenv("CAPTIOND_MODELS");
+    if (usual)
+        setenv("CAPTIOND_MODELS", usual, 1);
+    free(usual);
+    assert_true(right);
 }
 
 static void test_bad_command_lines(void **state)
@@ -251,6 +294,107 @@ static void test_standard_input_is_a_recording(void **state)
     expect(err, "is empty");
 }
 
+/* --- a terminal --- */
+
+/* Starts the program with standard error on a terminal of its own, whose other end it returns; its words follow. */
+static int start_on_terminal(pid_t *pid, const char *const *args)
+{
+    char program[300];
+    int terminal;
+    const char *build = getenv("CAPTIOND_BUILD");
+    struct winsize size = {.ws_row = 24, .ws_col = 80};
+    snprintf(program, sizeof(program), "%s/captiond-transcribe", build ? build : "build");
+    *pid = forkpty(&terminal, NULL, NULL, &size);
+    assert_true(*pid >= 0);
+    if (*pid == 0) {
+        if (!freopen(out_path, "w", stdout))
+            _exit(126);
+        execv(program, (char *const *)args);
+        _exit(127);
+    }
+    return terminal;
+}
+
+/* Reads what the terminal is shown into err, until it has `part` (NULL: to the end). */
+static void read_terminal(int terminal, const char *part)
+{
+    size_t used = strlen(err);
+    for (;;) {
+        if (part && strstr(err, part))
+            return;
+        struct pollfd in = {.fd = terminal, .events = POLLIN};
+        if (poll(&in, 1, 1000 * PATIENCE_S) <= 0)
+            fail_msg("the terminal does not show \"%s\" but: %s", part ? part : "an end", err);
+        ssize_t n = used + 1 < sizeof(err) ? read(terminal, err + used, sizeof(err) - 1 - used) : 0;
+        if (n <= 0) /* EIO: nobody is at the other end any more */
+            break;
+        used += (size_t)n;
+        err[used] = '\0';
+    }
+    if (part)
+        fail_msg("the terminal does not show \"%s\" but: %s", part, err);
+}
+
+/* A bar with the time that is left while it works. Ctrl-C ends it: the recording in work leaves nothing, those before are
+ * done, and the shell is told by which signal. */
+static void test_a_terminal_has_a_bar_and_ctrl_c(void **state)
+{
+    (void)state;
+    char noise[300], texts[300], wanted[64];
+    pid_t pid;
+    int status;
+    snprintf(noise, sizeof(noise), "%s/noise.wav", folder);
+    snprintf(texts, sizeof(texts), "%s/interrupted", folder);
+    write_wav(noise, 900);
+    const char *const args[] = {
+        "captiond-transcribe", "--model", model, "--gate", "off", "-o", texts, silence, noise, NULL};
+    err[0] = '\0';
+    int terminal = start_on_terminal(&pid, args);
+    snprintf(wanted, sizeof(wanted), "2/2 noise.wav  [");
+    read_terminal(terminal, wanted);
+    expect(err, "1/2 silence.wav  [>");
+    expect(err, "silence.wav: 3.0 s of audio");
+    err[0] = '\0';
+    read_terminal(terminal, " left");
+    assert_int_equal(write(terminal, "\003", 1), 1);
+    read_terminal(terminal, NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 128 + SIGINT);
+    expect(err, "noise.wav: interrupted");
+    assert_null(strstr(err, "total: "));
+    assert_int_equal(entries("interrupted"), 1);
+    assert_true(exists("%s/interrupted/%s", "silence.txt"));
+    unlink(noise);
+}
+
+/* The same from a script, to standard output: what was written before stays. */
+static void test_an_interrupted_transcript_keeps_its_beginning(void **state)
+{
+    (void)state;
+    const char *path = test_model("tiny.en");
+    char tiny[2000], speech[2000];
+    pid_t pid;
+    int status;
+    if (!path || !test_speech("en_lj_161s.flac"))
+        test_skip("the model tiny.en or the speech collection is not installed");
+    snprintf(tiny, sizeof(tiny), "%s", path);
+    snprintf(speech, sizeof(speech), "%s", test_speech("en_lj_161s.flac"));
+    const char *const args[] = {"captiond-transcribe", "--model", tiny, "--threads", "1", speech, NULL};
+    err[0] = '\0';
+    int terminal = start_on_terminal(&pid, args);
+    read_terminal(terminal, " left"); /* the first of six windows is done */
+    kill(pid, SIGTERM);
+    read_terminal(terminal, NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    assert_int_equal(WEXITSTATUS(status), 128 + SIGTERM);
+    expect(err, "interrupted");
+    slurp(out_path, out, sizeof(out));
+    assert_int_equal(strncmp(out, "Printing, in the only sense", 27), 0);
+}
+
 /* The subtitles of the fixture, read by parsers that are not ours. */
 static void test_subtitles_are_read_by_others(void **state)
 {
@@ -295,11 +439,14 @@ int main(void)
         cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
         cmocka_unit_test(test_silence_gives_no_words),
         cmocka_unit_test(test_a_bad_model_is_said_once),
+        cmocka_unit_test(test_auto_minds_the_language),
         cmocka_unit_test(test_bad_command_lines),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_speech_becomes_text),
         cmocka_unit_test(test_a_failed_recording_leaves_no_file),
         cmocka_unit_test(test_standard_input_is_a_recording),
+        cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
+        cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),
         cmocka_unit_test(test_subtitles_are_read_by_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -20,12 +20,12 @@ enum { PREV = 50361, NO_SPEECH = 50362, NO_TIMESTAMPS = 50363, STAMP = 50364 };
 
 /* What the model says to a window, at a temperature. */
 struct answer {
-    double start;      /* seconds; the window must begin there */
+    double start;      /* seconds; the window must begin there; −1: anywhere */
     float temperature; /* −1: any */
     float logprob;     /* of every token */
     float no_speech_prob;
-    int32_t tokens[64];
-    int n_tokens; /* without eot, which is added unless they are 64 */
+    int32_t tokens[256];
+    int n_tokens; /* without eot, which is added where they are fewer than 64: the others break off */
 };
 
 struct heard {
@@ -49,6 +49,7 @@ struct script {
     int32_t prompts[400][N_TEXT_CTX];
     int n_prompt[400];
     float temperatures[400];
+    struct beam_search beams[400];
     bool cached[8]; /* slot: it holds the prompt of this window */
     int n_masks;
     int timestamps; /* what the rules are expected to say */
@@ -110,7 +111,7 @@ static const struct answer *answer_to(const struct script *s, const struct text_
 {
     for (int i = 0; i < s->n_answers; i++) {
         const struct answer *a = &s->answers[i];
-        if (fabs(a->start - s->window) < 1e-6 &&
+        if ((a->start < 0.0 || fabs(a->start - s->window) < 1e-6) &&
             (a->temperature < 0.0f || fabsf(a->temperature - r->rules.temperature) < 1e-3f))
             return a;
     }
@@ -137,9 +138,26 @@ static void say(const struct answer *a, struct text_run *r)
     r->probe_prob = a->no_speech_prob;
 }
 
+/* Text that is fed once more for its words' times: a token begins every 80 ms. */
+static void attend(struct text_run *r)
+{
+    r->n_out = 0;
+    r->n_align_rows = r->n_prompt;
+    for (int row = 0; row < r->n_prompt; row++) {
+        int text = row - 3, begin = text < 0 ? 0 : 4 * text; /* row 3 predicts the first token of text */
+        int end = row + 1 < r->n_prompt ? begin + 4 : RUN_AUDIO_FRAMES;
+        for (int f = 0; f < RUN_AUDIO_FRAMES; f++)
+            r->out_align[(size_t)row * RUN_AUDIO_FRAMES + (size_t)f] = f >= begin && f < end ? 0.2f : 1e-4f;
+    }
+}
+
 static int run(struct text_model *m, struct text_run *runs, int n, struct err *err)
 {
     struct script *s = (struct script *)m;
+    if (runs->want_align) {
+        attend(runs);
+        return 0;
+    }
     if (s->fail_in > 0 && --s->fail_in == 0)
         return err_set(err, -EIO, "the engine is gone");
     for (int i = 0; i < n; i++) {
@@ -160,6 +178,7 @@ static int run(struct text_model *m, struct text_run *runs, int n, struct err *e
         }
         memcpy(s->prompts[s->n_runs], r->tokens, (size_t)r->n_prompt * sizeof(int32_t));
         s->n_prompt[s->n_runs] = r->n_prompt;
+        s->beams[s->n_runs] = r->beam;
         s->temperatures[s->n_runs++] = r->rules.temperature;
         s->cached[r->slot] = true;
         r->n_steps = 1;
@@ -205,7 +224,13 @@ static int wait(struct text_model *m, struct err *err)
     return 0;
 }
 
-static const struct text_model_ops ops = {encode, reset_scale, run, logits, copy_slot, set_mask, wait};
+static const struct text_model_ops ops = {.encode = encode,
+                                          .reset_scale = reset_scale,
+                                          .run = run,
+                                          .logits = logits,
+                                          .copy_slot = copy_slot,
+                                          .set_mask = set_mask,
+                                          .wait = wait};
 
 /* --- a transcription and what came of it ------------------------------------------------------------------------- */
 
@@ -617,6 +642,49 @@ static void test_quality(void **state)
     assert_float_equal(quality_compression_ratio("", 0), 0.0, 0.0);
 }
 
+/* A search at temperature 0; above it samples, for which there is none. */
+static void test_beams_search_at_temperature_0(void **state)
+{
+    const struct answer bad = ANSWER(0, AT(0), ' ', 'b', 'a', 'd', ' ', AT(29));
+    const struct answer good = ANSWER(0, AT(0), ' ', 'g', 'o', 'o', 'd', AT(29));
+    const struct answer answers[] = {at_temperature(bad, 0.0f, -1.2f), at_temperature(good, 0.2f, -0.5f)};
+    struct outcome *o = prepare(30, answers, 2);
+    o->options.beam_size = 4;
+    o->options.patience = 1.5f;
+    o->options.length_penalty = 0.6f;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->script.n_runs, 1 + 5);
+    assert_int_equal(o->script.beams[0].width, 4);
+    assert_float_equal(o->script.beams[0].patience, 1.5f, 0.0);
+    assert_float_equal(o->script.beams[0].length_penalty, 0.6f, 0.0);
+    for (int i = 1; i < 6; i++)
+        assert_int_equal(o->script.beams[i].width, 1);
+    finish(o);
+}
+
+/* Text that breaks off at the limit of tokens, with no timestamp to go on from: the next window begins where its last word
+ * ends, if that can be known, and else what was not written yet is lost. */
+static void test_goes_on_behind_text_that_breaks_off(void **state)
+{
+    for (int n_align = 0; n_align < 2; n_align++) {
+        struct answer answers[] = {ANSWER(0, AT(0)), ANSWER(-1, AT(0), ' ', 'r', 'e', 's', 't', AT(5))};
+        struct test_rng rng;
+        test_rng_init(&rng, 2);
+        for (int i = 1; i < 224; i++)
+            answers[0].tokens[i] = i % 6 == 1 ? ' ' : test_rng_int(&rng, 'a', 'z');
+        answers[0].n_tokens = 224;
+        struct outcome *o = prepare(40, answers, 2);
+        o->script.base.n_align = n_align;
+        o->options.n_temperatures = 1;
+        assert_int_equal(transcribe(o), 0);
+        /* 223 tokens of 80 ms end at 17.84 s; a boundary lies within two frames of 20 ms of where attention puts it. */
+        double expected = n_align ? 17.84 : 30.0;
+        assert_float_equal(o->script.heard[o->script.n_heard - 1].start, expected, 0.04);
+        assert_non_null(strstr(o->text, "[ rest]"));
+        finish(o);
+    }
+}
+
 /* --- language ---------------------------------------------------------------------------------------------------- */
 
 static void test_language_is_detected(void **state)
@@ -735,6 +803,8 @@ int main(void)
         cmocka_unit_test(test_the_best_of_bad_texts_is_taken),
         cmocka_unit_test(test_repetition_is_decoded_again),
         cmocka_unit_test(test_silence_is_skipped),
+        cmocka_unit_test(test_beams_search_at_temperature_0),
+        cmocka_unit_test(test_goes_on_behind_text_that_breaks_off),
         cmocka_unit_test(test_quality),
         cmocka_unit_test(test_language_is_detected),
         cmocka_unit_test(test_language_is_detected_by_speech),

@@ -1,6 +1,7 @@
 /* The parts of offline decoding by themselves: prompts, loops, times of words, text where nobody spoke. */
 #include "tests/support/support.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,6 +108,21 @@ static void prompts_are_cut(void **state)
     expect_prompt(&p, " abcdefghijklmnopqr");
     remember(&p, "lost");
     expect_prompt(&p, " abcdefghijklmnopqr");
+}
+
+/* Nothing is cut of what live passes are told: it fits or is refused. */
+static void passes_are_told_of_all_or_nothing(void **state)
+{
+    (void)state;
+    int32_t out[12];
+    struct err err;
+    assert_int_equal(prompt_tell(tokenizer, NULL, " ", out, 12, &err), 0);
+    assert_int_equal(prompt_tell(tokenizer, " Ann ", "abcdefg", out, 12, &err), 12);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(out[i], " Ann abcdefg"[i]);
+    assert_int_equal(prompt_tell(tokenizer, "Ann", "abcdefgh", out, 12, &err), -E2BIG);
+    assert_non_null(strstr(err.msg, "13 tokens of the model, but only 12 fit"));
+    assert_int_equal(prompt_tell(tokenizer, "abcdefghijklm", NULL, out, 12, &err), -E2BIG);
 }
 
 /* --- loops --- */
@@ -397,6 +413,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts_have_their_order),
         cmocka_unit_test(prompts_are_cut),
+        cmocka_unit_test(passes_are_told_of_all_or_nothing),
         cmocka_unit_test(loops_are_found),
         cmocka_unit_test(a_long_loop_is_cut_to_one),
         cmocka_unit_test(words_get_their_times),
