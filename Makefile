@@ -8,9 +8,11 @@
 #   make check         include rules, formatting, warnings as errors, static analysis
 #   make cuda-setup    what the CUDA engine needs, and what of it is here
 #   make gpu-check     tests and times on a real NVIDIA GPU, as one report
+#   make gpu-kit       programs for gpu-check on a machine that cannot build them
 #   make release       everything in build/release, with code for every GPU that can run it
 #   make cuda-check    what nvcc made of the CUDA kernels: warnings, local memory, registers, tensor cores
 #   make cuda-mutants  plant mistakes into the CUDA engine, one at a time, and see that the tests notice
+#   make cuda-race-mutants  the same for missing barriers, that ThreadSanitizer must name
 #   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
@@ -111,7 +113,11 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
 CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures whisper)
-TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS)),$(CUDA_TESTS)))
+# Some of them once more, with the kernels under ThreadSanitizer.
+CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention linear_rows \
+	self_attention cross_attention select advance))
+TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS) $(CUDA_RACES)),\
+	$(CUDA_TESTS) $(CUDA_RACES)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
 Q   := $(if $(V),,@)
@@ -122,7 +128,7 @@ all: programs
 programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) cuda-said ; @:
 cuda-said:
 	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc is missing'))
-tests: $(TESTS) ; @:
+tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
 ifdef PKGS_MISSING
 $(BUILD)/%.o: ; @echo "Libraries are missing. 'make deps' installs them." >&2; exit 1
@@ -219,6 +225,41 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(CXX) $(ALL_LDFLAGS) $(COVERAGE) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 endef
+# Kernels under ThreadSanitizer, and nothing else under it: tests/cuda/harness/races.h.
+RACES_CXXFLAGS = $(filter-out $(SANFLAGS) $(COVERAGE),$(HOST_CXXFLAGS)) -DHARNESS_RACES
+$(BUILD)/cuda-races/%.o: %.cu
+	$(call say,CXX,'$< (races)')
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(RACES_CXXFLAGS) -fsanitize=thread -include tests/cuda/harness/kernel.h -x c++ -c -o $@ $<
+$(BUILD)/cuda-races/%.o: %.cpp
+	$(call say,CXX,'$< (races)')
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(RACES_CXXFLAGS) -c -o $@ $<
+CUDA_RACES_OBJ := $(patsubst $(BUILD)/cuda-host/%,$(BUILD)/cuda-races/%,$(CUDA_TEST_OBJ))
+$(BUILD)/tests/races/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_RACES_OBJ)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+
+# A GPU that is none: the programs of gpu-check with the library for GPUs compiled for the harness.
+FAKE_GPU := $(BUILD)/fake-gpu
+$(FAKE_GPU)/$(notdir $(CUDA_PLUGIN)): $(CUDA_HOST_OBJ) $(LIB)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(ALL_LDFLAGS) -shared -o $@ $^ -Wl,--version-script=gpu/cuda/exports.map -ldl
+$(FAKE_GPU)/gpu-probe: $(BUILD)/cuda-host/tools/bench/gpu_probe.o $(CUDA_HOST_OBJ) $(LIB)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ -ldl
+$(FAKE_GPU)/%: $(BUILD)/%
+	@mkdir -p $(@D)
+	@cp $< $@
+$(FAKE_GPU)/tests/gpu/test_%: $(BUILD)/tests/cuda/test_%
+	@mkdir -p $(@D)
+	@cp $< $@
+fake-gpu: $(addprefix $(FAKE_GPU)/,$(notdir $(CUDA_PLUGIN)) gpu-probe gpu-times captiond-transcribe tests/gpu/test_layer_norm tests/gpu/test_harness)
+.PHONY: fake-gpu
+
 $(BUILD)/tests/cuda/test_harness: $(BUILD)/cuda-host/tests/cuda/test_harness.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
 $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_TEST_OBJ)
@@ -248,9 +289,18 @@ $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
 	$(gpu_test_link)
 $(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_GPU)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU)
+$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $< -ldl
 .PHONY: gpu-tests release
-gpu-tests: $(GPU_TESTS) $(BUILD)/gpu-times $(CUDA_PLUGIN) programs
+gpu-tests: $(GPU_TESTS) $(BUILD)/gpu-times $(BUILD)/gpu-probe $(CUDA_PLUGIN) programs
+# For a machine that has a GPU and nothing to build with: tools/bench/gpu_check/kit.
+gpu-kit:
+	@$(MAKE) --no-print-directory $(JOBS) CUDA_ARCHS='$(or $(KIT_ARCHS),$(CUDA_ARCHS))' gpu-tests
+	@tools/bench/gpu_check/kit $(BUILD) gpu-packs
+.PHONY: gpu-kit
 # Every GPU from Turing on.
 release:
 	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='75 80 86 89 90 100 120' programs
@@ -265,6 +315,13 @@ cuda-mutants: export MUTANT_OBJECTS = $(CUDA_TEST_OBJ)
 cuda-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-mutants: $(CUDA_TESTS)
 	@tests/cuda/mutants $(BUILD) '$(or $(ONLY),.)'
+.PHONY: cuda-race-mutants
+cuda-race-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP,$(RACES_CXXFLAGS)) -w -fsanitize=thread -include tests/cuda/harness/kernel.h
+cuda-race-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS) -fsanitize=thread
+cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
+cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+cuda-race-mutants: $(CUDA_RACES)
+	@tests/cuda/race-mutants $(BUILD)
 cuda-coverage:
 	@$(MAKE) --no-print-directory -s BUILD=build/coverage COVERAGE=--coverage CUDA_ARCHS=80 \
 		$(patsubst $(BUILD)/%,build/coverage/%,$(CUDA_TESTS))

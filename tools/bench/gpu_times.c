@@ -1,18 +1,48 @@
-/* usage: gpu-times ENGINE MODEL BATCH…
+/* usage: gpu-times ENGINE MODEL RECORDING [batch:N | streams:N]…
  *
- * Times of a model on an engine, a line of JSON for each batch: milliseconds to encode a window, microseconds a step of the
- * batch, milliseconds for windows of 90 tokens, and how many times faster than real time that is. The least of five. */
+ * Times of a model on an engine, a line of JSON for each. The recording's first 30 s are the window of everyone.
+ *
+ * batch:N is N windows at once: milliseconds to encode one, microseconds a step of all, milliseconds until all have 90
+ * tokens, and how many times faster than real time that is; the least of several. More windows than the engine has slots go
+ * one group after the other.
+ *
+ * streams:N is N live inputs that each want a pass a second: a window encoded, forty tokens given, a draft of ten
+ * verified and five new tokens. Whoever waits is taken at once, as one batch. What a batch took moves a clock that nobody waits
+ * for, so ten seconds of streams take as long as their passes: the median and the 99th percentile, in milliseconds, of the time
+ * from when a pass was due to its end. */
+#include <math.h>
+#include <sndfile.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "gpu/text_decoder.h"
 #include "gpu/whisper.h"
 
-enum { TOKENS = 90, WINDOW = 480000, BATCH_MAX = 64, REPEATS = 5 };
+enum {
+    TOKENS = 90,
+    WINDOW = 480000,
+    GROUP_MAX = PASS_ROWS_MAX,
+    STREAMS_MAX = 1024,
+    STREAM_SECONDS = 10,
+    GIVEN = 40,
+    DRAFT = 10,
+    NEW = 5
+};
 
-static int32_t produced[BATCH_MAX][TOKENS];
-static float logprobs[BATCH_MAX][TOKENS];
+struct bench {
+    struct whisper *whisper;
+    const float *pcm;
+    int n_slots;
+    int n_tokens; /* of a window: 90, or as many as a small model has room for */
+    int32_t prompt[8];
+    int n_prompt;
+    int32_t eot;
+    int32_t text[RUN_TOKENS_MAX]; /* prompt and what the model makes of the window */
+    int32_t produced[GROUP_MAX][RUN_TOKENS_MAX];
+    float logprobs[GROUP_MAX][RUN_TOKENS_MAX];
+};
 
 static double now_ms(void)
 {
@@ -21,87 +51,192 @@ static double now_ms(void)
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
-static int encode(struct whisper *w, const float *pcm, int n, struct err *err)
+static int encode(struct bench *b, int n, struct err *err)
 {
     for (int i = 0; i < n; i++)
-        whisper_encode(w, i,
-                       &(struct whisper_audio){.pcm = pcm, .n_samples = WINDOW, .scale = MEL_SCALE_OWN});
-    return whisper_wait(w, err);
+        whisper_encode(b->whisper, i,
+                       &(struct whisper_audio){.pcm = b->pcm, .n_samples = WINDOW, .scale = MEL_SCALE_OWN});
+    return whisper_wait(b->whisper, err);
 }
 
-static int decode(struct whisper *w, int n, int n_tokens, struct err *err)
+/* n_given tokens of the text, a draft of n_draft, up to n_new tokens in all behind what is given. */
+static int decode(struct bench *b, int n, int n_given, int n_draft, int n_new, struct err *err)
 {
-    static const int32_t prompt[] = {50257, 50362};
-    struct text_run runs[BATCH_MAX];
+    struct text_run runs[GROUP_MAX];
     for (int i = 0; i < n; i++)
         runs[i] = (struct text_run){.slot = i,
                                     .audio = i,
-                                    .n_prompt = 2,
-                                    .tokens = prompt,
-                                    .sample_begin = 2,
-                                    .max_tokens = n_tokens,
-                                    .rules = {.eot = 50256,
-                                              .timestamp_begin = whisper_dims(w)->n_vocab - 1501,
+                                    .n_prompt = n_given,
+                                    .n_draft = n_draft,
+                                    .tokens = b->text,
+                                    .sample_begin = b->n_prompt,
+                                    .max_tokens = n_new,
+                                    .rules = {.eot = b->eot,
+                                              .timestamp_begin = whisper_dims(b->whisper)->n_vocab - 1501,
                                               .no_timestamps = -1,
                                               .max_initial_timestamp = -1,
                                               .mask = 0,
                                               .first_mask = -1},
                                     .probe_token = -1,
-                                    .out_capacity = TOKENS,
-                                    .out_tokens = produced[i],
-                                    .out_logprobs = logprobs[i]};
-    int r = whisper_run(w, runs, n, err);
-    return r < 0 ? r : whisper_wait(w, err);
+                                    .out_capacity = RUN_TOKENS_MAX,
+                                    .out_tokens = b->produced[i],
+                                    .out_logprobs = b->logprobs[i]};
+    int r = whisper_run(b->whisper, runs, n, err);
+    return r < 0 ? r : whisper_wait(b->whisper, err);
 }
 
-/* The model never ends a text by itself: its end is suppressed. */
-static int measure(const char *engine, const char *model, int n, const float *pcm, struct err *err)
+/* English without timestamps. The model never ends a text by itself: its end is suppressed. */
+static int open_bench(struct bench *b, const char *engine, const char *model, int n, struct err *err)
 {
-    static const int32_t ends[] = {50256};
     const struct whisper_options options = {.engine = engine, .n_audio_slots = n, .n_text_slots = n};
-    struct whisper *w = NULL;
-    double encode_ms = 1e30, one_ms = 1e30, all_ms = 1e30;
-    int r = whisper_open(model, &options, &w, err);
+    int r = whisper_open(model, &options, &b->whisper, err);
+    if (r < 0)
+        return r;
+    const struct whisper_dims *d = whisper_dims(b->whisper);
+    bool english = d->n_vocab == 51864;
+    const int32_t one[] = {50257, 50362}, many[] = {50258, 50259, d->n_vocab == 51866 ? 50360 : 50359,
+                                                    d->n_vocab == 51866 ? 50364 : 50363};
+    b->n_slots = n;
+    b->n_prompt = english ? 2 : 4;
+    b->eot = english ? 50256 : 50257;
+    memcpy(b->prompt, english ? one : many, (size_t)b->n_prompt * sizeof(int32_t));
+    memcpy(b->text, b->prompt, sizeof(b->prompt));
+    b->n_tokens = d->n_text_ctx - b->n_prompt - 1 < TOKENS ? d->n_text_ctx - b->n_prompt - 1 : TOKENS;
+    r = whisper_set_mask(b->whisper, 0, &b->eot, 1, err);
+    r = r < 0 ? r : encode(b, 1, err);
+    r = r < 0 ? r : decode(b, 1, b->n_prompt, 0, b->n_tokens, err);
     if (r == 0)
-        r = whisper_set_mask(w, 0, ends, 1, err);
-    for (int i = 0; i < REPEATS && r == 0; i++) {
-        double t[4] = {now_ms()};
-        r = encode(w, pcm, n, err);
-        t[1] = now_ms();
-        r = r < 0 ? r : decode(w, n, 1, err);
-        t[2] = now_ms();
-        r = r < 0 ? r : decode(w, n, TOKENS, err);
-        t[3] = now_ms();
-        encode_ms = t[1] - t[0] < encode_ms ? t[1] - t[0] : encode_ms;
-        one_ms = t[2] - t[1] < one_ms ? t[2] - t[1] : one_ms;
-        all_ms = t[3] - t[2] < all_ms ? t[3] - t[2] : all_ms;
+        memcpy(b->text + b->n_prompt, b->produced[0], (size_t)b->n_tokens * sizeof(int32_t));
+    return r;
+}
+
+static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
+{
+    double encode_ms = 1e30, one_ms = 1e30, all_ms = 1e30;
+    int r = 0;
+    double begin = now_ms();
+    for (int i = 0; i < repeats && r == 0 && (i == 0 || now_ms() - begin < 4e3); i++) {
+        double spent[3] = {0.0, 0.0, 0.0};
+        for (int first = 0; first < n && r == 0; first += b->n_slots) {
+            int group = n - first < b->n_slots ? n - first : b->n_slots;
+            double t[4] = {now_ms()};
+            r = encode(b, group, err);
+            t[1] = now_ms();
+            r = r < 0 ? r : decode(b, group, b->n_prompt, 0, 1, err);
+            t[2] = now_ms();
+            r = r < 0 ? r : decode(b, group, b->n_prompt, 0, b->n_tokens, err);
+            t[3] = now_ms();
+            for (int k = 0; k < 3; k++)
+                spent[k] += t[k + 1] - t[k];
+        }
+        encode_ms = fmin(encode_ms, spent[0]);
+        one_ms = fmin(one_ms, spent[1]);
+        all_ms = fmin(all_ms, spent[2]);
     }
     if (r == 0)
-        printf("{\"engine\": \"%s\", \"batch\": %d, \"encode_ms\": %.3f, \"step_us\": %.1f, \"windows_ms\": "
-               "%.2f, "
-               "\"times_real_time\": %.0f}\n",
-               whisper_engine_name(w), n, encode_ms / n, 1e3 * (all_ms - one_ms) / (TOKENS - 1),
-               encode_ms + all_ms, 30e3 * n / (encode_ms + all_ms));
-    fflush(stdout);
-    whisper_close(w);
+        printf("{\"engine\": \"%s\", \"batch\": %d, \"slots\": %d, \"tokens\": %d, \"encode_ms\": %.4f, "
+               "\"step_us\": %.2f, "
+               "\"windows_ms\": %.3f, \"times_real_time\": %.1f}\n",
+               whisper_engine_name(b->whisper), n, b->n_slots, b->n_tokens, encode_ms / n,
+               1e3 * (all_ms - one_ms) / (b->n_tokens - 1), encode_ms + all_ms,
+               30e3 * n / (encode_ms + all_ms));
     return r;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int measure_streams(struct bench *b, int n, struct err *err)
+{
+    static double due[STREAMS_MAX], lag[STREAMS_MAX * STREAM_SECONDS];
+    int n_lags = 0, r = 0, first = 0;
+    int n_draft = b->n_tokens < GIVEN + DRAFT + NEW ? 1 : DRAFT;
+    int n_given = b->n_prompt + (b->n_tokens < GIVEN + DRAFT + NEW ? 1 : GIVEN);
+    double clock = 0.0, end = 1e3 * STREAM_SECONDS;
+    for (int i = 0; i < n; i++)
+        due[i] = 1e3 * i / n;
+    while (r == 0 && n_lags < n * STREAM_SECONDS && clock < 4.0 * end) {
+        int group = 0;
+        double oldest = 1e30;
+        /* In the order of the streams, which is the order in which they are due. */
+        while (group < b->n_slots && group < n && due[(first + group) % n] <= clock)
+            group++;
+        for (int i = 0; i < n; i++)
+            oldest = fmin(oldest, due[i]);
+        if (group == 0) {
+            clock = oldest;
+            continue;
+        }
+        double begin = now_ms();
+        r = encode(b, group, err);
+        r = r < 0 ? r : decode(b, group, n_given, n_draft, n_draft + NEW, err);
+        clock += now_ms() - begin;
+        for (int i = 0; i < group; i++) {
+            int s = (first + i) % n;
+            if (n_lags < STREAMS_MAX * STREAM_SECONDS)
+                lag[n_lags++] = clock - due[s];
+            due[s] += 1e3;
+        }
+        first = (first + group) % n;
+    }
+    if (r < 0)
+        return r;
+    qsort(lag, (size_t)n_lags, sizeof(lag[0]), by_size);
+    printf(
+        "{\"engine\": \"%s\", \"streams\": %d, \"passes\": %d, \"lag_ms_p50\": %.2f, \"lag_ms_p99\": %.2f}\n",
+        whisper_engine_name(b->whisper), n, n_lags, lag[n_lags / 2], lag[(n_lags * 99 + 99) / 100 - 1]);
+    return 0;
+}
+
+static int measure(const char *engine, const char *model, const float *pcm, const char *what, struct err *err)
+{
+    static struct bench b;
+    const char *colon = strchr(what, ':');
+    int n = colon ? (int)strtol(colon + 1, NULL, 10) : 0;
+    bool streams = !strncmp(what, "streams:", 8);
+    if (n < 1 || n > STREAMS_MAX || (!streams && strncmp(what, "batch:", 6) != 0))
+        return err_set(err, -1, "%s is neither batch:N nor streams:N, N up to %d", what, STREAMS_MAX);
+    memset(&b, 0, sizeof(b));
+    b.pcm = pcm;
+    int r = open_bench(&b, engine, model, n < GROUP_MAX ? n : GROUP_MAX, err);
+    if (r == 0)
+        r = streams ? measure_streams(&b, n, err) : measure_batch(&b, n, n <= 16 ? 7 : 3, err);
+    fflush(stdout);
+    whisper_close(b.whisper);
+    return r;
+}
+
+static int read_window(const char *path, float *pcm)
+{
+    SF_INFO info = {0};
+    SNDFILE *f = sf_open(path, SFM_READ, &info);
+    if (!f)
+        return fprintf(stderr, "%s: %s\n", path, sf_strerror(NULL)), -1;
+    bool fits = info.samplerate == 16000 && info.channels == 1;
+    if (fits)
+        sf_readf_float(f, pcm, WINDOW);
+    else
+        fprintf(stderr, "%s: not 16 kHz mono\n", path);
+    sf_close(f);
+    return fits ? 0 : -1;
 }
 
 int main(int argc, char **argv)
 {
     static float pcm[WINDOW];
     struct err err = {0};
-    if (argc < 4) {
-        fprintf(stderr, "usage: gpu-times ENGINE MODEL BATCH…\n");
+    if (argc < 5) {
+        fprintf(stderr, "usage: gpu-times ENGINE MODEL RECORDING [batch:N | streams:N]…\n");
         return 2;
     }
-    for (int i = 0; i < WINDOW; i++)
-        pcm[i] = 0.1f * (float)(i % 997) / 997.0f;
-    for (int i = 3; i < argc; i++) {
-        int n = (int)strtol(argv[i], NULL, 10);
-        bool fits = n >= 1 && n <= BATCH_MAX;
-        if (!fits || measure(argv[1], argv[2], n, pcm, &err) < 0) {
-            fprintf(stderr, "%s\n", fits ? err.msg : "a batch is 1 to 64");
+    if (read_window(argv[3], pcm) < 0)
+        return 1;
+    for (int i = 4; i < argc; i++) {
+        if (measure(argv[1], argv[2], pcm, argv[i], &err) < 0) {
+            fprintf(stderr, "%s: %s\n", argv[i], err.msg);
             return 1;
         }
     }

@@ -1,5 +1,6 @@
 /* Blocks of CUDA threads as fibers: the scheduler, barriers, warp operations, shared memory, tensor-core fragments. */
 #include "tests/cuda/harness/harness.h"
+#include "tests/cuda/harness/races.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -97,6 +98,7 @@ struct fiber {
 
 struct warp {
     unsigned arrived;
+    char *order;
     void *args[WARP];
 };
 
@@ -113,6 +115,7 @@ struct block {
     std::vector<struct warp> warps;
     std::vector<struct shared_array> arrays;
     unsigned n_alive, n_at_barrier;
+    char *barrier_order;
     size_t shared_bytes;
 };
 
@@ -125,6 +128,10 @@ static struct fiber *now;
 static size_t shared_limit;
 static void (*block_body)(void *);
 static void *block_arg;
+/* What threads release and acquire (races.h). Each meeting has another, or a thread that is resumed late would acquire what
+ * the others did behind it. */
+static char launch_order, end_order, orders[1 << 12];
+static size_t n_orders;
 #if ASAN
 static void *scheduler_asan;
 static const void *scheduler_stack;
@@ -133,6 +140,11 @@ static size_t scheduler_stack_bytes;
 
 struct harness_thread *harness_thread;
 struct harness_block *harness_block;
+
+static char *next_order(void)
+{
+    return &orders[n_orders++ % sizeof(orders)];
+}
 
 [[noreturn]] void harness_die(const char *what)
 {
@@ -151,6 +163,7 @@ static void to_scheduler(bool last)
 #if ASAN
     __sanitizer_start_switch_fiber(last ? nullptr : &f->asan, scheduler_stack, scheduler_stack_bytes);
 #endif
+    races_switch_back();
     context_switch(&f->context, &scheduler);
 #if ASAN
     __sanitizer_finish_switch_fiber(f->asan, nullptr, nullptr);
@@ -163,7 +176,9 @@ static void fiber_entry(void)
 #if ASAN
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
+    races_acquire(&launch_order);
     block_body(block_arg);
+    races_release(&end_order);
     if (!now->copies.empty())
         harness_die("a thread ends with asynchronous copies that it has not waited for");
     now->state = ENDED;
@@ -179,6 +194,7 @@ static void resume(struct fiber *f)
 #if ASAN
     __sanitizer_start_switch_fiber(&scheduler_asan, f->stack, STACK_BYTES);
 #endif
+    races_switch((void **)f->stack); /* the far end, which nobody reaches */
     context_switch(&scheduler, &f->context);
 #if ASAN
     __sanitizer_finish_switch_fiber(scheduler_asan, nullptr, nullptr);
@@ -198,14 +214,18 @@ static void release_barrier(void)
         f.state = READY;
     }
     block->n_at_barrier = 0;
+    block->barrier_order = next_order();
 }
 
 void harness_barrier(const void *site)
 {
+    char *order = block->barrier_order;
     now->site = site;
     now->state = AT_BARRIER;
     block->n_at_barrier++;
+    races_release(order);
     to_scheduler(false);
+    races_acquire(order);
 }
 
 /* The other blocks have their turn before the value is looked at. */
@@ -215,6 +235,7 @@ unsigned load_shared_counter(const unsigned *p)
         harness_die("a thread waits for other blocks, which a launch like this one does not have running");
     now->state = SPINNING;
     to_scheduler(false);
+    races_acquire((void *)(uintptr_t)p);
     return *p;
 }
 
@@ -223,6 +244,7 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
     struct fiber *f = now;
     struct warp *w = &block->warps[f->warp];
     std::vector<struct fiber> &fibers = block->fibers;
+    char *order = arg ? nullptr : w->order; /* nothing but __syncwarp orders accesses */
     unsigned first = f->warp * WARP, lane = f->thread.lane, n_threads = (unsigned)fibers.size();
     unsigned exist = n_threads - first >= WARP ? ~0u : (1u << (n_threads - first)) - 1;
     if (!(mask >> lane & 1))
@@ -233,11 +255,18 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
     f->mask = mask;
     w->args[lane] = arg;
     w->arrived |= 1u << lane;
+    if (order)
+        races_release(order);
     if ((w->arrived & mask) != mask) {
         f->state = IN_WARP;
         to_scheduler(false);
+        if (order)
+            races_acquire(order);
         return;
     }
+    if (order)
+        races_acquire(order);
+    w->order = next_order();
     for (unsigned i = 0; i < WARP; i++) {
         if ((mask >> i & 1) && (fibers[first + i].fn != fn || fibers[first + i].mask != mask))
             harness_die("lanes of a warp meet in different operations");
@@ -254,6 +283,7 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 
 static void *new_array(const void *key, size_t bytes)
 {
+    struct races_quiet quiet;
     size_t margin = ASAN ? 0 : CANARY;
     struct shared_array a = {key, nullptr, bytes};
     block->shared_bytes += (bytes + 15) / 16 * 16;
@@ -278,6 +308,7 @@ void *harness_shared(const void *key, size_t bytes)
 
 static void drop_arrays(void)
 {
+    struct races_quiet quiet;
     for (const struct shared_array &a : block->arrays) {
         for (size_t i = 0; i < CANARY && !ASAN; i++) {
             if ((unsigned char)a.memory[i] != 0xfb || (unsigned char)a.memory[CANARY + a.bytes + i] != 0xfb)
@@ -316,6 +347,7 @@ static char *take_stack(void)
 
 static void start_block(struct block *b, unsigned index, dim3 threads, dim3 blocks, size_t dynamic)
 {
+    struct races_quiet quiet;
     static const char dynamic_key = 0;
     unsigned n_threads = threads.x * threads.y * threads.z;
     b->index = {{index % blocks.x, index / blocks.x % blocks.y, index / (blocks.x * blocks.y)},
@@ -327,6 +359,9 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
     b->shared_bytes = 0;
     b->fibers.assign(n_threads, {});
     b->warps.assign((n_threads + WARP - 1) / WARP, {});
+    b->barrier_order = next_order();
+    for (struct warp &w : b->warps)
+        w.order = next_order();
     for (unsigned i = 0; i < n_threads; i++) {
         struct fiber *f = &b->fibers[i];
         f->thread.index = {i % threads.x, i / threads.x % threads.y, i / (threads.x * threads.y)};
@@ -442,6 +477,7 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
     block_body = body;
     block_arg = arg;
     shared_limit = harness_shared_limit(kernel);
+    races_release(&launch_order);
     cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
@@ -454,11 +490,12 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
         run_alone(b);
         finish_block(b);
     }
-    if (!together)
-        return;
-    run_together();
-    for (struct block &b : running)
-        finish_block(&b);
+    if (together) {
+        run_together();
+        for (struct block &b : running)
+            finish_block(&b);
+    }
+    races_acquire(&end_order);
 }
 
 /* --- fragments, after the PTX ISA: group = lane / 4, place = lane % 4 --------------------------------------------- */
@@ -537,6 +574,7 @@ static void ldmatrix(unsigned *r, const void *row, bool transposed)
     struct ldmatrix_args l = {r, row, transposed};
     if ((uintptr_t)row % 16)
         harness_die("ldmatrix of a row that is not aligned to 16 bytes");
+    races_read(row, 16);
     harness_meet(~0u, &l, ldmatrix_all);
 }
 
@@ -550,6 +588,13 @@ void ldmatrix_4_transposed(unsigned *r, const void *row)
     ldmatrix(r, row, true);
 }
 
+/* At any time from the copy's begin to its wait: as an access it happens at both. */
+static void report(const struct async_copy *c)
+{
+    races_read(c->from, (size_t)c->bytes);
+    races_write(c->to, 16);
+}
+
 static void land(const struct async_copy *c)
 {
     memcpy(c->to, c->from, (size_t)c->bytes);
@@ -561,6 +606,8 @@ void cp_async_16(void *shared, const void *global, int bytes)
     if ((uintptr_t)shared % 16 || (bytes > 0 && (uintptr_t)global % 16) || bytes < 0 || bytes > 16)
         harness_die("an asynchronous copy that is not aligned to 16 bytes, or too long");
     struct async_copy c = {shared, global, bytes, now->n_groups};
+    report(&c);
+    struct races_quiet quiet;
     now->copies.push_back(c);
     if (harness_is_random() && harness_random(2))
         land(&c); /* and once more at the wait */
@@ -573,6 +620,11 @@ void cp_async_commit(void)
 
 void harness_cp_wait(int groups_left)
 {
+    for (const struct async_copy &c : now->copies) {
+        if (c.group < now->n_groups - groups_left)
+            report(&c);
+    }
+    struct races_quiet quiet;
     std::vector<struct async_copy> left;
     for (const struct async_copy &c : now->copies) {
         if (c.group >= now->n_groups - groups_left) {

@@ -101,7 +101,8 @@ template <class T> struct harness_shuffle {
 };
 
 /* A lane that is not in the mask has nothing to give: what is read from it is all ones, a NaN. */
-template <class T> static void harness_shuffle_all(void **args, unsigned mask)
+template <class T>
+__attribute__((no_sanitize_thread)) static void harness_shuffle_all(void **args, unsigned mask)
 {
     for (int i = 0; i < 32; i++) {
         if (!(mask >> i & 1))
@@ -143,22 +144,19 @@ template <class T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned b
 
 static inline int atomicAdd(int *p, int v)
 {
-    int before = *p;
-    *p += v;
-    return before;
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
 static inline unsigned atomicAdd(unsigned *p, unsigned v)
 {
-    unsigned before = *p;
-    *p += v;
-    return before;
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
 static inline int atomicMax(int *p, int v)
 {
-    int before = *p;
-    *p = v > before ? v : before;
+    int before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    if (v > before)
+        __atomic_store_n(p, v, __ATOMIC_RELAXED);
     return before;
 }
 

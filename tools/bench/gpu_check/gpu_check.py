@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""What a GPU says about the CUDA engine: tests, transcripts, times, as Markdown and JSON. Called by tools/gpu-check.
+
+usage: gpu_check.py BUILD [--packs FOLDER] [--out FOLDER] [--seconds N] [--toy]
+
+BUILD has gpu-probe, gpu-times, captiond-transcribe and tests/gpu/. The report is written anew after each step, so that what was
+found stays where the time ends early; what there was no time for is named in it. --toy: the fake GPU of the tests, which is
+slow: small batches, and texts of a model without sense. Exit status 0; 1: something is wrong; 77: there is no GPU.
+"""
+import argparse
+import difflib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+import cuda_time
+import packs
+
+FLOOR_FLOPS, FLOOR_BYTES = 798e12, 3.0e12  # what others measured on an H100 (docs/cuda-time.md)
+SANITIZED = ["layer_norm", "linear", "linear_rows", "self_attention", "attention", "beam"]
+SHAPES = {"tiny.en": cuda_time.TINY, "base": cuda_time.BASE}
+LEAST_SECONDS = 5  # what is not begun any more with less time left
+LAG_MS = 1000  # a stream's next pass is due
+
+
+class Check:
+    def __init__(self, a):
+        self.a, self.begin = a, time.monotonic()
+        self.result = {"gpu": {}, "tests": [], "transcripts": [], "times": [], "streams": [], "peers": [], "sanitizer": [],
+                       "left_out": [], "failures": []}
+
+    def left(self):
+        return self.a.seconds - (time.monotonic() - self.begin)
+
+    def run(self, what, command, limit, env=None):
+        """Output of a command, or None: it failed, or there was no time for it; both are noted."""
+        if self.left() < LEAST_SECONDS:
+            self.result["left_out"].append(what)
+            return None
+        try:
+            done = subprocess.run([str(c) for c in command], capture_output=True, text=True, errors="replace",
+                                  timeout=min(limit, self.left()), env={**os.environ, **(env or {})})
+        except subprocess.TimeoutExpired as e:
+            said = (e.stdout or b"").decode(errors="replace")
+            self.fail(f"{what}: not done within {e.timeout:.0f} s", said)
+            return None
+        except OSError as e:
+            self.fail(f"{what}: {e}", "")
+            return None
+        if done.returncode:
+            self.fail(f"{what}: status {done.returncode}", done.stdout + done.stderr)
+            return None
+        return done.stdout
+
+    def fail(self, what, said):
+        self.result["failures"].append({"what": what, "output": said[-4000:]})
+        print(f"FAILED {what}\n{said[-4000:]}", file=sys.stderr)
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def probe(self):
+        done = subprocess.run([str(self.a.build / "gpu-probe"), *(["toy"] if self.a.toy else [])], capture_output=True, text=True,
+                              timeout=120)
+        if done.returncode:
+            print(f"gpu-check: no GPU that can be used: {done.stderr.strip()}", file=sys.stderr)
+            sys.exit(77)
+        self.result["gpu"] = json.loads(done.stdout)
+
+    def tests(self):
+        """The wrappers' first: everything else stands on them."""
+        programs = [p for p in sorted((self.a.build / "tests/gpu").glob("test_*")) if not p.suffix]
+        if not programs:
+            self.fail("tests: there are none", "")
+        for program in sorted(programs, key=lambda p: p.name != "test_harness"):
+            begin = time.monotonic()
+            failures = len(self.result["failures"])
+            self.run(program.name, [program], 60)
+            verdict = "passed" if len(self.result["failures"]) == failures else "FAILED"
+            if program.name not in self.result["left_out"]:
+                self.result["tests"].append({"name": program.name, "verdict": verdict, "seconds": round(time.monotonic() - begin, 1)})
+
+    def packs(self):
+        for folder in sorted(self.a.packs.glob("*/reference.json")):
+            reference = json.loads(folder.read_text())
+            yield folder.parent.name, folder.parent / reference["model"], folder.parent, reference["recordings"]
+
+    def transcripts(self):
+        for name, model, folder, recordings in self.packs():
+            for r in recordings:
+                text = self.run(f"transcript of {r['file']} by {name}",
+                                [self.a.build / "captiond-transcribe", "--engine", "cuda", *packs.OPTIONS, "--model", model, folder / r["file"]], 60)
+                if text is None:
+                    continue
+                ours, host = text.split(), r["text"].split()
+                differences = [f"{' '.join(host[i:j])} → {' '.join(ours[k:m])}" for what, i, j, k, m in
+                               difflib.SequenceMatcher(None, host, ours, autojunk=False).get_opcodes() if what != "equal"]
+                self.result["transcripts"].append({"model": name, "file": r["file"], "words": len(host), "differences": differences})
+                if len(differences) > len(host) * 0.1 + 1 and not self.a.toy:
+                    self.fail(f"{name}, {r['file']}: far from the host engine's text", text)
+
+    def gpu_times(self, name, model, window, what):
+        output = self.run(f"{name}, {what}", [self.a.build / "gpu-times", "cuda", model, window, what], 90)
+        return None if output is None else {"model": name, **json.loads(output)}
+
+    def times(self):
+        for name, model, folder, recordings in self.packs():
+            window = folder / recordings[0]["file"]
+            for batch in [1, 2] if self.a.toy else [1, 2, 4, 8, 16, 32, 64, 128, 256]:
+                row = self.gpu_times(name, model, window, f"batch:{batch}")
+                if row is None:
+                    break
+                self.result["times"].append({**row, **self.shares(name, batch, row)})
+
+    def shares(self, name, batch, row):
+        if name not in SHAPES or not row["step_us"] > 0:
+            return {}
+        slots = min(batch, row["slots"])
+        flops = cuda_time.encoder_flops(SHAPES[name]) / (1e-3 * row["encode_ms"])
+        weights, logits, cross = cuda_time.token_bytes(SHAPES[name])
+        steps = -(-batch // slots)
+        rate = (steps * (weights + logits) + batch * cross) / (1e-6 * row["step_us"])
+        gpu = self.result["gpu"]
+        out = {"encode_flop_s": flops, "encode_share": flops / FLOOR_FLOPS, "step_bytes_s": rate, "step_share": rate / FLOOR_BYTES}
+        if gpu.get("product_flop_s"):
+            out["encode_share_here"] = flops / gpu["product_flop_s"]
+        if gpu.get("copy_bytes_s"):
+            out["step_share_here"] = rate / gpu["copy_bytes_s"]
+        return out
+
+    def streams(self):
+        """The most live inputs whose 99th percentile of lag is below a second: doubled until it is not, then between."""
+        for name, model, folder, recordings in self.packs():
+            window = folder / recordings[0]["file"]
+            good, bad, n, rows = 0, None, 1 if self.a.toy else 32, []
+            while n and len(rows) < (2 if self.a.toy else 9):
+                row = self.gpu_times(name, model, window, f"streams:{n}")
+                if row is None:
+                    break
+                rows.append(row)
+                if row["lag_ms_p99"] <= LAG_MS:
+                    good, n = n, min(2 * n, 1024) if bad is None else (n + bad) // 2
+                else:
+                    bad, n = n, (good + n) // 2
+                if n == good or bad is not None and bad - good <= max(1, good // 16):
+                    break
+            if rows:
+                self.result["streams"].append({"model": name, "most": good, "limit_ms": LAG_MS, "measured": rows})
+
+    def peers(self):
+        for name, model, folder, recordings in self.packs():
+            output = self.run(f"peers with {name}", [sys.executable, HERE / "peers.py", model, folder / recordings[0]["file"],
+                                                     "cpu" if self.a.toy else "cuda"], 60)
+            for line in (output or "").splitlines():
+                if line.startswith("{"):
+                    self.result["peers"].append({"model": name, **json.loads(line)})
+
+    def sanitizer(self):
+        program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+        if not pathlib.Path(program).exists():
+            self.result["left_out"].append("compute-sanitizer, which is not here")
+            return
+        for name in SANITIZED:
+            for tool in ("memcheck", "racecheck"):
+                test = self.a.build / f"tests/gpu/test_{name}"
+                if not test.exists():
+                    continue
+                failures = len(self.result["failures"])
+                what = f"{tool}, test_{name}"
+                output = self.run(what, [program, "--tool", tool, "--error-exitcode", "1", test], 45)
+                if output is not None or len(self.result["failures"]) > failures:
+                    late = output is None and "not done" in self.result["failures"][-1]["what"]
+                    if late:  # says nothing against the kernel
+                        self.result["failures"].pop()
+                    self.result["sanitizer"].append({"tool": tool, "test": name, "verdict": "too slow" if late else
+                                                     "clean" if output is not None else "FINDINGS"})
+
+    # --- the report -------------------------------------------------------------------------------------------------
+
+    def write(self):
+        self.result["seconds"] = round(time.monotonic() - self.begin, 1)
+        self.a.out.mkdir(parents=True, exist_ok=True)
+        (self.a.out / "gpu-check.json").write_text(json.dumps(self.result, indent=1) + "\n")
+        (self.a.out / "gpu-check.md").write_text(markdown(self.result))
+
+    def all(self):
+        self.probe()
+        for step in (self.tests, self.transcripts, self.times, self.streams, self.peers, self.sanitizer):
+            try:
+                step()
+            except Exception as e:  # a fault of this script must not cost the other steps
+                self.fail(f"{step.__name__}: {type(e).__name__}: {e}", "")
+            self.write()
+        return 1 if self.result["failures"] else 0
+
+
+def table(head, rows):
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines) + "\n\n"
+
+
+def percent(row, key):
+    return f"{100 * row[key]:.0f} %" if key in row else ""
+
+
+def markdown(r):
+    gpu = r["gpu"]
+    def rate(key, unit, scale):
+        return f"{gpu[key] / scale:.3g} {unit}" if gpu.get(key) else "not measured"
+    out = f"# CUDA engine on {gpu.get('name', 'a GPU')}\n\n"
+    out += (f"Compute capability {gpu.get('capability', 0) / 10:.1f}, {gpu.get('multiprocessors')} multiprocessors, CUDA "
+            f"{gpu.get('runtime_cuda', 0) // 1000} on a driver of {gpu.get('driver_cuda', 0) // 1000}.{gpu.get('driver_cuda', 0) % 1000 // 10}. "
+            f"Measured here: a copy {rate('copy_bytes_s', 'TB/s', 1e12)}, libcublas {rate('product_flop_s', 'TFLOP/s', 1e12)}. "
+            f"All of this took {r['seconds']:.0f} s.\n\n")
+    if r["failures"]:
+        out += "## Failures\n\n" + "".join(f"- {f['what']}\n" for f in r["failures"]) + "\n"
+    if r["left_out"]:
+        out += "## Left out\n\n" + "".join(f"- {w}\n" for w in r["left_out"]) + "\n"
+    out += "## Tests\n\n" + table(["test", "", "s"], [[t["name"], t["verdict"], t["seconds"]] for t in r["tests"]])
+    out += table(["compute-sanitizer", "test", ""], [[s["tool"], s["test"], s["verdict"]] for s in r["sanitizer"]])
+    if r["transcripts"]:
+        out += "## Text beside the host engine's, in single precision\n\n"
+        out += table(["model", "recording", "words", "differences", "host → GPU"],
+                     [[t["model"], t["file"], t["words"], len(t["differences"]), "; ".join(t["differences"][:5]).replace("|", "/")]
+                      for t in r["transcripts"]])
+    if r["times"]:
+        out += "## Times\n\nWindows of 30 s, 90 tokens each unless the model is smaller. Shares are of 798 TFLOP/s and 3.0 TB/s, in brackets of what was measured here.\n\n"
+        out += table(["model", "batch", "encode, ms a window", "µs a step", "µs a token", "all, ms", "ms a window", "times real time",
+                      "FLOP, encoder", "bytes, step"],
+                     [[t["model"], t["batch"], f"{t['encode_ms']:.3f}", f"{t['step_us']:.0f}", f"{t['step_us'] / t['batch']:.1f}",
+                       f"{t['windows_ms']:.1f}", f"{t['windows_ms'] / t['batch']:.2f}", f"{t['times_real_time']:.0f}",
+                       f"{percent(t, 'encode_share')} ({percent(t, 'encode_share_here')})",
+                       f"{percent(t, 'step_share')} ({percent(t, 'step_share_here')})"] for t in r["times"]])
+    if r["streams"]:
+        out += f"## Live streams\n\nA pass a second each; the most whose 99th percentile of lag is at most {LAG_MS} ms.\n\n"
+        out += table(["model", "most", "measured: streams, lag p50 / p99, ms"],
+                     [[s["model"], s["most"], ", ".join(f"{m['streams']}: {m['lag_ms_p50']:.0f} / {m['lag_ms_p99']:.0f}"
+                                                        for m in s["measured"])] for s in r["streams"]])
+    out += "## The same window through others\n\n"
+    out += table(["model", "program", "ms", "words"], [[p["model"], p["program"], f"{p['ms']:.1f}", p["words"]] for p in r["peers"]]) or \
+        "Neither faster-whisper nor openai-whisper is installed, or can read the packs.\n"
+    return out
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("build", type=pathlib.Path)
+    arguments.add_argument("--packs", type=pathlib.Path, default=pathlib.Path("gpu-packs"))
+    arguments.add_argument("--out", type=pathlib.Path)
+    arguments.add_argument("--seconds", type=float, default=450)
+    arguments.add_argument("--toy", action="store_true")
+    a = arguments.parse_args()
+    a.build = a.build.resolve()
+    a.out = a.out or a.build
+    check = Check(a)
+    status = check.all()
+    print((a.out / "gpu-check.md").read_text())
+    print(f"{a.out}/gpu-check.md and gpu-check.json: {len(check.result['failures'])} failures")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
