@@ -301,14 +301,15 @@ gpu-kit:
 	@$(MAKE) --no-print-directory $(JOBS) CUDA_ARCHS='$(or $(KIT_ARCHS),$(CUDA_ARCHS))' gpu-tests
 	@tools/bench/gpu_check/kit $(BUILD) gpu-packs
 .PHONY: gpu-kit
-# Every GPU from Turing on.
+# Every GPU from Turing on that CUDA 13 knows, and PTX of the last for those to come.
+RELEASE_ARCHS ?= 75 80 86 87 88 89 90 100 103 110 120 121
 release:
-	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='75 80 86 89 90 100 120' programs
+	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' programs
 
 .PHONY: cuda-coverage cuda-mutants cuda-check
 cuda-check:
-	@$(MAKE) --no-print-directory -s BUILD=build/check WERROR=1 build/check/$(notdir $(CUDA_PLUGIN))
-	@tests/cuda/compiled build/check/$(notdir $(CUDA_PLUGIN))
+	@$(MAKE) --no-print-directory -s BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' WERROR=1 build/release/$(notdir $(CUDA_PLUGIN))
+	@tests/cuda/compiled build/release/$(notdir $(CUDA_PLUGIN))
 cuda-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP -g,$(HOST_CXXFLAGS)) -w -O1 -include tests/cuda/harness/kernel.h
 cuda-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS)
 cuda-mutants: export MUTANT_OBJECTS = $(CUDA_TEST_OBJ)

@@ -1,5 +1,5 @@
-/* make gpu-check without a GPU: the line it says, and the whole of it on a GPU that is none (build/fake-gpu: the same programs,
- * with the library for GPUs compiled for tests/cuda/harness), so that its own faults show here and not first on a GPU.
+/* Without a GPU: what make gpu-check and the daemon say, and the whole of gpu-check on a GPU that is none (build/fake-gpu: the
+ * same programs, with the library for GPUs compiled for tests/cuda/harness), so that its faults show here first.
  * tests/run: 240 s */
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -41,6 +41,23 @@ static void test_no_gpu(void **state)
         test_skip("there is a GPU here");
     assert_int_equal(run("tools/gpu-check 2>&1", said, sizeof(said)), 77);
     assert_non_null(strstr(said, "there is no NVIDIA GPU here"));
+    assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
+}
+
+/* The daemon where it is told to take a GPU: one line, and it does not start. */
+static void test_daemon(void **state)
+{
+    char command[1024], said[4096];
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
+        test_skip("there is a GPU here");
+    snprintf(command, sizeof(command),
+             "%s/captiond --config /dev/null --engine cuda --model %s/packs/toy/model.bin --socket none "
+             "--input file:tests/fixtures/harbour.flac 2>&1",
+             build, folder);
+    assert_int_equal(run(command, said, sizeof(said)), 1);
+    if (!strstr(said, "engine cuda: there is no "))
+        fail_msg("%s", said);
     assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
 }
 
@@ -92,7 +109,6 @@ static void test_fake_gpu(void **state)
     snprintf(command, sizeof(command), "%s/fake-gpu/gpu-probe", build);
     if (access(command, X_OK) < 0)
         test_skip("the CUDA Toolkit's headers are missing");
-    make_pack();
     snprintf(command, sizeof(command),
              "PATH=%s:$PATH python3 tools/bench/gpu_check/gpu_check.py %s/fake-gpu --packs %s/packs --out "
              "%s/out --toy --seconds 200 2>&1",
@@ -124,6 +140,7 @@ static void test_fake_gpu(void **state)
 static int setup(void **state)
 {
     folder = tiny_folder();
+    make_pack();
     return 0;
 }
 
@@ -137,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_gpu),
+        cmocka_unit_test(test_daemon),
         cmocka_unit_test(test_fake_gpu),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
