@@ -1,4 +1,4 @@
-"""usage: recall.py BUILD [--models NAME…] [--modes offline live] [--voices NAME…]
+"""usage: recall.py BUILD [--models NAME…] [--modes offline live] [--voices NAME…] [--texts NAME…]
 
 How many names and terms come out right without hotwords, with them, and how often one is written that nobody said.
 
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--models", nargs="+", default=["tiny.en", "base"])
     parser.add_argument("--modes", nargs="+", choices=["offline", "live"], default=["offline", "live"])
     parser.add_argument("--voices", nargs="+", default=["slt", "rms"])
+    parser.add_argument("--texts", nargs="+", help="only these of texts/")
     options = parser.parse_args()
     texts = {p.stem: p.read_text(encoding="utf-8").splitlines() for p in sorted(TEXTS.glob("*.txt"))}
     terms = {name: (TEXTS / f"{name}.terms").read_text(encoding="utf-8").splitlines() for name in texts}
@@ -102,7 +103,7 @@ def main():
             raise SystemExit(f"{name}.txt does not say {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
         recordings = []
-        for name, lines in texts.items():
+        for name, lines in ((n, t) for n, t in texts.items() if n in (options.texts or texts)):
             for voice in options.voices:
                 path = pathlib.Path(folder) / f"{name}-{voice}.wav"
                 speak(lines, voice, path)
