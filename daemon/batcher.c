@@ -60,6 +60,7 @@ struct client {
     struct err failed_err;
     /* The batcher's own. */
     enum stage stage;
+    bool encoded;    /* there was an encoding at all */
     bool submitted;  /* its encoding has not been waited for */
     bool audio_lost; /* what it encoded went with an engine */
 };
@@ -242,7 +243,7 @@ static int set_masks(struct batcher *b, struct err *err)
 static void begin_anew(struct client *c)
 {
     c->submitted = false;
-    c->audio_lost = c->encoding.pcm != NULL;
+    c->audio_lost = c->encoded;
     if (c->stage == STAGE_NONE || (c->stage == STAGE_ASK && c->asked == ASKED_MASK))
         return;
     c->stage = c->encodes || c->audio_lost ? STAGE_ENCODE : STAGE_ASK;
@@ -292,7 +293,7 @@ static void encode(struct batcher *b, struct client *c)
     const struct encoding *e = &c->encoding;
     struct err err;
     b->model->ops->encode(b->model, c->index, e->pcm, e->n_samples, e->n_before, e->scale);
-    c->submitted = true;
+    c->encoded = c->submitted = true;
     c->audio_lost = false;
     if (c->asked != ASKED_NOTHING) {
         enter(c, STAGE_ASK);
