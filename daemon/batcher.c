@@ -350,19 +350,21 @@ static void begin_runs(struct batcher *b)
 {
     struct text_run *runs[CLIENTS_MAX];
     struct err err;
-    int n = 0;
+    int n = 0, n_waiting = 0;
     for (int i = 0; i < b->options.n_clients; i++) {
-        if (waits_to_run(&b->clients[i]))
-            n = add_runs(&b->clients[i], runs, n);
+        if (!waits_to_run(&b->clients[i]))
+            continue;
+        n = add_runs(&b->clients[i], runs, n);
+        n_waiting++;
     }
-    if (n == 0)
+    if (n_waiting == 0)
         return;
-    bool together = join(b, runs, n, &err) >= 0;
+    int all = join(b, runs, n, &err);
     for (int i = 0; i < b->options.n_clients; i++) {
         struct client *c = &b->clients[i];
         if (!waits_to_run(c))
             continue;
-        int r = together ? 0 : join(b, runs, add_runs(c, runs, 0), &err);
+        int r = all < 0 && n_waiting > 1 ? join(b, runs, add_runs(c, runs, 0), &err) : all;
         if (r < 0)
             answer(c, r, &err);
         else
@@ -518,6 +520,11 @@ uint64_t batcher_progress(const struct batcher *b)
 {
     int64_t since = atomic_load(&b->loading_since_ns), loading = since ? clock_now_ns() - since : 0;
     return atomic_load(&b->progress) + (loading < LOAD_MAX_NS ? (uint64_t)loading : 0);
+}
+
+bool batcher_loads(const struct batcher *b)
+{
+    return atomic_load(&b->loading_since_ns) != 0;
 }
 
 void batcher_stop(struct batcher *b, int64_t deadline_ns)

@@ -41,6 +41,9 @@ struct text_model *batcher_client(struct batcher *, int i);
 /* Any thread: grows while the thread makes progress; idling and loading another engine are progress. */
 uint64_t batcher_progress(const struct batcher *);
 
+/* Any thread: whether another engine is being loaded. */
+bool batcher_loads(const struct batcher *);
+
 /* Any thread: what is not answered by then (CLOCK_MONOTONIC, ns) is refused with -ECANCELED, and all that is asked later. */
 void batcher_stop(struct batcher *, int64_t deadline_ns);
 

@@ -1,19 +1,17 @@
-/* The captioner: the one thread that owns the model and turns every input's audio into events.
+/* The captioner: turns every input's audio into events, with a thread for each stream.
  *
- * It sleeps until an intake wakes it, looks how far each stream has been judged, and acts on whichever comes
+ * A stream's thread sleeps until its intake wakes it, looks how far the stream has been judged, and acts on whichever comes
  * first in the stream's own time: a mark or a tick. With pace fast a tick falls after every step of audio, so the
- * output is the same on every machine; in real time a tick takes everything that has arrived. Between utterances
- * no model work is done. Events leave through an SPSC queue; the loop is woken by a callback. */
+ * stream's output is the same on every machine and whatever else is captioned; in real time a tick takes everything that has
+ * arrived. Between utterances no model work is done. Events leave through an SPSC queue for each stream; the loop is woken by
+ * a callback. */
 #ifndef CAPTIOND_DAEMON_CAPTIONER_H
 #define CAPTIOND_DAEMON_CAPTIONER_H
 
-#include <pthread.h>
-#include <semaphore.h>
-#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "daemon/base/err.h"
-#include "daemon/base/spsc.h"
 #include "daemon/event.h"
 #include "daemon/intake.h"
 #include "decoder/live.h"
@@ -35,11 +33,12 @@ struct captioner_options {
 
 struct captioner;
 
-/* Takes all memory for the given inputs (1 to STREAMS_MAX, borrowed).
- * The model is borrowed and from start to stop belongs to the captioner's thread. */
-int captioner_create(const struct captioner_options *, struct text_model *, const struct tokenizer *,
-                     struct intake *const *inputs, int n_inputs, sem_t *wake, struct captioner **,
-                     struct err *);
+/* Takes all memory for the given inputs (1 to STREAMS_MAX, borrowed, each with a semaphore of its own to wake). models: one for
+ * each stream, borrowed (the array is not); from start to stop it belongs to the stream's thread. */
+int captioner_create(const struct captioner_options *, struct text_model *const *models,
+                     const struct tokenizer *, struct intake *const *inputs, int n_inputs,
+                     struct captioner **, struct err *);
+/* On failure captioner_stop and captioner_destroy follow. */
 int captioner_start(struct captioner *, struct err *);
 
 /* Loop: takes the next event. False when there is none. */
@@ -55,15 +54,15 @@ void captioner_set(struct captioner *, const struct live_settings *);
 /* Any thread: true once every input has ended and every event of theirs is in the queue. */
 bool captioner_ended(const struct captioner *);
 
-/* Any thread: grows while the captioner makes progress, waiting for sound included. */
-uint64_t captioner_progress(const struct captioner *);
+/* Loop: grows when each of the threads has made progress, waiting for sound included, since it last grew. */
+uint64_t captioner_progress(struct captioner *);
 
-/* Loop: asks the thread to finish the open words by the deadline (CLOCK_MONOTONIC, ns); what is undecoded then becomes a
+/* Loop: asks the threads to finish the open words by the deadline (CLOCK_MONOTONIC, ns); what is undecoded then becomes a
  * gap. Does not wait; captioner_finished tells when it is done. */
 void captioner_stop(struct captioner *, int64_t deadline_ns);
 bool captioner_finished(const struct captioner *);
 
-/* Joins the thread (after captioner_stop) and frees. NULL is accepted. */
+/* Joins the threads (after captioner_stop) and frees. NULL is accepted. */
 void captioner_destroy(struct captioner *);
 
 #endif

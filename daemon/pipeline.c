@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/log.h"
@@ -46,13 +47,12 @@ static int check_language(const struct pipeline *p, const struct config *config,
 int pipeline_settings(const struct pipeline *p, const struct config *config, struct live_settings *out,
                       struct err *err)
 {
-    bool searches = whisper_beams_max(p->model.whisper) > 1;
     struct live_settings settings = {
         .language = pipeline_language(config),
         .follow_language = !config->language_lock,
         .translate = config->task == TASK_TRANSLATE,
         .unguarded = !config->guard,
-        .beam_size = searches ? config->beam_size : 1,
+        .beam_size = p->searches ? config->beam_size : 1,
     };
     int r = check_language(p, config, err);
     if (r < 0)
@@ -71,16 +71,21 @@ int pipeline_settings(const struct pipeline *p, const struct config *config, str
     return 0;
 }
 
-static int open_model(struct pipeline *p, const struct config *config, struct err *err)
+static const char *engine_setting(const struct config *config, char *value, size_t size)
 {
-    char engine[16];
     int n;
     const struct config_key *key = config_keys(&n);
     while (strcmp(key->name, "engine") != 0)
         key++;
-    config_value(config, key, 0, engine, sizeof(engine));
-    const struct whisper_options options = {
-        .engine = engine,
+    config_value(config, key, 0, value, size);
+    return value;
+}
+
+static int open_model(struct pipeline *p, const struct config *config, struct err *err)
+{
+    char engine[16];
+    p->options = (struct whisper_options){
+        .engine = engine_setting(config, engine, sizeof(engine)),
         .n_threads = config->threads ? config->threads : n_processors(),
         .precision = (enum engine_precision)config->precision,
         .n_audio_slots = config->n_inputs,
@@ -88,15 +93,27 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
     };
     int r = model_path_find(pipeline_model_name(config), p->model_path, sizeof(p->model_path), err);
     if (r == 0)
-        r = whisper_model_open(&p->model, p->model_path, &options, err);
+        r = whisper_model_open(&p->model, p->model_path, &p->options, err);
     if (r < 0)
         return r;
+    if (whisper_no_device(p->model.whisper)[0])
+        log_info("the host engine computes: %s", whisper_no_device(p->model.whisper));
+    p->options.engine = "host"; /* for when a device is lost */
+    snprintf(p->engine_names[0], sizeof(p->engine_names[0]), "%s", whisper_engine_name(p->model.whisper));
     /* An engine without beam search captions all the same, one hypothesis at a time. */
-    p->beams_max = whisper_beams_max(p->model.whisper) > 1 ? config->beam_size : 1;
+    p->searches = whisper_beams_max(p->model.whisper) > 1;
+    p->beams_max = p->searches ? config->beam_size : 1;
     if (p->beams_max < config->beam_size)
         log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
                     whisper_engine_name(p->model.whisper), config->beam_size);
     return pipeline_settings(p, config, &p->settings, err);
+}
+
+static void register_audio(struct pipeline *p, const struct intake *in)
+{
+    struct err warning;
+    if (whisper_register_audio(p->model.whisper, in->storage, in->storage_bytes, &warning) < 0)
+        log_warning("input %s: %s", in->options.name, warning.msg);
 }
 
 static int open_inputs(struct pipeline *p, const struct config *config, struct err *err)
@@ -115,7 +132,7 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
                      .min_silence_ms = config->gate_silence_ms,
                      .pre_roll_ms = config->gate_pre_roll_ms,
                      .pad_ms = config->gate_pad_ms},
-            .wake = &p->wake,
+            .wake = &p->wake[i],
         };
         int r = intake_create(&options, &p->inputs[i], err);
         if (r < 0) {
@@ -123,12 +140,45 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
             return r;
         }
         p->n_inputs++;
-        struct err warning;
-        if (whisper_register_audio(p->model.whisper, p->inputs[i]->storage, p->inputs[i]->storage_bytes,
-                                   &warning) < 0)
-            log_warning("input %s: %s", options.name, warning.msg);
+        register_audio(p, p->inputs[i]);
     }
     return 0;
+}
+
+/* Batcher's thread: the device is lost. */
+static int take_over(void *ctx, const struct err *cause, struct text_model **model, struct err *err)
+{
+    struct pipeline *p = ctx;
+    int r = cause->code;
+    if (p->falls_back) {
+        log_warning("%s: the host engine takes over", cause->msg);
+        r = whisper_model_reopen(&p->model, p->model_path, &p->options, err);
+    }
+    if (r < 0) {
+        p->lost = p->falls_back ? *err : *cause;
+        atomic_store(&p->failed, true);
+        p->wake_loop(p->wake_ctx);
+        return r;
+    }
+    for (int i = 0; i < p->n_inputs; i++)
+        register_audio(p, p->inputs[i]);
+    snprintf(p->engine_names[1], sizeof(p->engine_names[1]), "%s", whisper_engine_name(p->model.whisper));
+    atomic_store(&p->engine, 1);
+    p->wake_loop(p->wake_ctx);
+    *model = &p->model.base;
+    return 0;
+}
+
+/* The host engine cannot be lost: an error of it is a gap in the captions. */
+static int open_batcher(struct pipeline *p, const struct config *config, struct err *err)
+{
+    char engine[16];
+    p->falls_back = strcmp(engine_setting(config, engine, sizeof(engine)), "auto") == 0;
+    const struct batcher_options options = {.n_clients = p->n_inputs,
+                                            .take_over =
+                                                whisper_on_device(p->model.whisper) ? take_over : NULL,
+                                            .ctx = p};
+    return batcher_create(&options, &p->model.base, &p->batcher, err);
 }
 
 static int open_captioner(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
@@ -146,18 +196,25 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
         .wake = wake,
         .wake_ctx = ctx,
     };
-    return captioner_create(&options, &p->model.base, p->model.tokenizer, p->inputs, p->n_inputs, &p->wake,
-                            &p->captioner, err);
+    struct text_model *models[STREAMS_MAX];
+    for (int i = 0; i < p->n_inputs; i++)
+        models[i] = batcher_client(p->batcher, i);
+    return captioner_create(&options, models, p->model.tokenizer, p->inputs, p->n_inputs, &p->captioner, err);
 }
 
 int pipeline_open(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
                   struct err *err)
 {
     memset(p, 0, sizeof(*p));
-    sem_init(&p->wake, 0, 0);
+    for (int i = 0; i < STREAMS_MAX; i++)
+        sem_init(&p->wake[i], 0, 0);
+    p->wake_loop = wake;
+    p->wake_ctx = ctx;
     int r = open_model(p, config, err);
     if (r == 0)
         r = open_inputs(p, config, err);
+    if (r == 0)
+        r = open_batcher(p, config, err);
     if (r == 0)
         r = open_captioner(p, config, wake, ctx, err);
     if (r < 0)
@@ -171,6 +228,37 @@ int pipeline_start(struct pipeline *p, struct err *err)
     for (int i = 0; r == 0 && i < p->n_inputs; i++)
         r = intake_start(p->inputs[i], err);
     return r;
+}
+
+const char *pipeline_engine_name(const struct pipeline *p)
+{
+    return p->engine_names[atomic_load(&p->engine)];
+}
+
+bool pipeline_failed(const struct pipeline *p, struct err *err)
+{
+    if (!atomic_load(&p->failed))
+        return false;
+    *err = p->lost;
+    return true;
+}
+
+/* While another engine is loaded the streams wait for it. */
+uint64_t pipeline_progress(struct pipeline *p)
+{
+    uint64_t captioner = captioner_progress(p->captioner), batcher = batcher_progress(p->batcher);
+    if (batcher != p->batcher_seen && (captioner != p->captioner_seen || batcher_loads(p->batcher))) {
+        p->captioner_seen = captioner;
+        p->batcher_seen = batcher;
+        p->progress++;
+    }
+    return p->progress;
+}
+
+void pipeline_stop(struct pipeline *p, int64_t deadline_ns)
+{
+    batcher_stop(p->batcher, deadline_ns);
+    captioner_stop(p->captioner, deadline_ns);
 }
 
 void pipeline_pause(struct pipeline *p, unsigned streams, bool pause)
@@ -203,10 +291,9 @@ void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
 void pipeline_close(struct pipeline *p)
 {
     captioner_destroy(p->captioner);
+    batcher_destroy(p->batcher);
     whisper_model_close(&p->model);
     for (int i = 0; i < p->n_inputs; i++)
         intake_destroy(p->inputs[i]);
-    if (p->n_inputs || p->captioner)
-        sem_destroy(&p->wake);
     memset(p, 0, sizeof(*p));
 }

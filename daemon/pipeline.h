@@ -1,13 +1,15 @@
-/* From sound to events: the model, the inputs and the captioner, put together as the configuration says.
+/* From sound to events: the model, the batcher, the inputs and the captioner, put together as the configuration says.
  *
  * open may take seconds and belongs on a worker thread; everything else but pipeline_stop_inputs returns at once. The
- * threads inside are the intakes' and the captioner's own. */
+ * threads inside are the intakes', the batcher's and the captioner's own. From open to close the model is the batcher's. */
 #ifndef CAPTIOND_DAEMON_PIPELINE_H
 #define CAPTIOND_DAEMON_PIPELINE_H
 
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
+#include "daemon/batcher.h"
 #include "daemon/captioner.h"
 #include "daemon/config.h"
 #include "daemon/model_path.h"
@@ -18,11 +20,23 @@ struct pipeline {
     char model_path[MODEL_PATH_MAX];
     struct intake *inputs[STREAMS_MAX];
     int n_inputs;
+    bool searches;                 /* the engine has beam search */
     int beams_max;                 /* hypotheses that there are text slots for, an input */
     struct live_settings settings; /* of decoding, at first */
+    struct batcher *batcher;
     struct captioner *captioner;
-    sem_t wake;        /* of the captioner's thread */
-    bool inputs_stuck; /* a sound server holds one: the process must end instead of closing */
+    sem_t wake[STREAMS_MAX]; /* of the captioner's threads */
+    bool inputs_stuck;       /* a sound server holds one: the process must end instead of closing */
+    /* The engine that was opened, and the host engine in its place. The batcher's thread writes the second and then says so. */
+    struct whisper_options options;
+    char engine_names[2][64];
+    _Atomic int engine; /* which of them it is */
+    bool falls_back;    /* the host engine may take the place of a device */
+    struct err lost;    /* before `failed` */
+    _Atomic bool failed;
+    void (*wake_loop)(void *ctx);
+    void *wake_ctx;
+    uint64_t progress, captioner_seen, batcher_seen;
 };
 
 /* The model's name or path: what "auto" stands for depends on language and task. */
@@ -35,9 +49,21 @@ const char *pipeline_language(const struct config *);
  * not in the memory that was taken at the start; -E2BIG; -ENOMEM. */
 int pipeline_settings(const struct pipeline *, const struct config *, struct live_settings *, struct err *);
 
-/* Loads the model, opens the inputs and takes all memory. `wake` is called from the captioner's thread after events were
- * queued. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */
+/* Loads the model, opens the inputs and takes all memory. `wake` is called from any thread after events were
+ * queued, or the engine has changed. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */
 int pipeline_open(struct pipeline *, const struct config *, void (*wake)(void *ctx), void *ctx, struct err *);
+
+/* The engine in use, for people; borrowed until close. Changes when a device is lost. */
+const char *pipeline_engine_name(const struct pipeline *);
+
+/* Whether the engine was lost and nothing can take its place: captions have ended. The message is filled in then. */
+bool pipeline_failed(const struct pipeline *, struct err *);
+
+/* Loop: grows while both batcher and captioner make progress. */
+uint64_t pipeline_progress(struct pipeline *);
+
+/* Asks captioner and batcher to come to an end; see captioner_stop. */
+void pipeline_stop(struct pipeline *, int64_t deadline_ns);
 
 /* Starts the threads. On failure pipeline_stop and pipeline_close still follow. */
 int pipeline_start(struct pipeline *, struct err *);
@@ -53,7 +79,7 @@ void pipeline_heard_ms(const struct pipeline *, int64_t *ms);
 /* Ends the inputs; waits for them, timeout_ms at most, so it belongs on a worker thread. */
 void pipeline_stop_inputs(struct pipeline *, int timeout_ms);
 
-/* Joins what runs and frees. After captioner_stop and pipeline_stop_inputs, and not where inputs_stuck. Zeroed objects are
+/* Joins what runs and frees. After pipeline_stop and pipeline_stop_inputs, and not where inputs_stuck. Zeroed objects are
  * accepted. */
 void pipeline_close(struct pipeline *);
 

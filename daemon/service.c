@@ -152,7 +152,7 @@ static void begin_stop(struct service *s, bool hurried)
         end_phase(s, "captiond is stopping");
         return;
     }
-    captioner_stop(s->pipeline.captioner, clock_now_ns() + FINISH_MS * 1000000LL);
+    pipeline_stop(&s->pipeline, clock_now_ns() + FINISH_MS * NS_A_MS);
     s->stopping_inputs = uv_queue_work(&s->loop, &s->stop_inputs, work_stop_inputs, on_inputs_stopped) == 0;
     uv_async_send(&s->wake); /* a captioner that never started has finished, and nobody else says so */
 }
@@ -208,6 +208,19 @@ static bool must_wait(const struct service *s)
     return s->config->pace == PACE_FAST && !s->hurried && printer_full(&s->printer);
 }
 
+/* Without an engine there are no captions. */
+static void look_at_engine(struct service *s)
+{
+    struct err err;
+    s->hub.engine = pipeline_engine_name(&s->pipeline);
+    if (s->phase != PHASE_RUNNING || !pipeline_failed(&s->pipeline, &err))
+        return;
+    snprintf(s->failure, sizeof(s->failure), "%s", err.msg);
+    log_error("%s", s->failure);
+    s->status = -EIO;
+    begin_stop(s, true);
+}
+
 /* Takes what the captioner has queued. */
 static void take_events(struct service *s)
 {
@@ -230,6 +243,8 @@ static void take_events(struct service *s)
 static void on_wake(uv_async_t *async)
 {
     struct service *s = async->data;
+    if (s->opened)
+        look_at_engine(s);
     if (s->opened && (s->phase == PHASE_RUNNING || s->phase == PHASE_STOPPING))
         take_events(s);
 }
@@ -367,7 +382,7 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
 static void on_watchdog(uv_timer_t *timer)
 {
     struct service *s = timer->data;
-    uint64_t progress = captioner_progress(s->pipeline.captioner);
+    uint64_t progress = pipeline_progress(&s->pipeline);
     if (progress != s->progress_seen)
         notify_watchdog();
     s->progress_seen = progress;
@@ -444,7 +459,7 @@ static void name_model(struct service *s)
     const char *slash = strrchr(name, '/');
     snprintf(s->model_name, sizeof(s->model_name), "%s", slash && slash[1] ? slash + 1 : name);
     s->hub.model = s->model_name;
-    s->hub.engine = whisper_engine_name(s->pipeline.model.whisper);
+    s->hub.engine = pipeline_engine_name(&s->pipeline);
 }
 
 static int start(struct service *s, struct err *err)

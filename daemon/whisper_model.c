@@ -1,5 +1,6 @@
 #include "daemon/whisper_model.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "daemon/generation_config.h"
@@ -109,6 +110,24 @@ int whisper_model_open(struct whisper_model *m, const char *path, const struct w
         .whisper = whisper,
         .tokenizer = tokenizer,
     };
+    return 0;
+}
+
+int whisper_model_reopen(struct whisper_model *m, const char *path, const struct whisper_options *options,
+                         struct err *err)
+{
+    struct whisper *whisper = NULL;
+    int r = whisper_open(path, options, &whisper, err);
+    if (r < 0)
+        return r;
+    const struct whisper_dims *dims = whisper_dims(whisper);
+    if (dims->n_vocab != m->base.n_vocab || dims->n_text_ctx != m->base.n_text_ctx ||
+        dims->n_align != m->base.n_align) {
+        whisper_close(whisper);
+        return err_set(err, -EINVAL, "%s: it is another model by now", path);
+    }
+    whisper_close(m->whisper);
+    m->whisper = whisper;
     return 0;
 }
 

@@ -16,6 +16,11 @@ struct whisper_model {
 /* Opens the model file and its tokenizer. On failure nothing is left to close. */
 int whisper_model_open(struct whisper_model *, const char *path, const struct whisper_options *,
                        struct err *);
+
+/* Opens the same file once more with other options (the same slots) and puts it in the place of what there is, which is closed.
+ * On failure everything stays as it is. */
+int whisper_model_reopen(struct whisper_model *, const char *path, const struct whisper_options *,
+                         struct err *);
 void whisper_model_close(struct whisper_model *); /* NULL, zeroed and closed objects are accepted */
 
 #endif

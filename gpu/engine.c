@@ -59,7 +59,7 @@ static int cuda_engine_open(const struct engine_options *options, struct engine 
 
 int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)
 {
-    if (strcmp(name, "host") != 0 && strcmp(name, "auto") != 0 && strcmp(name, "cuda") != 0)
+    if (strcmp(name, "host") != 0 && strcmp(name, "cuda") != 0)
         return err_set(err, -EINVAL, "engine %s is unknown: auto, cuda and host are allowed", name);
     if (options->n_mels != 80 && options->n_mels != 128)
         return err_set(err, -EINVAL, "%d mel bins: Whisper has 80 or 128", options->n_mels);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,7 +100,17 @@ static int warm_up(struct whisper *w, struct err *err)
     return r < 0 ? r : whisper_wait(w, err);
 }
 
-static int load(struct whisper *w, const struct whisper_options *options, struct err *err)
+/* "auto" is the GPU, or where there is none the host; *no_device then says why. */
+static int open_engine(const char *name, const struct engine_options *options, struct engine **out,
+                       struct err *no_device, struct err *err)
+{
+    if (strcmp(name, "auto") != 0)
+        return engine_open(name, options, out, err);
+    return engine_open("cuda", options, out, no_device) == 0 ? 0 : engine_open("host", options, out, err);
+}
+
+static int load(struct whisper *w, const struct whisper_options *options, struct err *no_device,
+                struct err *err)
 {
     w->dims = weights_dims(w->weights);
     w->n_audio_slots = options->n_audio_slots;
@@ -108,7 +119,7 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
                                           .precision = options->precision,
                                           .n_mels = w->dims->n_mels,
                                           .deferred = options->deferred};
-    int r = engine_open(options->engine, &engine, &w->engine, err);
+    int r = open_engine(options->engine, &engine, &w->engine, no_device, err);
     if (r < 0)
         return r;
     struct layer_loader loader;
@@ -119,24 +130,43 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     return r < 0 ? r : warm_up(w, err);
 }
 
-int whisper_open(const char *path, const struct whisper_options *options, struct whisper **out,
-                 struct err *err)
+static int open_with(const char *path, const struct whisper_options *options, struct whisper **out,
+                     struct err *no_device, struct err *err)
 {
-    int r = check_options(options, err);
-    if (r < 0)
-        return r;
     struct whisper *w = calloc(1, sizeof(*w));
     if (!w)
         return err_set(err, -ENOMEM, "out of memory for the model");
-    r = weights_open(path, &w->weights, err);
+    int r = weights_open(path, &w->weights, err);
     if (r == 0)
-        r = load(w, options, err);
+        r = load(w, options, no_device, err);
     if (r < 0) {
+        if (w->engine && whisper_on_device(w) && no_device)
+            *no_device = *err;
         whisper_close(w);
         return r;
     }
+    if (no_device)
+        memcpy(w->no_device, no_device->msg, sizeof(w->no_device));
     *out = w;
     return 0;
+}
+
+int whisper_open(const char *path, const struct whisper_options *options, struct whisper **out,
+                 struct err *err)
+{
+    struct err no_device = {0};
+    int r = check_options(options, err);
+    if (r < 0)
+        return r;
+    if (strcmp(options->engine, "auto") != 0)
+        return open_with(path, options, out, NULL, err);
+    r = open_with(path, options, out, &no_device, err);
+    if (r == 0 || !no_device.code)
+        return r;
+    /* There is a GPU, with too little memory for the model perhaps. */
+    struct whisper_options host = *options;
+    host.engine = "host";
+    return open_with(path, &host, out, &no_device, err);
 }
 
 void whisper_close(struct whisper *w)
@@ -185,6 +215,16 @@ int whisper_beams_max(const struct whisper *w)
     if (!text_decoder_searches(w->decoder))
         return 1;
     return w->n_text_slots < RUN_BEAMS_MAX ? w->n_text_slots : RUN_BEAMS_MAX;
+}
+
+bool whisper_on_device(const struct whisper *w)
+{
+    return strcmp(w->engine->v->name, "host") != 0;
+}
+
+const char *whisper_no_device(const struct whisper *w)
+{
+    return w->no_device;
 }
 
 struct engine *whisper_engine(struct whisper *w)

@@ -44,10 +44,26 @@ static struct script_model *self(struct text_model *m)
     return (struct script_model *)m;
 }
 
+static void count(struct script_model *s)
+{
+    s->n_operations++;
+    s->lost |= s->n_operations == s->lose_at;
+}
+
+static int wait(struct text_model *m, struct err *err)
+{
+    struct script_model *s = self(m);
+    if (!s->lost)
+        return 0;
+    s->n_work = 0;
+    return err_set(err, -EIO, "scripted loss");
+}
+
 static void encode(struct text_model *m, int audio_slot, const float *pcm, int n_samples, int n_before,
                    enum audio_scale scale)
 {
     struct script_model *s = self(m);
+    count(s);
     s->n_encodes++;
     s->n_overlong += n_samples > WINDOW;
     s->audio_start[audio_slot] = script_time(pcm[0]);
@@ -211,11 +227,12 @@ static int logits(struct text_model *m, int slot, int audio_slot, const int32_t 
     struct script_model *s = self(m);
     const struct special_tokens *special = tokenizer_special(s->tokenizer);
     s->n_detections++;
+    count(s);
     int32_t found = tokenizer_language_token(s->tokenizer, s->language);
     float rest = logf((1.0f - s->language_prob) / (float)(special->n_languages - 1));
     for (int i = 0; i < m->n_vocab; i++)
         out[i] = i == found ? logf(s->language_prob) : rest;
-    return 0;
+    return wait(m, err);
 }
 
 static int set_mask(struct text_model *m, int index, const int32_t *tokens, int n, struct err *err)
@@ -223,13 +240,53 @@ static int set_mask(struct text_model *m, int index, const int32_t *tokens, int 
     return 0;
 }
 
-static int wait(struct text_model *m, struct err *err)
+/* The answer is there at once, and told when its steps have been made. */
+static int join(struct text_model *m, struct text_run *const *runs, int n, struct err *err)
 {
+    struct script_model *s = self(m);
+    count(s);
+    for (int i = 0; i < n; i++) {
+        int r = run(m, runs[i], 1, err);
+        if (r < 0) {
+            s->n_work -= i;
+            return r;
+        }
+        s->left[s->n_work] = runs[i]->n_steps - 1;
+        s->stops[s->n_work] = runs[i]->stop;
+        s->work[s->n_work++] = runs[i];
+        runs[i]->stop = RUN_IN_WORK;
+    }
     return 0;
 }
 
-static const struct text_model_ops ops = {
-    .encode = encode, .run = run, .logits = logits, .set_mask = set_mask, .wait = wait};
+static int step(struct text_model *m, int max_steps, struct err *err)
+{
+    struct script_model *s = self(m);
+    count(s);
+    int r = wait(m, err), n = s->n_work, n_steps = max_steps;
+    for (int i = 0; i < n; i++)
+        n_steps = s->left[i] < n_steps ? s->left[i] : n_steps;
+    s->n_work = 0;
+    for (int i = 0; i < n; i++) {
+        int left = s->left[i] - n_steps;
+        if (left == 0) {
+            s->work[i]->stop = s->stops[i];
+            continue;
+        }
+        s->left[s->n_work] = left;
+        s->stops[s->n_work] = s->stops[i];
+        s->work[s->n_work++] = s->work[i];
+    }
+    return r < 0 ? r : s->n_work;
+}
+
+static const struct text_model_ops ops = {.encode = encode,
+                                          .run = run,
+                                          .logits = logits,
+                                          .set_mask = set_mask,
+                                          .wait = wait,
+                                          .join = join,
+                                          .step = step};
 
 void script_model_init(struct script_model *s, int n_vocab, const struct script_word *words, int n_words)
 {

@@ -31,19 +31,26 @@ struct script_model {
     const struct script_word *words;
     int n_words;
     /* How it errs. */
-    struct test_rng *rng;          /* NULL: never at random */
-    float substitute;              /* probability that a word of a pass is another one */
-    float punctuate;               /* probability that a comma follows a word in a pass */
-    bool deaf;                     /* after "." in the prompt's committed words nothing more is heard */
-    bool skips;                    /* without timestamps, of more than eight words it says the last four */
-    bool loop;                     /* goes on saying the last word until the limit */
-    int fail_in;                   /* > 0: the run with this count fails */
+    struct test_rng *rng; /* NULL: never at random */
+    float substitute;     /* probability that a word of a pass is another one */
+    float punctuate;      /* probability that a comma follows a word in a pass */
+    bool deaf;            /* after "." in the prompt's committed words nothing more is heard */
+    bool skips;           /* without timestamps, of more than eight words it says the last four */
+    bool loop;            /* goes on saying the last word until the limit */
+    int fail_in;          /* > 0: the run with this count fails */
+    int lose_at; /* > 0: at the operation with this count the engine is lost, as the next wait and all later ones tell */
     float no_speech_prob, logprob; /* of every token */
     const char *language;          /* what detection finds … */
     float language_prob;           /* … and how surely */
     int32_t extra[4];              /* said after the last word, with nothing in the audio for it */
     int n_extra;
+    /* A batch that goes on. */
+    struct text_run *work[16];
+    int left[16], n_work; /* steps to their ends */
+    enum run_stop stops[16];
+    bool lost;
     /* What was asked. */
+    int n_operations;
     int n_encodes, n_runs, n_detections, n_overlong;
     int n_prompt_text; /* tokens between <|startofprev|> and <|startoftranscript|> in the last run */
     int32_t language_token, task_token; /* multilingual: of the last run */

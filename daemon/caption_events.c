@@ -1,0 +1,191 @@
+/* What a stream tells the loop. */
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/utf8.h"
+#include "daemon/captioner_state.h"
+
+#define STATUS_PERIOD_NS  500000000LL
+#define HEARTBEATS_A_WORD 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
+#define NS_A_SAMPLE       (1000000000LL / SAMPLE_RATE)
+
+static int64_t to_ms(const struct stream *s, int64_t sample)
+{
+    return (sample + s->skipped) * 1000 / SAMPLE_RATE;
+}
+
+static struct event *begin_event(struct stream *s, enum event_type type)
+{
+    struct event *e = &s->event;
+    memset(e, 0, offsetof(struct event, words));
+    e->text[0] = '\0';
+    e->type = type;
+    e->stream = s->index;
+    e->utt = s->utt;
+    e->lag_ms = -1;
+    return e;
+}
+
+static void wake_loop(const struct stream *s)
+{
+    s->captioner->options.wake(s->captioner->options.wake_ctx);
+}
+
+/* The loop never blocks, so a full queue empties soon; nothing is dropped here. */
+static void send_event(struct stream *s)
+{
+    while (!spsc_push(&s->events, &s->event, 1)) {
+        wake_loop(s);
+        struct timespec ms = {.tv_nsec = 1000000};
+        nanosleep(&ms, NULL);
+        atomic_fetch_add(&s->progress, 1);
+    }
+    wake_loop(s);
+}
+
+void caption_gap(struct stream *s, int64_t start, int64_t n_samples, enum gap_cause cause)
+{
+    struct event *e = begin_event(s, EVENT_GAP);
+    e->start_ms = to_ms(s, start);
+    e->lost_ms = n_samples * 1000 / SAMPLE_RATE;
+    e->end_ms = e->start_ms + e->lost_ms;
+    e->cause = cause;
+    send_event(s);
+}
+
+/* The device's state as the captions have got to it: an input has ended when its last words are out. */
+static enum stream_state state_of(const struct stream *s)
+{
+    enum stream_state state = atomic_load(&s->in->state);
+    if (state == STREAM_ENDED && !s->ended)
+        state = STREAM_LISTENING;
+    return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
+}
+
+static void send_status(struct stream *s, bool quiet)
+{
+    struct event *e = begin_event(s, EVENT_STATUS);
+    e->quiet = quiet;
+    e->state = state_of(s);
+    e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
+    e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
+    e->rtf = s->rtf;
+    e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
+    e->overruns = atomic_load(&s->in->overruns);
+    intake_describe(s->in, e->device, sizeof(e->device), e->message, sizeof(e->message));
+    s->state_told = (int)e->state;
+    s->status_ns = clock_now_ns();
+    send_event(s);
+}
+
+void caption_status(struct stream *s)
+{
+    int state = (int)state_of(s);
+    bool stuck = atomic_load(&s->in->stuck);
+    if (state != s->state_told || stuck != s->stuck_told) {
+        s->stuck_told = stuck;
+        send_status(s, false);
+    } else if (s->captioner->options.realtime && !s->ended &&
+               clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
+        s->heartbeats = (s->heartbeats + 1) % HEARTBEATS_A_WORD;
+        send_status(s, s->heartbeats != 0);
+    }
+}
+
+static int64_t lag_ms(const struct stream *s, int64_t sample)
+{
+    if (!s->captioner->options.realtime)
+        return -1;
+    int64_t spoken_ns = atomic_load(&s->in->origin_ns) + (sample + s->skipped) * NS_A_SAMPLE;
+    int64_t lag = (clock_now_ns() - spoken_ns) / 1000000;
+    return lag > 0 ? lag : 0;
+}
+
+static void finish_commit(struct stream *s, const struct word *last)
+{
+    s->event.lag_ms = lag_ms(s, last->end);
+    send_event(s);
+}
+
+void caption_announce(struct stream *s)
+{
+    if (s->announced)
+        return;
+    s->announced = true;
+    s->utt++;
+    s->rev = 0;
+    struct event *e = begin_event(s, EVENT_SPEECH_START);
+    e->start_ms = e->end_ms = to_ms(s, s->utt_start);
+    send_event(s);
+}
+
+void caption_commits(struct stream *s, const struct live_output *out)
+{
+    struct event *e = NULL;
+    size_t used = 0;
+    if (out->n_committed > 0)
+        caption_announce(s);
+    for (int i = 0; i < out->n_committed; i++) {
+        const struct word *w = &out->committed[i];
+        size_t n = strlen(w->text);
+        if (n >= EVENT_TEXT_MAX)
+            n = utf8_complete_prefix(w->text, EVENT_TEXT_MAX - 1);
+        if (e && (used + n >= EVENT_TEXT_MAX || e->n_words == EVENT_WORDS_MAX)) {
+            finish_commit(s, w - 1);
+            e = NULL;
+        }
+        if (!e) {
+            e = begin_event(s, EVENT_COMMIT);
+            e->start_ms = to_ms(s, w->start);
+            strncpy(e->language, out->language ? out->language : "", sizeof(e->language) - 1);
+            used = 0;
+        }
+        e->words[e->n_words++] = (struct event_word){.offset = (uint16_t)used,
+                                                     .length = (uint16_t)n,
+                                                     .start_ms = to_ms(s, w->start),
+                                                     .end_ms = to_ms(s, w->end),
+                                                     .probability = w->probability};
+        memcpy(e->text + used, w->text, n);
+        used += n;
+        e->text[used] = '\0';
+        e->end_ms = to_ms(s, w->end);
+        s->word_end = w->end;
+    }
+    if (e)
+        finish_commit(s, &out->committed[out->n_committed - 1]);
+}
+
+void caption_partial(struct stream *s, const struct live_output *out)
+{
+    bool empty = !out->partial || !out->partial[0];
+    if (empty && !s->partial_shown)
+        return;
+    caption_announce(s);
+    struct event *e = begin_event(s, EVENT_PARTIAL);
+    e->rev = ++s->rev;
+    e->start_ms = to_ms(s, empty ? s->seen : out->partial_start);
+    e->end_ms = to_ms(s, empty ? s->seen : out->partial_end);
+    if (!empty) {
+        size_t n = strlen(out->partial);
+        if (n >= EVENT_TEXT_MAX)
+            n = utf8_complete_prefix(out->partial, EVENT_TEXT_MAX - 1);
+        memcpy(e->text, out->partial, n);
+        e->text[n] = '\0';
+    }
+    s->partial_shown = !empty;
+    send_event(s);
+}
+
+void caption_final(struct stream *s, int64_t end, enum final_reason reason)
+{
+    if (!s->announced)
+        return;
+    struct event *e = begin_event(s, EVENT_FINAL);
+    e->start_ms = to_ms(s, s->utt_start);
+    e->end_ms = to_ms(s, end);
+    e->reason = reason;
+    s->partial_shown = s->announced = false;
+    send_event(s);
+}
