@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,8 @@ struct scripted {
     int n_calls;
     bool lost;
     int n_masks;
-    sem_t *gate; /* the next encoding waits for it, once it has told `at_gate` */
+    _Atomic int n_encodings; /* begun */
+    sem_t *gate;             /* the next encoding waits for it, once it has told `at_gate` */
     sem_t at_gate;
 };
 
@@ -52,6 +54,7 @@ static void encode(struct text_model *m, int slot, const float *pcm, int n, int 
     char text[16];
     snprintf(text, sizeof(text), "E%d ", slot);
     note(s, text);
+    atomic_fetch_add(&s->n_encodings, 1);
     s->audio[slot] = s->lost ? -1e6f : pcm[0];
     if (s->gate) {
         sem_t *gate = s->gate;
@@ -178,7 +181,8 @@ struct asker {
     int result;
     struct err err;
     int n_right;
-    _Atomic bool ended;
+    const struct scripted *counted; /* NULL: nothing is counted */
+    int begun[16];                  /* encodings of anybody that had begun when this one was asked for */
 };
 
 /* Sound changes from pass to pass, so that an answer from an earlier one is noticed. */
@@ -201,6 +205,8 @@ static void *ask(void *arg)
         if (a->detects)
             a->result = a->model->ops->logits(a->model, a->index, a->index, a->tokens, 1, 0, &found, &a->err);
         int r = a->model->ops->run(a->model, &a->run, 1, &a->err);
+        if (a->counted)
+            a->begun[i] = atomic_load(&a->counted->n_encodings);
         int waited = a->model->ops->wait(a->model, &a->err);
         a->result = r < 0 ? r : waited < 0 ? waited : a->result;
         bool right = a->result == 0 && a->run.n_out == a->n_tokens && (!a->detects || found == a->pcm[0]);
@@ -208,7 +214,6 @@ static void *ask(void *arg)
             right = a->out[k] == 100 * a->index + k + (a->encodes ? (int)a->pcm[0] : 0);
         a->n_right += right;
     }
-    a->ended = true;
     return NULL;
 }
 
@@ -303,28 +308,41 @@ static void runs_join_one_in_work(void **state)
     batcher_destroy(b);
 }
 
-/* Everybody asks again as soon as an answer is there. Between two encodings of one stream each of the others has had one. */
+/* Everybody asks again as soon as an answer is there. From when a stream asks until it is encoded, each other stream is encoded
+ * once at most. A thread may be held up between saying that it asks and asking, as happens now and then on a busy machine. */
 static void nobody_has_two_turns_while_another_waits(void **state)
 {
+    enum { ROUNDS = 16 };
     static const int n_tokens[N_CLIENTS] = {2, 30, 1, 9};
     struct scripted s;
     struct asker a[N_CLIENTS];
-    sem_t gate;
     init_model(&s);
     struct batcher *b = open_batcher(&s, N_CLIENTS);
-    ask_behind_gate(&s, b, a, n_tokens, N_CLIENTS, 12, &gate);
-    int count[N_CLIENTS] = {0}, n = 0;
-    for (const char *p = strchr(s.log, 'E'); p; p = strchr(p + 1, 'E'), n++) {
-        count[p[1] - '0']++;
-        for (int i = 0; i < N_CLIENTS; i++) {
-            /* A thread may take a moment to ask again: it is not waiting then. Behind by three it would have been passed
-             * over. */
-            assert_true(count[p[1] - '0'] - count[i] <= 2 || count[i] == 12);
-        }
+    for (int i = 0; i < N_CLIENTS; i++) {
+        a[i] = (struct asker){.model = batcher_client(b, i),
+                              .index = i,
+                              .n_tokens = n_tokens[i],
+                              .rounds = ROUNDS,
+                              .encodes = true,
+                              .counted = &s};
+        assert_int_equal(pthread_create(&a[i].thread, NULL, ask, &a[i]), 0);
     }
-    assert_int_equal(n, 12 * N_CLIENTS);
+    finish_askers(a, N_CLIENTS);
+    int order[N_CLIENTS * ROUNDS], n = 0, round[N_CLIENTS] = {0}, n_overtaken = 0;
+    for (const char *p = strchr(s.log, 'E'); p; p = strchr(p + 1, 'E'))
+        order[n++] = p[1] - '0';
+    assert_int_equal(n, N_CLIENTS * ROUNDS);
+    for (int i = 0; i < n; i++) {
+        int between[N_CLIENTS] = {0}, asked = a[order[i]].begun[round[order[i]]++];
+        bool overtaken = false;
+        for (int k = asked; k < i; k++)
+            overtaken |= ++between[order[k]] > 1;
+        n_overtaken += overtaken;
+    }
+    printf("%d of %d were overtaken\n", n_overtaken, n);
+    assert_true(n_overtaken <= n / 10);
     for (int i = 0; i < N_CLIENTS; i++)
-        assert_int_equal(a[i].n_right, 12);
+        assert_int_equal(a[i].n_right, ROUNDS);
     batcher_destroy(b);
 }
 
