@@ -27,6 +27,9 @@ float quality_compression_ratio(const char *text, size_t n_bytes)
     return ratio;
 }
 
+/* Of the ratio that is to be confirmed. A loop decoded anew gives text of less than half its ratio. */
+#define CONFIRMING_RATIO 0.9f
+
 static bool improbable(const struct quality *q, const struct quality_limits *limits)
 {
     return q->avg_logprob < limits->avg_logprob;
@@ -43,4 +46,13 @@ bool quality_is_poor(const struct quality *q, const struct quality_limits *limit
         return false;
     return improbable(q, limits) || q->looped || (limits->n_tokens > 0 && q->n_tokens > limits->n_tokens) ||
            (limits->compression_ratio > 0.0f && q->compression_ratio > limits->compression_ratio);
+}
+
+bool quality_is_confirmed(const struct quality *poor, const struct quality *other,
+                          const struct quality_limits *limits)
+{
+    struct quality_limits others = *limits;
+    others.compression_ratio = 0.0f;
+    return !quality_is_poor(poor, &others) &&
+           other->compression_ratio >= CONFIRMING_RATIO * poor->compression_ratio;
 }

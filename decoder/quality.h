@@ -31,4 +31,9 @@ bool quality_is_silence(const struct quality *, const struct quality_limits *);
  * loops are captiond's own criteria. */
 bool quality_is_poor(const struct quality *, const struct quality_limits *);
 
+/* `poor` has no fault but its compression ratio, and `other`, decoded independently and not poor, repeats nearly as much: it
+ * is the speaker who says things again (menus, refrains). captiond's own criterion. */
+bool quality_is_confirmed(const struct quality *poor, const struct quality *other,
+                          const struct quality_limits *);
+
 #endif

@@ -171,7 +171,8 @@ static bool is_better(const struct window *w, const struct attempt *a, const str
     return a->quality.avg_logprob > b->quality.avg_logprob;
 }
 
-/* Where every temperature fails, the best attempt is taken, as in faster-whisper; whisper/transcribe.py takes the last
+/* A text that was refused for being repetitive and is confirmed by a sampled one is taken after all, for it is the more
+ * probable one. Where every temperature fails, the best attempt is taken, as in faster-whisper; whisper/transcribe.py takes the last
  * one, whose text a temperature of 1 has often made up. */
 int window_decode(struct window *w, uint64_t seed, struct err *err)
 {
@@ -181,8 +182,11 @@ int window_decode(struct window *w, uint64_t seed, struct err *err)
         int r = try_temperature(w, i, seed, &no_speech_prob, err);
         if (r < 0)
             return r;
-        if (!quality_is_poor(&w->attempts[0].quality, &w->limits))
+        if (!quality_is_poor(&w->attempts[0].quality, &w->limits)) {
+            if (i > 0 && quality_is_confirmed(&w->best.quality, &w->attempts[0].quality, &w->limits))
+                w->attempts[0] = w->best;
             return 0;
+        }
         if (i == 0 || is_better(w, &w->attempts[0], &w->best))
             w->best = w->attempts[0];
         w->n_fallbacks += i == 0 && w->options->n_temperatures > 1;

@@ -601,6 +601,44 @@ static void test_repetition_is_decoded_again(void **state)
     finish(o);
 }
 
+static struct answer in_characters(const char *text)
+{
+    struct answer a = ANSWER(0, AT(0));
+    for (const char *c = text; *c; c++)
+        a.tokens[a.n_tokens++] = (unsigned char)*c;
+    a.tokens[a.n_tokens++] = AT(29);
+    return a;
+}
+
+/* A speaker who repeats is no loop: a sample that repeats nearly as much, though just within the limit, says so. */
+static void test_a_speaker_may_repeat(void **state)
+{
+    const char *spoken = " press one to call, press two to call, press six to call";
+    const char *sampled = " press one to call, press two to call, press six to cal";
+    const char *other = " some words that are not like one another";
+    float ratio = quality_compression_ratio(spoken + 1, strlen(spoken) - 1);
+    float below = quality_compression_ratio(sampled + 1, strlen(sampled) - 1);
+    assert_true(below < ratio && below > 0.95f * ratio);
+    const struct {
+        const char *sample;
+        float logprob;
+        const char *text;
+    } cases[] = {{sampled, -0.3f, spoken}, {other, -0.3f, other}, {sampled, -1.3f, sampled}};
+    for (int i = 0; i < 3; i++) {
+        const struct answer answers[] = {at_temperature(in_characters(spoken), 0.0f, cases[i].logprob),
+                                         at_temperature(in_characters(cases[i].sample), 0.2f, -0.5f)};
+        struct outcome *o = prepare(30, answers, 2);
+        o->options.compression_ratio_threshold = (ratio + below) / 2.0f;
+        o->options.best_of = 1;
+        assert_int_equal(transcribe(o), 0);
+        char text[80];
+        snprintf(text, sizeof(text), "[%s]", cases[i].text);
+        assert_string_equal(o->text, text);
+        assert_int_equal(o->result.n_fallbacks, 1);
+        finish(o);
+    }
+}
+
 static void test_silence_is_skipped(void **state)
 {
     struct answer silent = ANSWER(0, AT(0), ' ', 'y', 'o', 'u', AT(29)), sure = silent, next = silent;
@@ -802,6 +840,7 @@ int main(void)
         cmocka_unit_test(test_improbable_text_is_decoded_again),
         cmocka_unit_test(test_the_best_of_bad_texts_is_taken),
         cmocka_unit_test(test_repetition_is_decoded_again),
+        cmocka_unit_test(test_a_speaker_may_repeat),
         cmocka_unit_test(test_silence_is_skipped),
         cmocka_unit_test(test_beams_search_at_temperature_0),
         cmocka_unit_test(test_goes_on_behind_text_that_breaks_off),
