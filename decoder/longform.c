@@ -18,8 +18,13 @@
 #define STALLS_MAX   2    /* … after as many in a row the rest of the window is skipped */
 #define LEFTOVER     300  /* so little of a region is not decoded where nobody is heard in it: 3 s */
 #define VOICE_MARGIN 8000 /* samples: nor does the gate miss more at the edges of speech: 0.5 s */
-#define STAMP_ERROR  50   /* frames by which a word may end later than its timestamp says: 0.5 s */
-#define PAUSE_SEARCH 500  /* the last frames of a window without timestamps, where a pause ends it: 5 s */
+/* Samples of sound that slow speech takes: the last word 1 s, each letter 0.12 s, as decoder/guard.c says of live text. */
+#define LAST_WORD     16000
+#define LETTER        1920
+#define LEFT_OUT      32000 /* so much sound behind the last word has words in it: 2 s */
+#define LEFT_OUT_STEP 200   /* frames by which the window moves on then, at least: 2 s */
+#define STAMP_ERROR   50    /* frames by which a word may end later than its timestamp says: 0.5 s */
+#define PAUSE_SEARCH  500   /* the last frames of a window without timestamps, where a pause ends it: 5 s */
 
 struct longform {
     struct text_model *model;
@@ -193,11 +198,53 @@ static void pass_over_silence(struct longform *l, struct outcome *o)
  * model has alignment heads, the last word tells where to go on. */
 static int seek_behind_text(struct longform *l, struct outcome *o, struct err *err)
 {
-    if (l->model->n_align < 1)
-        return 0;
-    int r = time_words(l, o, err);
-    o->words = NULL;
-    return r;
+    return l->model->n_align < 1 ? 0 : time_words(l, o, err);
+}
+
+/* Where the last word ends if it is not said very slowly, in frames of the window. What is left out behind it is in the span
+ * that the alignment gives it. */
+static int end_of_last_word(const struct longform *l, const struct outcome *o)
+{
+    const struct spoken_segment *s = &l->spoken[o->n_segments - 1];
+    if (s->n_words == 0)
+        return o->n_frames;
+    const struct word *w = &o->words[s->first_word + s->n_words - 1];
+    int64_t end = w->start + LAST_WORD + LETTER * words_letters(w->text);
+    end = end < w->end ? end : w->end;
+    return (int)(end / MEL_FRAME) - l->seek;
+}
+
+/* True when more is heard in the last segment than its text takes to say, although nothing of it would be heard again. */
+static bool is_short_of_text(struct longform *l, const struct outcome *o)
+{
+    if (!voice_known(l) || l->model->n_align < 1 || o->n_segments == 0 || o->advance < o->n_frames)
+        return false;
+    const struct segment *last = &l->segments[o->n_segments - 1];
+    bool blank;
+    const char *text =
+        window_text(&l->window, l->window.attempts[0].tokens + last->first, last->n_tokens, &blank);
+    int64_t heard =
+        voice_within(l->options->voice, l->options->n_voice, (int64_t)(l->seek + last->start) * MEL_FRAME,
+                     (int64_t)(l->seek + o->n_frames) * MEL_FRAME, 0);
+    return !blank && heard > LAST_WORD + LETTER * words_letters(text);
+}
+
+/* Whisper now and then breaks off in the middle of a sentence and has its last word last to the end of the window. What is
+ * said behind that word is heard again. */
+static int seek_left_out(struct longform *l, struct outcome *o, struct err *err)
+{
+    int r = o->words ? 0 : time_words(l, o, err);
+    if (r < 0)
+        return r;
+    int end = end_of_last_word(l, o);
+    int64_t heard = voice_within(l->options->voice, l->options->n_voice, (int64_t)(l->seek + end) * MEL_FRAME,
+                                 (int64_t)(l->seek + o->n_frames) * MEL_FRAME, 0);
+    if (end >= LEFT_OUT_STEP && heard > LEFT_OUT) {
+        struct segment *last = &l->segments[o->n_segments - 1];
+        last->end = end > last->start ? end : last->end;
+        o->advance = end;
+    }
+    return 0;
 }
 
 static int find_segments(struct longform *l, struct outcome *o, struct err *err)
@@ -215,9 +262,17 @@ static int find_segments(struct longform *l, struct outcome *o, struct err *err)
         o->n_segments = segment_tokens(a->tokens, a->n_tokens, stamp, o->n_frames, l->segments, &o->advance);
         o->ends_with_single = segment_ends_with_single(a->tokens, a->n_tokens, stamp);
     }
-    if (!l->options->word_times)
-        return cut_off && o->n_segments == 1 && o->advance == o->n_frames ? seek_behind_text(l, o, err) : 0;
+    bool short_of_text = is_short_of_text(l, o);
+    if (!l->options->word_times) {
+        int r = cut_off && o->n_segments == 1 && o->advance == o->n_frames ? seek_behind_text(l, o, err) : 0;
+        if (r == 0 && short_of_text)
+            r = seek_left_out(l, o, err);
+        o->words = NULL;
+        return r;
+    }
     int r = time_words(l, o, err);
+    if (r == 0 && short_of_text)
+        r = seek_left_out(l, o, err);
     if (r < 0)
         return r;
     if (l->options->hallucination_silence_s > 0.0f)

@@ -120,3 +120,16 @@ int words_join_opening(const char *arena, struct word_span *spans, int n)
     }
     return kept;
 }
+
+int words_letters(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c >= '0' && c <= '9')
+            n += 4;
+        else
+            n += c >= 0xC0 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    }
+    return n;
+}

@@ -15,6 +15,7 @@ LANGUAGE_LEAST = 3.0  # s of a recording whose language must be found
 MUSIC_WORDS = 2
 LOST = 5  # reference words in a row
 SUNG = "sung"
+LOOP_RATIO = 2.4  # OpenAI's threshold
 
 OURS, OURS_DEFAULT, OURS_OPEN, OURS_DEFAULT_OPEN = "captiond f32", "captiond", "captiond f32, gate off", "captiond, gate off"
 FASTER, OPENAI = "faster-whisper f32", "openai-whisper f32"
@@ -85,6 +86,13 @@ def first_difference(name, ours, theirs):
     return None
 
 
+def is_cut_loop(ours, theirs, difference):
+    """Ours is where a repetitive text of theirs begins. (The ratio is that of a text before anything was cut.)"""
+    n_ours = sum(len(tokens) for seek, tokens in segments_with_seek(ours) if seek == difference.seek)
+    return n_ours == difference.at and any(s["compression_ratio"] > LOOP_RATIO for s in theirs["segments"]
+                                           if s["seek"] == difference.seek)
+
+
 def same_tokens(model, recordings, ours, theirs, peer):
     """ours, theirs: {recording name: answer}."""
     differences = []
@@ -93,6 +101,8 @@ def same_tokens(model, recordings, ours, theirs, peer):
         if not found:
             continue
         difference, prompt, prefix = found
+        if is_cut_loop(ours[recording.name], theirs[recording.name], difference):
+            difference.kind = "a loop, of which captiond keeps one round"
         if not difference.kind:
             answer = peer.ask(recording, do="difference", language=recording.language or theirs[recording.name]["language"],
                               seek=difference.seek, prompt=prompt, prefix=prefix,
