@@ -2,6 +2,7 @@
 
 #include "decoder/commit.h"
 #include "decoder/guard.h"
+#include "decoder/words.h"
 
 #define STALL_FRAMES  100         /* of speech that passes made nothing of: 2 s */
 #define DOUBT_SAMPLES (2 * 16000) /* between two attempts to hear more than a pass did */
@@ -10,20 +11,6 @@
 static int frame_of(const struct live_buffer *b, int64_t at)
 {
     return (int)((at - b->start) / GUARD_FRAME);
-}
-
-/* Letters as they are spoken: a digit is a word of about four. */
-static int count_letters(const char *text)
-{
-    int n = 0;
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c >= '0' && c <= '9')
-            n += 4;
-        else
-            n += c >= 0xC0 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    }
-    return n;
 }
 
 /* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
@@ -36,7 +23,7 @@ static bool leaves_out(const struct live_buffer *b, const struct hypothesis *h, 
         if (commit_is_mark(w->text))
             continue;
         int end = frame_of(b, w->end);
-        if (guard_left_out(levels, n_levels, at, end, count_letters(w->text)))
+        if (guard_left_out(levels, n_levels, at, end, words_letters(w->text)))
             return true;
         at = end;
     }
@@ -65,7 +52,7 @@ static int letters_of(const struct hypothesis *h)
 {
     int n = 0;
     for (int i = 0; i < h->n_words; i++)
-        n += count_letters(h->words[i].text);
+        n += words_letters(h->words[i].text);
     return n;
 }
 

@@ -723,6 +723,31 @@ static void test_goes_on_behind_text_that_breaks_off(void **state)
     }
 }
 
+/* The last of 15 words is timed to last to the end of the window, but somebody speaks on behind it. */
+static void test_hears_again_what_is_left_out(void **state)
+{
+    const struct longform_region little = {0, 8 * SECOND}, much = {0, 25 * SECOND};
+    for (int i = 0; i < 3; i++) {
+        struct answer answers[] = {ANSWER(0, AT(0)), ANSWER(-1, AT(0), ' ', 'r', 'e', 's', 't', AT(5))};
+        for (int k = 1; k <= 90; k++)
+            answers[0].tokens[k] = k % 6 == 1 ? ' ' : "abcdefghij"[(k * k / 7) % 10];
+        answers[0].tokens[91] = AT(29);
+        answers[0].n_tokens = 92;
+        struct outcome *o = prepare(30, answers, 2);
+        o->script.base.n_align = 1;
+        o->options.n_temperatures = 1;
+        o->options.voice = i == 0 ? NULL : i == 1 ? &little : &much;
+        o->options.n_voice = i > 0;
+        assert_int_equal(transcribe(o), 0);
+        assert_int_equal(o->n_segments, i == 2 ? 2 : 1);
+        if (i == 2) { /* 90 tokens of 80 ms */
+            assert_float_equal(o->script.heard[o->script.n_heard - 1].start, 90 * 0.08, 0.04);
+            assert_int_equal(o->segments[0].end, o->segments[1].start);
+        }
+        finish(o);
+    }
+}
+
 /* --- language ---------------------------------------------------------------------------------------------------- */
 
 static void test_language_is_detected(void **state)
@@ -844,6 +869,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_skipped),
         cmocka_unit_test(test_beams_search_at_temperature_0),
         cmocka_unit_test(test_goes_on_behind_text_that_breaks_off),
+        cmocka_unit_test(test_hears_again_what_is_left_out),
         cmocka_unit_test(test_quality),
         cmocka_unit_test(test_language_is_detected),
         cmocka_unit_test(test_language_is_detected_by_speech),
