@@ -75,8 +75,8 @@ int prompt_tell(const struct tokenizer *t, const char *hotwords, const char *pro
     }
     if (n > room)
         return err_set(err, -E2BIG,
-                       "%d tokens of the model, but only %d fit (in English some %d words): shorten them", n, room,
-                       room * 3 / 4);
+                       "%d tokens of the model, but only %d fit (in English some %d words): shorten them", n,
+                       room, room * 3 / 4);
     return n;
 }
 
