@@ -112,7 +112,7 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
-CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures whisper)
+CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures step whisper)
 # Some of them once more, with the kernels under ThreadSanitizer.
 CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention \
 	self_attention advance))

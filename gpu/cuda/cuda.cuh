@@ -17,16 +17,22 @@ extern "C" {
 
 #define CUDA_ROWS_MAX  64 /* rows whose cross-attention is split at once */
 #define CUDA_HEADS_MAX 20
-#define CROSS_PART     128 /* keys that one block attends to */
+#define CROSS_PART     128   /* keys that one block attends to */
+#define CUDA_VOCAB_MAX 52000 /* above every Whisper's */
 #define CROSS_PARTS    ((RUN_AUDIO_FRAMES + CROSS_PART - 1) / CROSS_PART)
 
 struct mel_tables;
 struct cublas;
+struct select_part;
+struct step_notes;
+struct step_program;
 
 struct cuda_engine {
     struct engine base;
     struct engine_options options;
-    int n_multiprocessors;
+    int n_multiprocessors, l2_bytes;
+    size_t shared_most;  /* of a block */
+    bool cooperative;    /* all blocks of a launch can be there at once */
     cudaStream_t stream; /* all operations */
     cudaStream_t setup;  /* memory that is being made ready; waited for at once */
     struct err err;      /* the first error since the last wait */
@@ -38,6 +44,7 @@ struct cuda_engine {
     float *product;        /* [product_floats] of libcublas */
     size_t product_floats;
     float *partial; /* [CUDA_ROWS_MAX][CUDA_HEADS_MAX][CROSS_PARTS][PARTIAL_FLOATS] of cross-attention */
+    struct select_part *parts; /* [CUDA_ROWS_MAX][parts of CUDA_VOCAB_MAX] of select */
 };
 
 struct engine_weight {
@@ -57,9 +64,11 @@ struct engine_graph {
     cudaGraphExec_t once;
     cudaGraph_t loop_graph; /* around the body, NULL before the first loop */
     cudaGraphExec_t loop;
-    const int32_t *n_active; /* that the loop was made for */
-    int32_t *rounds;         /* device memory: how many are left */
-    struct err err;          /* of an operation that was recorded, for every launch */
+    const int32_t *n_active;   /* that the loop was made for */
+    int32_t *rounds;           /* device memory: how many are left */
+    struct step_notes *notes;  /* while it is recorded */
+    struct step_program *step; /* NULL: not a step that one kernel does */
+    struct err err;            /* of an operation that was recorded, for every launch */
 };
 
 /* The keys of a head; its values are n_ctx · HEAD behind. */
@@ -117,6 +126,28 @@ struct cublas *cublas_open(cudaStream_t); /* NULL: there is none */
 void cublas_close(struct cublas *);
 /* out [rows, n_out] f32 = in · Wᵀ. Whether it was done: not where rows overlap or are not dense enough. */
 bool cublas_product(struct cublas *, struct mat in, const struct engine_weight *, struct mat out);
+
+/* step_program.cu: what a recording consists of. Operations that no step has are noted as others. */
+struct step_notes *step_notes_create(void); /* NULL: there is no memory */
+void step_notes_destroy(struct step_notes *);
+void step_note_other(struct step_notes *);
+void step_note(struct step_notes *, const struct rows_from_slots_args *);
+void step_note(struct step_notes *, const struct embed_args *);
+void step_note(struct step_notes *, const struct linear_rows_args *);
+void step_note(struct step_notes *, const struct self_attention_args *);
+void step_note(struct step_notes *, const struct cross_attention_args *);
+void step_note(struct step_notes *, const struct select_args *);
+void step_note(struct step_notes *, const struct advance_args *);
+template <class Args> static inline void step_note(struct step_notes *s, const Args *args)
+{
+    step_note_other(s);
+}
+/* NULL: this is not a step that one kernel does, or the GPU does not have what it takes. */
+struct step_program *step_program_create(struct cuda_engine *, const struct step_notes *);
+void step_program_destroy(struct step_program *); /* NULL is accepted */
+/* step.cu: steps while *n_active > 0, at most max_steps. Whether they were submitted, or failed: with false somebody else has to. */
+bool cuda_step_launch(struct cuda_engine *, const struct step_program *, const int32_t *n_active,
+                      int max_steps);
 
 /* mel.cu, gemm.cu, norm.cu, attention.cu: the encoder */
 int cuda_mel(struct cuda_engine *, const struct mel_args *);

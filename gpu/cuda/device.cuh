@@ -155,12 +155,16 @@ static __device__ __forceinline__ float gelu(float x)
 }
 
 /* Eight neighbours, aligned to 16 bytes. */
-static __device__ __forceinline__ void load_eight(const __half *from, float to[8])
+static __device__ __forceinline__ void split_eight(uint4 eight, float to[8])
 {
-    const uint4 eight = *(const uint4 *)from;
     const unsigned pairs[4] = {eight.x, eight.y, eight.z, eight.w};
     for (int i = 0; i < 8; i++)
         to[i] = __half2float(__ushort_as_half((unsigned short)(pairs[i / 2] >> i % 2 * 16)));
+}
+
+static __device__ __forceinline__ void load_eight(const __half *from, float to[8])
+{
+    split_eight(*(const uint4 *)from, to);
 }
 
 /* All blocks of a cooperative launch meet; what any thread wrote before, every thread sees behind it. *met counts the

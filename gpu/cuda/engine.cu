@@ -1,5 +1,5 @@
 /* The CUDA engine: life, errors, order. Every operation goes into one stream. */
-#include "gpu/cuda/cuda.cuh"
+#include "gpu/cuda/select.cuh"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -46,14 +46,19 @@ bool cuda_failed(const struct cuda_engine *c)
 #define OPERATION(name)                                                                                      \
     static void submit_##name(struct engine *e, const struct name##_args *args)                              \
     {                                                                                                        \
-        if (!cuda_failed(cuda_of(e)))                                                                        \
-            cuda_##name(cuda_of(e), args);                                                                   \
+        struct cuda_engine *c = cuda_of(e);                                                                  \
+        if (c->recording)                                                                                    \
+            step_note(c->recording->notes, args);                                                            \
+        if (!cuda_failed(c))                                                                                 \
+            cuda_##name(c, args);                                                                            \
     }
 
 ENGINE_OPERATIONS(OPERATION)
 
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
+    if (cuda_of(e)->recording)
+        step_note_other(cuda_of(e)->recording->notes);
     if (!cuda_failed(cuda_of(e)))
         cuda_kv_copy(cuda_of(e), kv, src_slot, dst_slot, n_ctx);
 }
@@ -62,6 +67,8 @@ static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot,
 
 void cuda_copy(struct cuda_engine *c, void *to, const void *from, size_t bytes, const char *what)
 {
+    if (c->recording)
+        step_note_other(c->recording->notes);
     if (bytes > 0 && !cuda_failed(c))
         cuda_check(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->stream), what);
 }
@@ -96,6 +103,7 @@ static void destroy(struct engine *e)
     cuda_mel_destroy(c->mel);
     cudaFree(c->product);
     cudaFree(c->partial);
+    cudaFree(c->parts);
     cudaFreeHost(c->counter);
     if (c->stream)
         cudaStreamDestroy(c->stream);
@@ -165,9 +173,12 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
     e = e ? e : cudaHostAlloc((void **)&c->counter, sizeof(*c->counter), cudaHostAllocDefault);
     if (e == cudaSuccess) {
         size_t floats = (size_t)CUDA_ROWS_MAX * CUDA_HEADS_MAX * CROSS_PARTS * PARTIAL_FLOATS;
+        size_t parts = (size_t)CUDA_ROWS_MAX * ((CUDA_VOCAB_MAX + PART_IDS - 1) / PART_IDS);
         c->partial = (float *)cuda_device_alloc(c, floats * sizeof(float));
-        if (!c->partial)
-            return cuda_no_memory(err, "attention", floats * sizeof(float));
+        c->parts = (struct select_part *)cuda_device_alloc(c, parts * sizeof(*c->parts));
+        if (!c->partial || !c->parts)
+            return cuda_no_memory(err, "attention and logits",
+                                  floats * sizeof(float) + parts * sizeof(*c->parts));
         e = cuda_set(c, (int32_t *)c->partial, 0);
         e = e ? e : cudaStreamSynchronize(c->stream);
     }
@@ -205,6 +216,9 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     snprintf(c->base.name, sizeof(c->base.name), "cuda f16 (%.30s)", device.name);
     c->options = *options;
     c->n_multiprocessors = device.multiProcessorCount;
+    c->l2_bytes = device.l2CacheSize;
+    c->shared_most = device.sharedMemPerBlockOptin;
+    c->cooperative = device.cooperativeLaunch;
     r = start(c, &device, err);
     if (r < 0) {
         destroy(&c->base);

@@ -2,7 +2,8 @@
  *
  * Between graph_begin and graph_end the stream is captured. A loop over a graph is a graph of its own with a conditional
  * WHILE node around it, made when it is first launched, so that the GPU goes from token to token without the host; where
- * the driver has no such node, the host looks at the counter before each round. */
+ * the driver has no such node, the host looks at the counter before each round. A loop over a step of few rows is one
+ * kernel instead (step.cu), outside of any graph: cooperative launches inside a conditional node are not documented. */
 #include "gpu/cuda/cuda.cuh"
 
 #include <errno.h>
@@ -21,6 +22,8 @@ void cuda_graph_destroy(struct engine *e, struct engine_graph *g)
     if (g->body)
         cudaGraphDestroy(g->body);
     cudaFree(g->rounds);
+    step_program_destroy(g->step);
+    step_notes_destroy(g->notes);
     free(g);
 }
 
@@ -28,14 +31,12 @@ void cuda_graph_begin(struct engine *e)
 {
     struct cuda_engine *c = cuda_of(e);
     struct engine_graph *g = (struct engine_graph *)calloc(1, sizeof(*g));
-    if (!g) {
-        cuda_fail(c, -ENOMEM, "engine cuda: out of memory for a graph");
-        return;
-    }
-    if (cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) != cudaSuccess) {
+    if (g)
+        g->notes = step_notes_create();
+    if (!g || !g->notes || cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) != cudaSuccess) {
         cudaGetLastError();
         cuda_fail(c, -ENOMEM, "engine cuda: out of memory for a graph");
-        free(g);
+        cuda_graph_destroy(e, g);
         return;
     }
     c->recording = g;
@@ -52,6 +53,10 @@ struct engine_graph *cuda_graph_end(struct engine *e)
     if (!cuda_failed(c))
         cuda_check(c, cudaGraphInstantiate(&g->once, g->body, 0), "recording");
     c->recording = NULL;
+    if (!g->err.code)
+        g->step = step_program_create(c, g->notes);
+    step_notes_destroy(g->notes);
+    g->notes = NULL;
     return g;
 }
 
@@ -169,6 +174,9 @@ void cuda_graph_launch(struct engine *e, struct engine_graph *g, const int32_t *
         cuda_fail(c, -ENOTSUP, "engine cuda: a graph cannot be launched while another one is recorded");
     } else if (g->err.code) {
         c->err = g->err;
+    } else if (n_active && max_times > 0 && g->step && c->cooperative &&
+               cuda_step_launch(c, g->step, n_active, max_times)) {
+        return; /* submitted, or failed */
     } else if (!n_active || !has_loop(c, g, n_active)) {
         launch_chain(c, g, n_active, max_times);
     } else if (max_times > 0) {

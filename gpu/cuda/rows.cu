@@ -1,111 +1,15 @@
 /* Linear layers of the text decoder on a few rows, embedding, and the rows of a step.
  *
  * linear_rows is bound by reading the weight. A block keeps up to eight rows of its input, normalised, in shared memory;
- * a warp takes some outputs after the other, 16 bytes of weights of each a lane at a time, for all of these rows. More rows than
- * eight read the weight again, from the second-level cache. A row's sum has the same order whatever is computed beside
- * it, so a draft verified at once gives the bits that its tokens give one by one. */
-#include "gpu/cuda/cuda.cuh"
+ * a warp takes some outputs after the other (rows.cuh). More rows than eight read the weight again, from the second-level
+ * cache. */
+#include "gpu/cuda/rows.cuh"
 
 #include <errno.h>
 
 #define WARPS        4
-#define ROWS_MAX     8
 #define SHARED_BYTES (48 << 10)
 #define BLOCKS_A_SM  8
-#define SUMS_A_WARP  8 /* rows times outputs, as far as there are outputs */
-
-struct linear_rows_params {
-    struct rows rows;
-    struct mat in, add, out;
-    const float *gamma, *beta, *bias;
-    bool gelu;
-    struct engine_weight weight;
-};
-
-/* Where value i of a row lies in shared memory: eight neighbours are two times four, half a row apart, so that lanes that
- * read their eight read neighbouring groups of four. */
-static __device__ __forceinline__ int place(int i, int stride)
-{
-    return i % 8 / 4 * (stride / 2) + i / 8 * 4 + i % 4;
-}
-
-/* A warp: one row to shared memory, zeros behind its end. */
-static __device__ __forceinline__ void take_row(const struct linear_rows_params *p, const float *x, float *to)
-{
-    int lane = (int)threadIdx.x % WARP, n = p->weight.n_in, stride = p->weight.stride;
-    float mean = 0.0f, scale = 1.0f;
-    if (p->gamma) {
-        float sum = 0.0f, squares = 0.0f;
-        for (int i = lane; i < n; i += WARP)
-            sum += x[i];
-        mean = warp_sum(sum) / (float)n;
-        for (int i = lane; i < n; i += WARP)
-            squares += (x[i] - mean) * (x[i] - mean);
-        scale = rsqrtf(warp_sum(squares) / (float)n + 1e-5f);
-    }
-    for (int i = lane; i < stride; i += WARP) {
-        float value = i < n ? x[i] : 0.0f;
-        if (p->gamma && i < n)
-            value = (value - mean) * scale * p->gamma[i] + p->beta[i];
-        to[place(i, stride)] = value;
-    }
-}
-
-/* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
- * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum. */
-template <int n> static __device__ __forceinline__ float warp_sums(float v[n])
-{
-    int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
-    for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
-        bool high = lane & bit;
-        for (int i = 0; i < left; i++) {
-            float give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
-            v[i] = keep + __shfl_xor_sync(LANES, give, bit);
-        }
-    }
-    for (; bit > 0; bit /= 2)
-        v[0] += __shfl_xor_sync(LANES, v[0], bit);
-    return v[0];
-}
-
-/* A lane's part of the sums [n_outs][n_rows] of neighbouring outputs. */
-template <int n_rows, int n_outs>
-static __device__ __forceinline__ void multiply(const __half *weight, int stride, const float *x, float *sums)
-{
-    for (int i = 0; i < n_outs * n_rows; i++)
-        sums[i] = 0.0f;
-    for (int i = (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
-        float w[n_outs][8];
-        for (int o = 0; o < n_outs; o++)
-            load_eight(weight + (size_t)o * (size_t)stride + i * 8, w[o]);
-        for (int r = 0; r < n_rows; r++) {
-            const float4 low = *(const float4 *)(x + r * stride + i * 4);
-            const float4 high = *(const float4 *)(x + r * stride + stride / 2 + i * 4);
-            for (int o = 0; o < n_outs; o++) {
-                float sum = sums[o * n_rows + r];
-                sum = fmaf(w[o][0], low.x, sum);
-                sum = fmaf(w[o][1], low.y, sum);
-                sum = fmaf(w[o][2], low.z, sum);
-                sum = fmaf(w[o][3], low.w, sum);
-                sum = fmaf(w[o][4], high.x, sum);
-                sum = fmaf(w[o][5], high.y, sum);
-                sum = fmaf(w[o][6], high.z, sum);
-                sums[o * n_rows + r] = fmaf(w[o][7], high.w, sum);
-            }
-        }
-    }
-}
-
-static __device__ __forceinline__ void finish(const struct linear_rows_params *p, int row, int out, float x)
-{
-    if (p->bias)
-        x += p->bias[out];
-    if (p->gelu)
-        x = gelu(x);
-    if (p->add.data)
-        x += ((const float *)p->add.data)[(size_t)row * (size_t)p->add.stride + (size_t)out];
-    ((float *)p->out.data)[(size_t)row * (size_t)p->out.stride + (size_t)out] = x;
-}
 
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
  * many loads are under way at once. */
@@ -113,34 +17,21 @@ template <int n_rows, int n_outs>
 static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);
-    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, stride = p.weight.stride;
-    int first = (int)blockIdx.y * n_rows;
+    int warp = (int)threadIdx.x / WARP, stride = p.weight.stride, first = (int)blockIdx.y * n_rows;
     unsigned active = 0; /* the same in all threads */
     for (int r = 0; r < n_rows; r++)
         active |= (unsigned)(first + r < p.rows.n && p.rows.pos[first + r] >= 0) << r;
     if (!active)
         return;
-    for (int r = warp; r < n_rows; r += WARPS) {
-        if (active >> r & 1)
-            take_row(&p, (const float *)p.in.data + (size_t)(first + r) * (size_t)p.in.stride,
-                     x + r * stride);
-        else
-            for (int i = lane; i < stride; i += WARP)
-                x[r * stride + i] = 0.0f;
-    }
-    __syncthreads();
-    const int sums_a_warp = n_rows * n_outs, lanes_a_sum = WARP / sums_a_warp;
-    int mine = lane / lanes_a_sum, row = first + mine % n_rows;
-    bool writes = lane % lanes_a_sum == 0 && (active >> mine % n_rows & 1);
+    take_rows(&p, first, n_rows, active, x);
+    if (p.gamma)
+        norm_rows(n_rows, active, p.gamma, p.beta, p.weight.n_in, stride, x);
     for (int group = (int)blockIdx.x * WARPS + warp; group * n_outs < p.weight.n_out;
          group += (int)gridDim.x * WARPS) {
-        float sums[sums_a_warp];
-        /* The last ones are moved back to end with the weight; what another group has is computed again and dropped. */
-        int out = group * n_outs <= p.weight.n_out - n_outs ? group * n_outs : p.weight.n_out - n_outs;
+        float sums[n_rows * n_outs];
+        int out = first_of_group(&p.weight, group, n_outs);
         multiply<n_rows, n_outs>(p.weight.data + (size_t)out * (size_t)stride, stride, x, sums);
-        float sum = warp_sums<sums_a_warp>(sums);
-        if (writes && out + mine / n_rows >= group * n_outs)
-            finish(&p, row, out + mine / n_rows, sum);
+        finish_group<n_rows, n_outs>(&p, first, active, group, out, warp_sums<n_rows * n_outs>(sums));
     }
 }
 
@@ -194,13 +85,7 @@ int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
 static __global__ void __launch_bounds__(EMBED_THREADS)
     embed_kernel(struct rows rows, struct engine_weight tokens, const float *positions, struct mat out)
 {
-    int r = (int)blockIdx.x, token = rows.token[r], pos = rows.pos[r];
-    if (pos < 0 || token < 0 || token >= tokens.n_out)
-        return;
-    const __half *embedding = tokens.data + (size_t)token * (size_t)tokens.stride;
-    for (int i = (int)threadIdx.x; i < tokens.n_in; i += EMBED_THREADS)
-        ((float *)out.data)[(size_t)r * (size_t)out.stride + (size_t)i] =
-            __half2float(embedding[i]) + positions[(size_t)pos * (size_t)tokens.n_in + (size_t)i];
+    embed_row(&rows, (int)blockIdx.x, &tokens, positions, out);
 }
 
 int cuda_embed(struct cuda_engine *c, const struct embed_args *a)
@@ -221,10 +106,7 @@ static __global__ void __launch_bounds__(STEP_THREADS)
     int r = (int)blockIdx.x * STEP_THREADS + (int)threadIdx.x;
     if (r >= rows.n)
         return;
-    const struct slot_state *s = &slots[rows.slot[r]];
-    bool active = s->done == SLOT_ACTIVE && s->n_tokens > 0;
-    rows.pos[r] = active ? s->n_tokens - 1 : -1;
-    rows.token[r] = active ? s->tokens[s->n_tokens - 1] : 0;
+    row_from_slot(&rows, r, slots);
 }
 
 int cuda_rows_from_slots(struct cuda_engine *c, const struct rows_from_slots_args *a)

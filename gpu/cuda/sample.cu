@@ -1,107 +1,82 @@
 /* Choosing tokens, and a slot's way from token to token. gpu/host/sample.c is the twin, and one test holds both. */
-#include "gpu/cuda/rules.cuh"
+#include "gpu/cuda/select.cuh"
 
 #include <errno.h>
 
-#define THREADS RULES_THREADS
+/* --- choosing ---------------------------------------------------------------------------------------------------------- */
 
-/* --- sampling ---------------------------------------------------------------------------------------------------------- */
+#define PART_THREADS 128
+#define PART_WARPS   (PART_THREADS / WARP)
 
-/* A thread's walk through its ids of a range until their weights have used up *left: the id, or NO_ID. *last: the last
- * one that has any weight. */
-static __device__ int walk(const struct allowed *a, const float *logits, int first, int last, float greatest,
-                           float scale, double *left, int *last_id)
+/* grid: parts, rows. `parts` has n_parts of each row. */
+static __global__ void __launch_bounds__(PART_THREADS)
+    select_part_kernel(struct select_args args, struct select_part *parts, int n_parts)
 {
-    for (int i = first + (int)threadIdx.x; i < last; i += THREADS) {
-        double weight = suppressed(a, i) ? 0.0 : (double)expf((logits[i] - greatest) * scale);
-        if (weight == 0.0)
-            continue;
-        *last_id = i;
-        *left -= weight;
-        if (*left < 0.0)
-            return i;
-    }
-    return NO_ID;
+    SHARED(struct allowed, allowed, 1);
+    int r = (int)blockIdx.y, pos = args.rows.pos[r], lane = (int)threadIdx.x % WARP;
+    int part = (int)blockIdx.x * PART_WARPS + (int)threadIdx.x / WARP, id = part * PART_IDS + lane;
+    if (pos < 0)
+        return;
+    const struct slot_state *s = &args.slots[args.rows.slot[r]];
+    const struct token_masks masks = {args.masks, args.mask_words};
+    if (s->n_beams > 1 || pos + 1 < s->n_prompt)
+        return;
+    if (threadIdx.x == 0)
+        apply_rules(&masks, s, pos + 1, args.logits.cols, allowed);
+    __syncthreads();
+    if (part >= n_parts)
+        return;
+    const float *logits = (const float *)args.logits.data + (size_t)r * (size_t)args.logits.stride;
+    struct select_part mine =
+        weigh_part(allowed, part * PART_IDS, id < args.logits.cols ? logits[id] : -INFINITY);
+    if (lane == 0)
+        parts[(size_t)r * (size_t)n_parts + (size_t)part] = mine;
 }
-
-/* The ids in the order thread by thread; within one, text before timestamps. */
-static __device__ int sample(const struct allowed *a, const float *logits, float greatest, float temperature,
-                             double u)
-{
-    SHARED(double, sums, THREADS);
-    SHARED(double, left, 1);
-    SHARED(int, chosen, 2); /* a thread, then an id */
-    float scale = 1.0f / temperature;
-    int me = (int)threadIdx.x, last_id = NO_ID;
-    sums[me] = (double)sum_of(a, logits, a->ids.text_first, a->ids.text_last, greatest, scale) +
-               (double)sum_of(a, logits, a->ids.stamp_first, a->ids.stamp_last, greatest, scale);
-    __syncthreads();
-    if (me == 0) {
-        double total = 0.0;
-        for (int i = 0; i < THREADS; i++)
-            total += sums[i];
-        left[0] = u * total;
-        for (int i = 0; i < THREADS; i++) {
-            if (sums[i] > 0.0)
-                chosen[0] = i; /* of the threads with any weight, the last one at most */
-            if (left[0] < sums[i])
-                break;
-            left[0] -= sums[i];
-        }
-    }
-    __syncthreads();
-    if (me == chosen[0]) {
-        double rest = left[0];
-        int id = walk(a, logits, a->ids.text_first, a->ids.text_last, greatest, scale, &rest, &last_id);
-        if (id == NO_ID)
-            id = walk(a, logits, a->ids.stamp_first, a->ids.stamp_last, greatest, scale, &rest, &last_id);
-        chosen[1] = id == NO_ID ? last_id : id; /* past the end by rounding only */
-    }
-    __syncthreads();
-    return chosen[1];
-}
-
-/* --- a row ------------------------------------------------------------------------------------------------------------- */
 
 /* grid: rows */
-static __global__ void __launch_bounds__(THREADS) select_kernel(struct select_args args)
+static __global__ void __launch_bounds__(RULES_THREADS)
+    select_kernel(struct select_args args, const struct select_part *parts, int n_parts)
 {
-    int r = (int)blockIdx.x, pos = args.rows.pos[r], n = pos + 1;
+    SHARED(struct allowed, allowed, 1);
+    int r = (int)blockIdx.x, pos = args.rows.pos[r];
     if (pos < 0)
         return;
     struct slot_state *s = &args.slots[args.rows.slot[r]];
-    const struct token_rules *rules = &s->rules;
     const float *logits = (const float *)args.logits.data + (size_t)r * (size_t)args.logits.stride;
     const struct token_masks masks = {args.masks, args.mask_words};
     if (s->n_beams > 1)
         return;
     probe_row(s, pos, logits, args.logits.cols);
-    if (n < s->n_prompt)
+    if (pos + 1 < s->n_prompt)
         return;
-    struct weighed w = weigh_row(&masks, s, n, logits, args.logits.cols);
-    int id = w.best.id;
-    if (w.best.value == -INFINITY) { /* rules that leave nothing end the text */
-        if (threadIdx.x == 0) {
-            args.chosen[r] = rules->eot;
-            args.logprob[r] = -INFINITY;
-        }
-        return;
-    }
-    if (rules->temperature > 0.0f)
-        id = sample(&w.allowed, logits, w.best.value, rules->temperature, uniform(rules->seed, (uint64_t)n));
+    if (threadIdx.x == 0)
+        apply_rules(&masks, s, pos + 1, args.logits.cols, allowed);
+    __syncthreads();
+    struct choice c =
+        choose(&s->rules, pos + 1, allowed, parts + (size_t)r * (size_t)n_parts, logits, args.logits.cols);
     if (threadIdx.x == 0) {
-        args.chosen[r] = id;
-        args.logprob[r] = logits[id] - w.best.value - w.log_sum;
+        args.chosen[r] = c.id;
+        args.logprob[r] = c.logprob;
     }
 }
 
 int cuda_select(struct cuda_engine *c, const struct select_args *a)
 {
-    if (a->logits.type != DTYPE_F32 || a->mask_words * 32 < a->logits.cols)
+    int n_parts = (a->logits.cols + PART_IDS - 1) / PART_IDS;
+    if (a->logits.type != DTYPE_F32 || a->mask_words * 32 < a->logits.cols || a->logits.cols > CUDA_VOCAB_MAX)
         return cuda_fail(c, -EINVAL, "select: types or shapes do not fit");
-    if (a->rows.n <= 0)
-        return 0;
-    LAUNCH(select_kernel, a->rows.n, THREADS, 0, c->stream, *a);
+    for (int first = 0; first < a->rows.n; first += CUDA_ROWS_MAX) {
+        int n = a->rows.n - first < CUDA_ROWS_MAX ? a->rows.n - first : CUDA_ROWS_MAX;
+        struct select_args part = *a;
+        part.rows = {n, a->rows.token + first, a->rows.pos + first, a->rows.slot + first};
+        part.logits = mat_rows(a->logits, first, n);
+        part.chosen += first;
+        part.logprob += first;
+        LAUNCH(select_part_kernel, dim3((unsigned)((n_parts + PART_WARPS - 1) / PART_WARPS), (unsigned)n),
+               PART_THREADS, 0, c->stream, part, c->parts, n_parts);
+        LAUNCH(select_kernel, n, RULES_THREADS, 0, c->stream, part, (const struct select_part *)c->parts,
+               n_parts);
+    }
     return cuda_check(c, cudaGetLastError(), "select");
 }
 

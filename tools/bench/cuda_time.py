@@ -131,14 +131,12 @@ def step_parts(gpu, m, n):
     linear = max(weights / gpu.bandwidth + again * weights / gpu.l2, n * weights / 2 / (gpu.fma / 4))
     output = max(logits / gpu.bandwidth + again * logits / gpu.l2, n * logits / 2 / (gpu.fma / 4))
     past = n * layers * 2 * (TOKENS // 2) * d * 2
-    # One block a row reads its logits three times; a multiprocessor gets 64 bytes a cycle.
-    select = 3 * m.vocab * 4 / (64 * gpu.clock) * -(-n // gpu.multiprocessors)
     rows = [
         ("linear_rows", 6 * layers, 2, weights, linear),
         ("self-attention", 2 * layers, 2, past, past / gpu.bandwidth),
         ("cross-attention", 2 * layers, 2, n * cross, n * cross / gpu.bandwidth),
         ("logits", 1, 2, logits, output),
-        ("select", 1, 4, n * m.vocab * 4, select),
+        ("select", 2, 2, n * m.vocab * 4, n * m.vocab * 4 / gpu.l2),
         ("rows, embedding, advance, WHILE", 4, 1, n * d * 6, 0.0),
     ]
     return [(what, k, r, b, k * (KERNEL_S + r * ROUND_S) + s) for what, k, r, b, s in rows]
@@ -148,13 +146,50 @@ def total(parts):
     return sum(p[-1] for p in parts)
 
 
-# Steps of one persistent kernel, which meets at a barrier of the grid where a layer needs it: qkv, self-attention, output,
-# cross query, cross-attention, its join and output, MLP's two.
-FUSED_BARRIERS, BARRIER_S = 7, 1.0e-6
+# --- a step of up to eight rows in one kernel, gpu/cuda/step.cu: phases, between which all blocks meet ------------------
+
+# Assumed: a barrier of the grid, a round of loads from the second-level cache inside a running kernel, a row's norm (two sums
+# over a warp one after the other), a product's own sum and what is done with it.
+BARRIER_S, L2_ROUND_S, NORM_S, PRODUCT_S = 1.0e-6, 0.2e-6, 0.2e-6, 0.15e-6
+L2_BYTES, FUSED_QUERY_ROWS = 50e6, 2
 
 
-def fused_step(gpu, m):
-    return (m.text_layers * FUSED_BARRIERS + 3) * BARRIER_S + sum(token_bytes(m)) / gpu.bandwidth
+def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
+    """[(phase, how often, rounds of loads, bytes, seconds)] of a step of n rows at half of the text. A weight is in registers or in
+    the second-level cache when its phase begins: it was asked for before the barrier."""
+    d, layers = m.state, m.text_layers
+    past = n * 2 * (TOKENS // 2) * d * 2
+    window = n * 2 * FRAMES * d * 2
+    logits = m.vocab * d * 2
+    soon = min(logits, L2_BYTES / 4)  # brought in during the other phases
+    fused = n <= FUSED_QUERY_ROWS
+    # Each part of a window makes its head's query: the weight is read as often as there are parts.
+    query = 2 * d * d * (n * -(-FRAMES // 128) if fused else 1)
+
+    def linear(name, n_in, n_out, norm):
+        return name, layers, 1, 2 * n_in * n_out, NORM_S * norm + PRODUCT_S
+
+    rows = [
+        linear("QKV", d, 3 * d, True),
+        ("self-attention", layers, 3, past, 2 * NORM_S),
+        linear("output", d, d, False),
+        ("cross-attention and its queries" if fused else "cross-attention", layers, 4 if fused else 2,
+         window + query * fused, 2 * NORM_S + (NORM_S + PRODUCT_S) * fused),
+        linear("joining its parts, output", d, d, True),
+        linear("MLP up", d, 4 * d, True),
+        linear("MLP down", 4 * d, d, False),
+        ("logits, parts of select", 1, 1, logits, NORM_S + PRODUCT_S),
+        ("select, advance, embedding, rows", 1, 6, n * m.vocab // 32 * 24, 3 * NORM_S),
+    ]
+    if not fused:
+        rows.insert(3, linear("cross-attention's queries", d, d, True))
+    stream = max(logits / gpu.l2, (logits - soon) / gpu.bandwidth)
+    arithmetic = n * sum(token_bytes(m)[:2]) / 2 / (gpu.fma / 4)  # as in linear_rows, beside the bytes
+    out = [(what, k, r, b, k * (barrier + r * l2_round + s + (stream if "logits" in what else b / gpu.l2)))
+           for what, k, r, b, s in rows]
+    # What it takes at least: all bytes from memory, or the arithmetic.
+    floor = max((sum(token_bytes(m)[:2]) + n * token_bytes(m)[2]) / gpu.bandwidth, arithmetic)
+    return out, max(total(out), floor)
 
 
 # Products of 16 rows and more on tensor cores: bound by reading the weight once.
@@ -185,15 +220,35 @@ def main():
             print(f"| {one[0]} | {one[1]} | {one[3] / 1e6:.1f} | {1e6 * one[4]:.1f} | {many[3] / 1e6:.1f} | {1e6 * many[4]:.1f} |")
         print(f"| all | {sum(p[1] for p in step_parts(H100, m, 1))} | | {1e6 * total(step_parts(H100, m, 1)):.0f} | "
               f"| {1e6 * total(step_parts(H100, m, 64)):.0f} |\n")
+        parts, seconds = phases(H100, m, 1)
+        print("| step of one row in one kernel | times | rounds | MB each | µs in all |\n|---|---|---|---|---|")
+        for what, k, r, b, s in parts:
+            print(f"| {what} | {k} | {r} | {b / 1e6:.1f} | {1e6 * s:.1f} |")
+        print(f"| all | {sum(p[1] for p in parts)} | | | {1e6 * seconds:.0f} |\n")
     print("## Against the aims, H100, windows of 30 s with 90 tokens, *predicted*\n")
-    print("| | aim | as it is | with a persistent step | with tensor cores from 16 rows on |\n|---|---|---|---|---|")
+    print("| | aim | a graph of kernels | a step in one kernel (as it is) | tensor cores from 16 rows on (not built) |\n"
+          "|---|---|---|---|---|")
     for m, aim in ((TINY, 6), (BASE, 10)):
         encode = total(encode_parts(H100, m))
         print(f"| {m.name}, batch 1 | {aim} ms | {1e3 * (encode + TOKENS * total(step_parts(H100, m, 1))):.1f} ms "
-              f"| {1e3 * (encode + TOKENS * fused_step(H100, m)):.1f} ms | |")
+              f"| {1e3 * (encode + TOKENS * phases(H100, m, 1)[1]):.1f} ms | |")
     encode = 64 * total(encode_parts(H100, TINY))
     window, faster = (encode + TOKENS * step for step in (total(step_parts(H100, TINY, 64)), tensor_step(H100, TINY, 64)))
-    print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × | | {64 * 30 / faster:,.0f} × |")
+    print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × (as it is) | | {64 * 30 / faster:,.0f} × |\n")
+    barriers = (0.7, 1.0, 1.5, 2.0)
+    print("## What the assumptions are worth: a window at batch 1, *predicted*\n")
+    print("| | round of loads | " + " | ".join(f"barrier {b:.1f} µs" for b in barriers) + " |\n|---|---|" + "---|" * len(barriers))
+    for m in (TINY, BASE):
+        encode = total(encode_parts(H100, m))
+        for r in (0.15, 0.2, 0.3):
+            times = (encode + TOKENS * phases(H100, m, 1, b * 1e-6, r * 1e-6)[1] for b in barriers)
+            print(f"| {m.name} | {r:.2f} µs | " + " | ".join(f"{1e3 * t:.1f} ms" for t in times) + " |")
+    print("\n## Rows, *predicted*: µs a step\n")
+    print("A beam search of five is five rows; its own choosing, one block a row, is not in these figures.\n")
+    print("| | 1 | 2 | 4 | 5 | 8 |\n|---|---|---|---|---|---|")
+    for m in (TINY, BASE):
+        print(f"| {m.name}, a graph | " + " | ".join(f"{1e6 * total(step_parts(H100, m, n)):.0f}" for n in (1, 2, 4, 5, 8)) + " |")
+        print(f"| {m.name}, one kernel | " + " | ".join(f"{1e6 * phases(H100, m, n)[1]:.0f}" for n in (1, 2, 4, 5, 8)) + " |")
 
 
 if __name__ == "__main__":

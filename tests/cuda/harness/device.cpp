@@ -98,6 +98,11 @@ size_t harness_shared_limit(const void *kernel)
     return l == shared_limits.end() ? SHARED_DEFAULT : l->second;
 }
 
+size_t harness_shared_most(const void *kernel)
+{
+    return shared_limits.count(kernel) ? SHARED_MOST : SHARED_DEFAULT;
+}
+
 extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute what, int value)
 {
     RUNTIME_CALL();
@@ -148,15 +153,6 @@ extern "C" cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, con
     return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr what, int)
-{
-    RUNTIME_CALL();
-    if (what != cudaDevAttrCooperativeLaunch)
-        return runtime_error(cudaErrorInvalidValue);
-    *value = has_cooperative;
-    return cudaSuccess;
-}
-
 extern "C" void harness_machine(int driver, int error_of_count, int major, size_t memory)
 {
     driver_version = driver;
@@ -191,5 +187,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
     p->major = compute_major;
     p->multiProcessorCount = n_multiprocessors;
     p->sharedMemPerBlockOptin = SHARED_MOST;
+    p->l2CacheSize = 1 << 20;
+    p->cooperativeLaunch = has_cooperative;
     return cudaSuccess;
 }

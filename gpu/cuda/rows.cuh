@@ -1,0 +1,187 @@
+/* What a step does with rows: products with a weight, embedding, the next token of a slot. Inside gpu/cuda/ only: rows.cu has a
+ * kernel for each, step.cu one for all.
+ *
+ * A row's sum has the same order whatever is computed beside it and in whichever kernel, so a draft verified at once gives
+ * the bits that its tokens give one by one. A lane has 16 bytes of weights of an output at a time, for up to eight rows. */
+#ifndef CAPTIOND_GPU_CUDA_ROWS_CUH
+#define CAPTIOND_GPU_CUDA_ROWS_CUH
+
+#include "gpu/cuda/cuda.cuh"
+
+#define ROWS_MAX    8
+#define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
+
+struct linear_rows_params {
+    struct rows rows;
+    struct mat in, add, out;
+    const float *gamma, *beta, *bias;
+    bool gelu;
+    struct engine_weight weight;
+};
+
+/* Where value i of a row lies in shared memory: eight neighbours are two times four, half a row apart, so that lanes that
+ * read their eight read neighbouring groups of four. */
+static __device__ __forceinline__ int place(int i, int stride)
+{
+    return i % 8 / 4 * (stride / 2) + i / 8 * 4 + i % 4;
+}
+
+/* A block: rows first … first + n − 1 to shared memory, zeros behind their ends and in the place of idle ones. Ends with a
+ * barrier. */
+static __device__ __forceinline__ void take_rows(const struct linear_rows_params *p, int first, int n,
+                                                 unsigned active, float *to)
+{
+    int stride = p->weight.stride;
+    for (int r = 0; r < n; r++) {
+        const float *x = (const float *)p->in.data + (size_t)(first + r) * (size_t)p->in.stride;
+        for (int i = (int)threadIdx.x; i < stride; i += (int)blockDim.x)
+            to[r * stride + place(i, stride)] = (active >> r & 1) && i < p->weight.n_in ? x[i] : 0.0f;
+    }
+    __syncthreads();
+}
+
+/* A block: layer norm of rows in shared memory, a warp a row. Ends with a barrier. */
+static __device__ __forceinline__ void norm_rows(int n_rows, unsigned active, const float *gamma,
+                                                 const float *beta, int n, int stride, float *rows)
+{
+    int lane = (int)threadIdx.x % WARP;
+    for (int r = (int)threadIdx.x / WARP; r < n_rows; r += (int)blockDim.x / WARP) {
+        float *x = rows + r * stride, sum = 0.0f, squares = 0.0f;
+        if (!(active >> r & 1))
+            continue;
+        for (int i = lane; i < n; i += WARP)
+            sum += x[place(i, stride)];
+        const float mean = warp_sum(sum) / (float)n;
+        for (int i = lane; i < n; i += WARP)
+            squares += (x[place(i, stride)] - mean) * (x[place(i, stride)] - mean);
+        const float scale = rsqrtf(warp_sum(squares) / (float)n + 1e-5f);
+        for (int i = lane; i < n; i += WARP)
+            x[place(i, stride)] = (x[place(i, stride)] - mean) * scale * gamma[i] + beta[i];
+    }
+    __syncthreads();
+}
+
+/* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
+ * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum. */
+template <int n> static __device__ __forceinline__ float warp_sums(float v[n])
+{
+    int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
+    for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
+        bool high = lane & bit;
+        for (int i = 0; i < left; i++) {
+            float give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
+            v[i] = keep + __shfl_xor_sync(LANES, give, bit);
+        }
+    }
+    for (; bit > 0; bit /= 2)
+        v[0] += __shfl_xor_sync(LANES, v[0], bit);
+    return v[0];
+}
+
+/* sums [n_outs][n_rows] += the products of eight weights of each output with values 8 i … of the rows. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], const float *x, int stride,
+                                                      int i, float *sums)
+{
+    for (int r = 0; r < n_rows; r++) {
+        const float4 low = *(const float4 *)(x + r * stride + i * 4);
+        const float4 high = *(const float4 *)(x + r * stride + stride / 2 + i * 4);
+        for (int o = 0; o < n_outs; o++) {
+            float sum = sums[o * n_rows + r];
+            sum = fmaf(w[o][0], low.x, sum);
+            sum = fmaf(w[o][1], low.y, sum);
+            sum = fmaf(w[o][2], low.z, sum);
+            sum = fmaf(w[o][3], low.w, sum);
+            sum = fmaf(w[o][4], high.x, sum);
+            sum = fmaf(w[o][5], high.y, sum);
+            sum = fmaf(w[o][6], high.z, sum);
+            sums[o * n_rows + r] = fmaf(w[o][7], high.w, sum);
+        }
+    }
+}
+
+/* A lane's part of the sums [n_outs][n_rows] += neighbouring outputs, from eight times `first` values on. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply_from(const __half *weight, int stride, const float *x,
+                                                     int first, float *sums)
+{
+    for (int i = first + (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
+        float w[n_outs][8];
+        for (int o = 0; o < n_outs; o++)
+            load_eight(weight + (size_t)o * (size_t)stride + i * 8, w[o]);
+        multiply_eight<n_rows, n_outs>(w, x, stride, i, sums);
+    }
+}
+
+/* The same of all values. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply(const __half *weight, int stride, const float *x, float *sums)
+{
+    for (int i = 0; i < n_outs * n_rows; i++)
+        sums[i] = 0.0f;
+    multiply_from<n_rows, n_outs>(weight, stride, x, 0, sums);
+}
+
+/* The first output of a group of n_outs. The last groups are moved back to end with the weight; what another group has is
+ * computed again and dropped. */
+static __device__ __forceinline__ int first_of_group(const struct engine_weight *w, int group, int n_outs)
+{
+    return group * n_outs <= w->n_out - n_outs ? group * n_outs : w->n_out - n_outs;
+}
+
+static __device__ __forceinline__ float added_to(const struct linear_rows_params *p, int row, int out)
+{
+    return p->add.data ? ((const float *)p->add.data)[(size_t)row * (size_t)p->add.stride + (size_t)out]
+                       : 0.0f;
+}
+
+static __device__ __forceinline__ void finish(const struct linear_rows_params *p, int row, int out, float x,
+                                              float bias, float add)
+{
+    if (p->bias)
+        x += bias;
+    if (p->gelu)
+        x = gelu(x);
+    if (p->add.data)
+        x += add;
+    ((float *)p->out.data)[(size_t)row * (size_t)p->out.stride + (size_t)out] = x;
+}
+
+/* The sums of a group, as warp_sums leaves them, go where they belong. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void finish_group(const struct linear_rows_params *p, int first,
+                                                    unsigned active, int group, int out, float sum)
+{
+    const int lanes_a_sum = WARP / (n_rows * n_outs);
+    int lane = (int)threadIdx.x % WARP, mine = lane / lanes_a_sum;
+    bool writes = lane % lanes_a_sum == 0 && (active >> mine % n_rows & 1);
+    int row = first + mine % n_rows, mine_out = out + mine / n_rows;
+    if (writes && mine_out >= group * n_outs)
+        finish(p, row, mine_out, sum, p->bias ? p->bias[mine_out] : 0.0f, added_to(p, row, mine_out));
+}
+
+/* All threads of a block. */
+static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
+                                                 const struct engine_weight *tokens, const float *positions,
+                                                 struct mat out)
+{
+    int token = rows->token[r], pos = rows->pos[r];
+    if (pos < 0 || token < 0 || token >= tokens->n_out)
+        return;
+    const __half *embedding = tokens->data + (size_t)token * (size_t)tokens->stride;
+    for (int i = (int)threadIdx.x; i < tokens->n_in; i += (int)blockDim.x)
+        ((float *)out.data)[(size_t)r * (size_t)out.stride + (size_t)i] =
+            __half2float(embedding[i]) + positions[(size_t)pos * (size_t)tokens->n_in + (size_t)i];
+}
+
+/* One thread: the newest token of the row's slot. */
+static __device__ __forceinline__ void row_from_slot(const struct rows *rows, int r,
+                                                     const struct slot_state *slots)
+{
+    const struct slot_state *s = &slots[rows->slot[r]];
+    bool active = s->done == SLOT_ACTIVE && s->n_tokens > 0;
+    rows->pos[r] = active ? s->n_tokens - 1 : -1;
+    rows->token[r] = active ? s->tokens[s->n_tokens - 1] : 0;
+}
+
+#endif
