@@ -290,10 +290,15 @@ static void compare(int n, const struct outcome *a, const struct outcome *b)
     assert_int_equal(a->n_active, 0);
     assert_int_equal(b->n_active, 0);
     for (int slot = 0; slot < SLOTS; slot++) {
-        if (memcmp(&a->slots[slot], &b->slots[slot], sizeof(a->slots[slot])) != 0)
-            fail_msg("%d rows: slot %d: %d and %d tokens, the second is %d and %d", n, slot,
-                     a->slots[slot].n_tokens, b->slots[slot].n_tokens, a->slots[slot].tokens[1],
-                     b->slots[slot].tokens[1]);
+        const struct slot_state *s = &a->slots[slot], *t = &b->slots[slot];
+        if (s->n_tokens != t->n_tokens || s->tokens[1] != t->tokens[1])
+            fail_msg("%d rows: slot %d: %d and %d tokens, the second is %d and %d", n, slot, s->n_tokens,
+                     t->n_tokens, s->tokens[1], t->tokens[1]);
+        assert_memory_equal(s->tokens, t->tokens, sizeof(s->tokens));
+        assert_memory_equal(s->logprobs, t->logprobs, sizeof(s->logprobs));
+        assert_int_equal(s->done, t->done);
+        assert_int_equal(s->n_steps, t->n_steps);
+        assert_true(s->probe_prob == t->probe_prob);
     }
     assert_memory_equal(a->align, b->align, sizeof(a->align));
     assert_memory_equal(a->logits, b->logits, sizeof(a->logits));
