@@ -10,6 +10,13 @@
 #define TEAMS      (STEP_THREADS / ATTENTION_THREADS)
 #define RING       3 /* phases that are known: this one, the next, and the one after, which is on its way */
 
+/* Before Ampere the kernel does not fit its registers, and is not launched. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define STEP_IS_BUILT false
+#else
+#define STEP_IS_BUILT true
+#endif
+
 static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
 
 /* What is known of a row throughout a step. */
@@ -89,6 +96,7 @@ static __device__ __forceinline__ void look_ahead(const struct step_params *p, c
 {
     const struct linear_rows_params *l = &next->linear;
     int lane = (int)threadIdx.x % WARP, out = first_unit(), n_chunks = l->weight.stride / 8;
+    *ahead = {}; /* or it would take registers through every phase */
     if (next->kind == PHASE_SELF || next->kind == PHASE_FINISH)
         return;
     if (next->kind == PHASE_CROSS || next->kind == PHASE_CROSS_QUERIES)
@@ -273,11 +281,13 @@ logits_phase(const struct step_params *p, const struct linear_rows_params *l, co
             float sum = warp_sums<n_rows * n_outs>(sums);
             finish_group<n_rows, n_outs>(l, 0, active, group, out, sum);
             int o = part * PART_IDS + lane - out; /* this lane's output in the group, if it is one */
+            UNROLL
             for (int r = 0; r < n_rows; r++) {
                 float x_r = __shfl_sync(LANES, sum, (o * n_rows + r) * lanes_a_sum & (WARP - 1));
                 mine[r] = o >= 0 && o < n_outs ? x_r : mine[r];
             }
         }
+        UNROLL
         for (int r = 0; r < n_rows; r++) {
             if (!(active >> r & 1))
                 continue;
@@ -389,7 +399,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     __syncthreads();
     look_ahead(&p, &room->ring[0], room, &ahead);
     grid_barrier(p.arrived, &met);
-    for (int step = 0; step < p.max_steps; step++) {
+    for (int step = 0; step < (STEP_IS_BUILT ? p.max_steps : 0); step++) {
         unsigned active = begin_step(&p, room);
         if (!room->goes_on)
             break;
