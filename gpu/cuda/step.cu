@@ -35,10 +35,9 @@ struct step_room {
     bool goes_on;
 };
 
-/* A warp's first output of the next phase: of one or two rows up to 2,048 values, of more rows, whose sums take registers,
- * up to 1,024. */
+/* A warp's first output of the next phase: of one row up to 1,536 values, of more rows, whose sums take registers, fewer. */
 template <int n_rows> struct ahead {
-    static const int n = n_rows <= 2 ? 8 : 4;
+    static const int n = n_rows == 1 ? 6 : n_rows == 2 ? 4 : 2; /* times 8 a lane */
     uint4 weights[n];
     float bias;
 };
