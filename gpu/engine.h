@@ -314,6 +314,7 @@ struct engine {
 enum engine_precision {
     PRECISION_AUTO, /* the fastest whose error the tests bound: bf16 encoder where the processor has it */
     PRECISION_F32,
+    PRECISION_FINEST, /* f32 where the engine has it */
 };
 
 struct engine_options {

@@ -37,7 +37,7 @@ static const struct row rows[] = {
     {CHOICE, 0, "engine", FIELD(engine), 0, 0, "auto|host|cuda", "auto|host|cuda", "where it runs (auto)"},
     {WHOLE, 't', "threads", FIELD(n_threads), 0, 256, NULL, "N",
      "threads of the host engine (0: as many as there are processors)"},
-    {CHOICE, 0, "precision", FIELD(full_precision), 0, 0, "auto|f32", "auto|f32", "auto: the fastest the processor has"},
+    {CHOICE, 0, "precision", FIELD(full_precision), 0, 0, "auto|f32", "auto|f32", "auto: the fastest the processor has; with beams, f32"},
 
     {HEADING, 0, "What is said", 0, 0, 0, NULL, NULL, NULL},
     {LANGUAGE, 'l', "language", FIELD(language), 0, 0, NULL, "CODE|NAME",
