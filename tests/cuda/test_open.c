@@ -41,7 +41,7 @@ static void test_machines(void **state)
         {GOOD, NO_DEVICE, 8, -ENODEV, 0, "no NVIDIA GPU"},
         {GOOD, SUCCESS, 6, -ENODEV, 0, "too old"},
         {GOOD, SUCCESS, 8, -ENOMEM, 1 << 20, "no memory for attention"},
-        {GOOD, SUCCESS, 8, -ENOMEM, 5 << 20, "spectrogram"},
+        {GOOD, SUCCESS, 8, -ENOMEM, 8 << 20, "spectrogram"},
     };
     const struct cuda_plugin_terms terms = cuda_plugin_ours();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
