@@ -16,6 +16,9 @@ import shutil
 import subprocess
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from edits import edits
+
 OPTIONS = ["--temperature-increment", "0"]  # the same text each time, and nothing sampled
 MOST_BYTES = 55_000_000
 MOST_ERRORS = 0.15  # of the words; the models in half floats have 0.03 and less on these recordings
@@ -25,16 +28,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 def words(text):
     return re.findall(r"[a-z0-9']+", text.lower().replace("-", " "))
-
-
-def distance(a, b):
-    """Words to insert, delete or replace."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
 
 
 def recordings(speech):
@@ -57,7 +50,7 @@ def finish(build, folder, model, speech):
         shutil.copy(recording, folder / recording.name)
         text, said = transcribe(build, model, recording), words(recording.with_suffix(".txt").read_text())
         files.append({"file": recording.name, "text": text})
-        errors, spoken = errors + distance(words(text), said), spoken + len(said)
+        errors, spoken = errors + edits(words(text), said), spoken + len(said)
     (folder / "reference.json").write_text(json.dumps({"model": model.relative_to(folder).as_posix(), "recordings": files}, indent=1))
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if errors > MOST_ERRORS * spoken:

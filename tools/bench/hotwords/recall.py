@@ -15,8 +15,12 @@ import array
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import wave
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from edits import edits
 
 TEXTS = pathlib.Path(__file__).parent / "texts"
 PAUSE_S = 0.5
@@ -34,14 +38,7 @@ def written(term, text):
 
 
 def word_errors(said, text):
-    """Levenshtein's distance in words."""
-    a, b = words_of(said), words_of(text)
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
+    return edits(words_of(said), words_of(text))
 
 
 def speak(lines, voice, path):
