@@ -9,8 +9,8 @@
 #define QUIET_REACH      2     /* frames on either side */
 #define LOUD_BELOW_DB    25.0f
 #define AUDIBLE_LEAST_DB (-70.0f)
-#define WORD_FRAMES      50 /* 1 s */
-#define LETTER_FRAMES    6  /* 0.12 s: slow speech, 8 letters a second */
+#define WORD_SAMPLES     16000 /* 1 s */
+#define LETTER_SAMPLES   1920  /* 0.12 s: 8 letters a second */
 
 int guard_max_tokens(int64_t n_samples)
 {
@@ -79,9 +79,14 @@ int guard_loud_frames(const float *levels, int n_levels, int first)
     return count_loud(levels, n_levels, first, n_levels);
 }
 
+int64_t guard_slowest(int n_letters)
+{
+    return WORD_SAMPLES + (int64_t)LETTER_SAMPLES * n_letters;
+}
+
 bool guard_left_out(const float *levels, int n_levels, int first, int end, int n_letters)
 {
-    return count_loud(levels, n_levels, first, end) > WORD_FRAMES + LETTER_FRAMES * n_letters;
+    return count_loud(levels, n_levels, first, end) > guard_slowest(n_letters) / GUARD_FRAME;
 }
 
 int guard_quietest(const float *levels, int n_levels, int first, int last)

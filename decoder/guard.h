@@ -30,8 +30,11 @@ int guard_loud_frames(const float *levels, int n_levels, int first);
 /* The first frame of [first, end) that is as loud as speech; `first` when there is none. */
 int guard_first_loud(const float *levels, int n_levels, int first, int end);
 
-/* True when frames [first, end) hold far more sound than a word of n_letters takes to say: more than 1 s and 0.12 s a letter.
- * The model has left something out there. */
+/* Samples that n_letters take to say at most, be it a word or a text: 1 s, and 0.12 s a letter, which is slow speech. */
+int64_t guard_slowest(int n_letters);
+
+/* True when frames [first, end) hold far more sound than a word of n_letters takes to say. The model has left something
+ * out there. */
 bool guard_left_out(const float *levels, int n_levels, int first, int end, int n_letters);
 
 /* The quietest place in frames [first, last]: the middle of the five frames whose loudest is least, the last of several.

@@ -14,13 +14,10 @@
 #include "decoder/word_times.h"
 #include "decoder/words.h"
 
-#define STALL_FRAMES 100  /* a window that moves on by less than 1 s has stalled; … */
-#define STALLS_MAX   2    /* … after as many in a row the rest of the window is skipped */
-#define LEFTOVER     300  /* so little of a region is not decoded where nobody is heard in it: 3 s */
-#define VOICE_MARGIN 8000 /* samples: nor does the gate miss more at the edges of speech: 0.5 s */
-/* Samples of sound that slow speech takes: the last word 1 s, each letter 0.12 s, as decoder/guard.c says of live text. */
-#define LAST_WORD     16000
-#define LETTER        1920
+#define STALL_FRAMES  100   /* a window that moves on by less than 1 s has stalled; … */
+#define STALLS_MAX    2     /* … after as many in a row the rest of the window is skipped */
+#define LEFTOVER      300   /* so little of a region is not decoded where nobody is heard in it: 3 s */
+#define VOICE_MARGIN  8000  /* samples: nor does the gate miss more at the edges of speech: 0.5 s */
 #define LEFT_OUT      32000 /* so much sound behind the last word has words in it: 2 s */
 #define LEFT_OUT_STEP 200   /* frames by which the window moves on then, at least: 2 s */
 #define STAMP_ERROR   50    /* frames by which a word may end later than its timestamp says: 0.5 s */
@@ -116,10 +113,11 @@ static bool voice_known(const struct longform *l)
     return l->options->voice != NULL;
 }
 
-static int64_t voice_in(const struct longform *l, int first, int end)
+/* Samples of voice in frames [first, end), or no further than `margin` samples from it. */
+static int64_t voice_in(const struct longform *l, int first, int end, int64_t margin)
 {
     return voice_within(l->options->voice, l->options->n_voice, (int64_t)first * MEL_FRAME,
-                        (int64_t)end * MEL_FRAME, VOICE_MARGIN);
+                        (int64_t)end * MEL_FRAME, margin);
 }
 
 /* Makes the text behind the last segment, which the window's end cut off, one more segment of the request. Where there
@@ -194,13 +192,6 @@ static void pass_over_silence(struct longform *l, struct outcome *o)
         o->advance = (int)((seek - origin) / MEL_FRAME);
 }
 
-/* Text that breaks off at the limit of tokens without a timestamp to go on from would be followed by a loss: where the
- * model has alignment heads, the last word tells where to go on. */
-static int seek_behind_text(struct longform *l, struct outcome *o, struct err *err)
-{
-    return l->model->n_align < 1 ? 0 : time_words(l, o, err);
-}
-
 /* Where the last word ends if it is not said very slowly, in frames of the window. What is left out behind it is in the span
  * that the alignment gives it. */
 static int end_of_last_word(const struct longform *l, const struct outcome *o)
@@ -209,7 +200,7 @@ static int end_of_last_word(const struct longform *l, const struct outcome *o)
     if (s->n_words == 0)
         return o->n_frames;
     const struct word *w = &o->words[s->first_word + s->n_words - 1];
-    int64_t end = w->start + LAST_WORD + LETTER * words_letters(w->text);
+    int64_t end = w->start + guard_slowest(words_letters(w->text));
     end = end < w->end ? end : w->end;
     return (int)(end / MEL_FRAME) - l->seek;
 }
@@ -223,28 +214,20 @@ static bool is_short_of_text(struct longform *l, const struct outcome *o)
     bool blank;
     const char *text =
         window_text(&l->window, l->window.attempts[0].tokens + last->first, last->n_tokens, &blank);
-    int64_t heard =
-        voice_within(l->options->voice, l->options->n_voice, (int64_t)(l->seek + last->start) * MEL_FRAME,
-                     (int64_t)(l->seek + o->n_frames) * MEL_FRAME, 0);
-    return !blank && heard > LAST_WORD + LETTER * words_letters(text);
+    return !blank &&
+           voice_in(l, l->seek + last->start, l->seek + o->n_frames, 0) > guard_slowest(words_letters(text));
 }
 
 /* Whisper now and then breaks off in the middle of a sentence and has its last word last to the end of the window. What is
  * said behind that word is heard again. */
-static int seek_left_out(struct longform *l, struct outcome *o, struct err *err)
+static void seek_left_out(struct longform *l, struct outcome *o)
 {
-    int r = o->words ? 0 : time_words(l, o, err);
-    if (r < 0)
-        return r;
     int end = end_of_last_word(l, o);
-    int64_t heard = voice_within(l->options->voice, l->options->n_voice, (int64_t)(l->seek + end) * MEL_FRAME,
-                                 (int64_t)(l->seek + o->n_frames) * MEL_FRAME, 0);
-    if (end >= LEFT_OUT_STEP && heard > LEFT_OUT) {
-        struct segment *last = &l->segments[o->n_segments - 1];
-        last->end = end > last->start ? end : last->end;
-        o->advance = end;
-    }
-    return 0;
+    if (end < LEFT_OUT_STEP || voice_in(l, l->seek + end, l->seek + o->n_frames, 0) <= LEFT_OUT)
+        return;
+    struct segment *last = &l->segments[o->n_segments - 1];
+    last->end = end > last->start ? end : last->end;
+    o->advance = end;
 }
 
 static int find_segments(struct longform *l, struct outcome *o, struct err *err)
@@ -262,19 +245,20 @@ static int find_segments(struct longform *l, struct outcome *o, struct err *err)
         o->n_segments = segment_tokens(a->tokens, a->n_tokens, stamp, o->n_frames, l->segments, &o->advance);
         o->ends_with_single = segment_ends_with_single(a->tokens, a->n_tokens, stamp);
     }
+    /* Text that breaks off at the limit of tokens, with no timestamp to go on from: behind the last word. */
+    bool breaks_off = cut_off && o->n_segments == 1 && o->advance == o->n_frames && l->model->n_align > 0;
     bool short_of_text = is_short_of_text(l, o);
-    if (!l->options->word_times) {
-        int r = cut_off && o->n_segments == 1 && o->advance == o->n_frames ? seek_behind_text(l, o, err) : 0;
-        if (r == 0 && short_of_text)
-            r = seek_left_out(l, o, err);
-        o->words = NULL;
-        return r;
-    }
+    if (!l->options->word_times && !breaks_off && !short_of_text)
+        return 0;
     int r = time_words(l, o, err);
-    if (r == 0 && short_of_text)
-        r = seek_left_out(l, o, err);
     if (r < 0)
         return r;
+    if (short_of_text)
+        seek_left_out(l, o);
+    if (!l->options->word_times) {
+        o->words = NULL;
+        return 0;
+    }
     if (l->options->hallucination_silence_s > 0.0f)
         pass_over_silence(l, o);
     int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
@@ -340,7 +324,8 @@ static void move_on(struct longform *l, int advance, int n_frames)
 static int transcribe_window(struct longform *l, int n_frames, struct err *err)
 {
     struct window *w = &l->window;
-    w->limits.n_tokens = voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames)) : 0;
+    w->limits.n_tokens =
+        voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames, VOICE_MARGIN)) : 0;
     int r = window_audio_encode(&l->audio, l->seek, n_frames, err);
     if (r == 0)
         r = window_decode(w, (uint64_t)l->seek << 16, err);
@@ -405,7 +390,8 @@ static int transcribe_span(struct longform *l, struct span s, struct err *err)
     if (l->seek < s.first)
         l->seek = s.first;
     while (l->seek < s.end) {
-        bool leftover = voice_known(l) && s.end - l->seek < LEFTOVER && voice_in(l, l->seek, s.end) == 0;
+        bool leftover =
+            voice_known(l) && s.end - l->seek < LEFTOVER && voice_in(l, l->seek, s.end, VOICE_MARGIN) == 0;
         int r = 0;
         if (leftover)
             l->seek = s.end;

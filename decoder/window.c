@@ -172,8 +172,8 @@ static bool is_better(const struct window *w, const struct attempt *a, const str
 }
 
 /* A text that was refused for being repetitive and is confirmed by a sampled one is taken after all, for it is the more
- * probable one. Where every temperature fails, the best attempt is taken, as in faster-whisper; whisper/transcribe.py takes the last
- * one, whose text a temperature of 1 has often made up. */
+ * probable one. Where every temperature fails, the best attempt is taken, as in faster-whisper; whisper/transcribe.py takes
+ * the last one, whose text a temperature of 1 has often made up. */
 int window_decode(struct window *w, uint64_t seed, struct err *err)
 {
     float no_speech_prob = 0.0f;

@@ -225,8 +225,7 @@ static int open_model(struct transcriber *t, struct err *err)
     int r = model_path_find(model_name(o), path, sizeof(path), err);
     if (r < 0)
         return r;
-    /* Who searches with beams wants the best text: rounding then changes none of it, whatever the processor, for a tenth
-     * of the time. */
+    /* Who searches with beams wants the best text: rounding then changes none of it, whatever the processor. */
     enum engine_precision precision = o->full_precision  ? PRECISION_F32
                                       : o->beam_size > 1 ? PRECISION_FINEST
                                                          : PRECISION_AUTO;
