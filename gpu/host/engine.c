@@ -357,6 +357,8 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     if (!h)
         return err_set(err, -ENOMEM, "out of memory for the engine");
     h->options = *options;
+    if (options->precision == PRECISION_FINEST)
+        h->options.precision = PRECISION_F32;
     h->isa = isa_detect();
     h->wide = wide_kernels_for(h->isa);
     h->rows = rows_kernels_for(h->isa);

@@ -239,6 +239,25 @@ static void test_speech_becomes_text(void **state)
     expect(err, "11.0 s of audio");
 }
 
+/* To the last digit of the probabilities, so that no part of the engine is left in another precision. */
+static void test_beams_compute_in_f32(void **state)
+{
+    (void)state;
+    if (!test_model("tiny.en") || !test_speech("en_jfk_stereo.flac"))
+        test_skip("the model tiny.en or the speech collection is not installed");
+    static char usual[sizeof(out)];
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(transcribe("--model %s --beam-size 2 --format json --precision %s %s",
+                                    test_model("tiny.en"), i == 0 ? "auto" : "f32",
+                                    test_speech("en_jfk_stereo.flac")),
+                         0);
+        expect(out, "avg_logprob");
+        if (i == 0)
+            memcpy(usual, out, sizeof(usual));
+    }
+    assert_string_equal(out, usual);
+}
+
 /* --- files --- */
 
 static bool exists(const char *format, const char *name)
@@ -442,6 +461,7 @@ int main(void)
         cmocka_unit_test(test_auto_minds_the_language),
         cmocka_unit_test(test_bad_command_lines),
         cmocka_unit_test(test_a_full_disk_is_told),
+        cmocka_unit_test(test_beams_compute_in_f32),
         cmocka_unit_test(test_speech_becomes_text),
         cmocka_unit_test(test_a_failed_recording_leaves_no_file),
         cmocka_unit_test(test_standard_input_is_a_recording),
