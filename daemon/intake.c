@@ -1,8 +1,7 @@
-#include "daemon/intake.h"
+#include "daemon/intake_feed.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,184 +14,13 @@
 #define READ_TIMEOUT_MS       100
 #define CHANNELS_MAX          64 /* what the resampler takes */
 #define MARKS_MAX             256
-#define ZEROS_SUSPICIOUS      (5 * SAMPLE_RATE) /* a working microphone has a noise floor */
 #define BACKOFF_MS_MIN        250
 #define BACKOFF_MS_MAX        5000
 #define CLOSE_TIMEOUT_MS      3000
 #define PACED_BLOCKS_A_SECOND 20
-#define NS_A_SAMPLE           (NS_A_SECOND / SAMPLE_RATE)
 
 /* What READ_FRAMES frames make at the lowest rate, 1 kHz, with what the resampler has held back. */
 #define READ_SAMPLES_MAX (READ_FRAMES * 18)
-
-static void sleep_until_ns(int64_t when)
-{
-    struct timespec ts = clock_timespec(when);
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
-        continue;
-}
-
-static void describe(struct intake *in, enum stream_state state, const char *device, const char *message)
-{
-    pthread_mutex_lock(&in->text_lock);
-    if (device)
-        snprintf(in->device, sizeof(in->device), "%s", device);
-    snprintf(in->message, sizeof(in->message), "%s", message);
-    pthread_mutex_unlock(&in->text_lock);
-    atomic_store(&in->state, state);
-    sem_post(in->options.wake);
-}
-
-/* --- marks and the ring ------------------------------------------------------------------------------------- */
-
-static int64_t position(const struct intake *in)
-{
-    return ring_head(&in->ring);
-}
-
-/* The queue holds more marks than a ring full of audio causes, unless the gate is set to chop it finely: then the
- * captioner is waited for. */
-static void put_mark(struct intake *in, const struct mark *mark)
-{
-    while (!spsc_push(&in->marks, mark, 1) && !atomic_load(&in->stop)) {
-        sem_post(in->options.wake);
-        sleep_until_ns(clock_now_ns() + 5 * NS_A_MS);
-    }
-}
-
-static void put_gate_event(struct intake *in, const struct gate_event *event)
-{
-    const struct mark mark = {.type = event->type == GATE_START ? MARK_START : MARK_END,
-                              .at = event->at,
-                              .known = in->gate.position};
-    if (event->type != GATE_NONE)
-        put_mark(in, &mark);
-}
-
-/* Ends an open utterance where the sound stops. */
-static void finish_gate(struct intake *in)
-{
-    struct gate_event event;
-    do {
-        gate_finish(&in->gate, &event);
-        put_gate_event(in, &event);
-    } while (event.type != GATE_NONE);
-}
-
-/* The sound has a seam here: what comes is judged afresh. */
-static void break_gate(struct intake *in)
-{
-    finish_gate(in);
-    gate_init(&in->gate, &in->options.gate, position(in));
-}
-
-/* Tells what is missing before the next sample. */
-static void put_skip(struct intake *in, int64_t n, enum gap_cause cause)
-{
-    const struct mark mark = {
-        .type = MARK_SKIP, .at = position(in), .known = position(in), .skip = n, .cause = cause};
-    break_gate(in);
-    if (n <= 0)
-        return;
-    put_mark(in, &mark);
-    in->skipped += n;
-    if (cause == GAP_OVERRUN)
-        atomic_fetch_add(&in->overruns, n);
-}
-
-static void put_lost(struct intake *in)
-{
-    if (in->lost > 0)
-        put_skip(in, in->lost, GAP_OVERRUN);
-    in->lost = 0;
-}
-
-/* Judges samples that are in the ring and publishes how far. */
-static void judge(struct intake *in, const float *pcm, int n)
-{
-    while (n > 0) {
-        struct gate_event event;
-        int used = gate_process(&in->gate, pcm, n, &event);
-        put_gate_event(in, &event);
-        pcm += used;
-        n -= used;
-    }
-    atomic_store_explicit(&in->judged, position(in), memory_order_release);
-    sem_post(in->options.wake);
-}
-
-/* A live input cannot wait: what finds no room is lost, counted, and told before the next sample that does. */
-static void put_live(struct intake *in, const float *pcm, int n)
-{
-    if (in->lost > 0 && ring_room(&in->ring) < SAMPLE_RATE) {
-        in->lost += n; /* one long gap rather than many short ones */
-        return;
-    }
-    put_lost(in);
-    int written = (int)ring_write(&in->ring, pcm, (size_t)n);
-    judge(in, pcm, written);
-    in->lost += n - written;
-}
-
-/* Files and pipes wait for room instead. */
-static void put_waiting(struct intake *in, const float *pcm, int n)
-{
-    while (n > 0 && !atomic_load(&in->stop)) {
-        int written = (int)ring_write(&in->ring, pcm, (size_t)n);
-        if (written > 0)
-            judge(in, pcm, written);
-        pcm += written;
-        n -= written;
-        if (n > 0) {
-            const struct timespec until = clock_timespec(clock_now_ns() + 50 * NS_A_MS);
-            sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
-        }
-    }
-}
-
-static void measure_level(struct intake *in, const float *pcm, int n)
-{
-    for (int i = 0; i < n; i++) {
-        in->level_sum += (double)pcm[i] * pcm[i];
-        in->zeros = pcm[i] == 0.0f ? in->zeros + 1 : 0;
-        if (++in->level_n == SAMPLE_RATE / 10) {
-            double db = 10.0 * log10(in->level_sum / in->level_n + 1e-12);
-            atomic_store(&in->level_cdb, (int)lrint(db * 100.0));
-            in->level_sum = 0.0;
-            in->level_n = 0;
-        }
-    }
-    if (!in->live)
-        return;
-    int state = atomic_load(&in->state);
-    if (in->zeros >= ZEROS_SUSPICIOUS && state == STREAM_LISTENING)
-        describe(in, STREAM_SILENT, NULL,
-                 strcmp(in->options.spec, "monitor") == 0
-                     ? "nothing is being played"
-                     : "the device delivers only zeros: it may be muted");
-    else if (in->zeros == 0 && state == STREAM_SILENT)
-        describe(in, STREAM_LISTENING, NULL, "");
-}
-
-static void set_origin(struct intake *in, int64_t heard_ns)
-{
-    atomic_store(&in->origin_ns, heard_ns - (position(in) + in->skipped + in->lost) * NS_A_SAMPLE);
-}
-
-static void put_samples(struct intake *in, const float *pcm, int n)
-{
-    if (in->live) {
-        measure_level(in, pcm, n);
-        put_live(in, pcm, n);
-        set_origin(in, in->heard_ns);
-        return;
-    }
-    if (in->options.paced)
-        sleep_until_ns(in->start_ns + (position(in) + n) * NS_A_SAMPLE);
-    measure_level(in, pcm, n);
-    put_waiting(in, pcm, n);
-    set_origin(in, in->options.paced ? in->start_ns + position(in) * NS_A_SAMPLE : clock_now_ns());
-}
 
 /* n ≤ READ_FRAMES frames through the resampler into the ring; `last` drains it. 0 or a negative errno. */
 static int convert(struct intake *in, const float *frames, int n, bool last, struct err *err)
@@ -202,7 +30,7 @@ static int convert(struct intake *in, const float *frames, int n, bool last, str
     assert(resampler_output_max(in->resampler, n) <= READ_SAMPLES_MAX);
     int got = resampler_run(in->resampler, frames, n, last, pcm, err);
     if (got > 0)
-        put_samples(in, pcm, got);
+        intake_put_samples(in, pcm, got);
     return got < 0 ? got : 0;
 }
 
@@ -228,7 +56,7 @@ static int open_source(struct intake *in, struct err *err)
     in->source = source;
     pthread_mutex_unlock(&in->source_lock);
     in->zeros = 0;
-    describe(in, STREAM_LISTENING, source->info.name, "");
+    intake_tell(in, STREAM_LISTENING, source->info.name, "");
     return 0;
 }
 
@@ -242,7 +70,7 @@ static int close_source(struct intake *in, int timeout_ms)
     int r = source ? source_close_timeout(source, timeout_ms) : 0;
     if (r < 0) {
         atomic_store(&in->stuck, true);
-        describe(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer and holds the device");
+        intake_tell(in, STREAM_NO_DEVICE, NULL, "the sound server does not answer and holds the device");
     }
     return r;
 }
@@ -251,8 +79,8 @@ static int close_source(struct intake *in, int timeout_ms)
 static void end_stretch(struct intake *in)
 {
     convert(in, NULL, 0, true, NULL);
-    put_lost(in);
-    break_gate(in);
+    intake_put_lost(in);
+    intake_break_gate(in);
     sem_post(in->options.wake);
 }
 
@@ -268,7 +96,7 @@ static void lose_source(struct intake *in, const char *why)
 {
     end_stretch(in);
     go_away(in, GAP_DEVICE);
-    describe(in, STREAM_NO_DEVICE, NULL, why);
+    intake_tell(in, STREAM_NO_DEVICE, NULL, why);
     close_source(in, CLOSE_TIMEOUT_MS);
 }
 
@@ -276,7 +104,7 @@ static void lose_source(struct intake *in, const char *why)
 static void come_back(struct intake *in, int64_t block_ns)
 {
     int64_t missing_ns = block_ns - in->heard_ns;
-    put_skip(in, missing_ns > 0 ? missing_ns / NS_A_SAMPLE : 0, in->away_cause);
+    intake_put_skip(in, missing_ns > 0 ? missing_ns / NS_A_SAMPLE : 0, in->away_cause);
     in->away = false;
 }
 
@@ -292,7 +120,7 @@ static void wait_for_source(struct intake *in)
     while (!told_to_yield(in)) {
         int64_t until = clock_now_ns() + in->backoff_ms * NS_A_MS;
         while (clock_now_ns() < until) {
-            sleep_until_ns(clock_now_ns() + 20 * NS_A_MS);
+            clock_sleep_until(clock_now_ns() + 20 * NS_A_MS);
             if (told_to_yield(in))
                 return;
         }
@@ -302,7 +130,7 @@ static void wait_for_source(struct intake *in)
         struct err err = {0};
         if (open_source(in, &err) == 0)
             return;
-        describe(in, STREAM_NO_DEVICE, NULL, err.msg);
+        intake_tell(in, STREAM_NO_DEVICE, NULL, err.msg);
     }
 }
 
@@ -317,21 +145,21 @@ static void take_pause(struct intake *in)
             return;
         in->backoff_ms = 0;
     }
-    describe(in, STREAM_PAUSED, NULL, "");
+    intake_tell(in, STREAM_PAUSED, NULL, "");
     while (atomic_load(&in->pause) && !atomic_load(&in->stop))
-        sleep_until_ns(clock_now_ns() + 20 * NS_A_MS);
+        clock_sleep_until(clock_now_ns() + 20 * NS_A_MS);
     in->start_ns += clock_now_ns() - since;
     if (!in->live)
-        describe(in, STREAM_LISTENING, NULL, "");
+        intake_tell(in, STREAM_LISTENING, NULL, "");
 }
 
 static void end_of_input(struct intake *in, const char *why)
 {
     convert(in, NULL, 0, true, NULL);
-    finish_gate(in);
-    const struct mark mark = {.type = MARK_EOF, .at = position(in), .known = position(in)};
-    describe(in, STREAM_ENDED, NULL, why); /* before the mark, with which the captioner tells it */
-    put_mark(in, &mark);
+    intake_finish_gate(in);
+    const struct mark mark = {.type = MARK_EOF, .at = intake_position(in), .known = intake_position(in)};
+    intake_tell(in, STREAM_ENDED, NULL, why); /* before the mark, with which the captioner tells it */
+    intake_put_mark(in, &mark);
     close_source(in, CLOSE_TIMEOUT_MS);
 }
 
@@ -453,7 +281,7 @@ int intake_create(const struct intake_options *options, struct intake **out, str
         in->live = true;
         in->heard_ns = clock_now_ns();
         go_away(in, GAP_DEVICE);
-        describe(in, STREAM_NO_DEVICE, NULL, why.msg);
+        intake_tell(in, STREAM_NO_DEVICE, NULL, why.msg);
     } else if (r < 0) {
         intake_destroy(in);
         return err_set(err, r, "%s", why.msg);
@@ -497,7 +325,7 @@ int intake_stop(struct intake *in, int timeout_ms)
         else if (clock_now_ns() >= until)
             return -ETIMEDOUT;
         else
-            sleep_until_ns(clock_now_ns() + 2 * NS_A_MS);
+            clock_sleep_until(clock_now_ns() + 2 * NS_A_MS);
     }
     int64_t left_ns = until - clock_now_ns();
     close_source(in, left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0);

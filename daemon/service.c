@@ -1,71 +1,20 @@
-#include "daemon/service.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
-#include "daemon/control.h"
 #include "daemon/log.h"
 #include "daemon/model_path.h"
 #include "daemon/notify.h"
-#include "daemon/pipeline.h"
-#include "daemon/printer.h"
+#include "daemon/service_state.h"
 #include "daemon/service_status.h"
-#include "daemon/sockets.h"
-#include "daemon/subscriber.h"
 
 /* A stop on a signal, in milliseconds from it: the captioner is given until FINISH_MS for the last words, what it has
  * not decoded is written off at GIVE_UP_MS, and the process is gone at EXIT_MS whatever else still waits. */
 #define FINISH_MS  1300
 #define GIVE_UP_MS 1600
 #define EXIT_MS    1900
-
-enum phase {
-    PHASE_LOADING,
-    PHASE_RUNNING,
-    PHASE_STOPPING, /* the captioner finishes the open words */
-    PHASE_ENDING,   /* everything is said; clients and output take what is left */
-};
-
-struct service {
-    struct config *config;
-    int argc;
-    char *const *argv;
-    uv_loop_t loop;
-    enum phase phase;
-    int status;        /* of the process: 0 or a negative errno */
-    char failure[300]; /* what clients are told of it */
-    bool terminal;     /* standard error was one at the start */
-    bool stop_asked;   /* by a signal */
-    bool hurried;      /* the stop has a deadline */
-    bool unfinished;   /* the captioner was given up: its thread cannot be joined */
-
-    uv_signal_t on_term, on_int, on_hup;
-    uv_async_t wake;
-    uv_timer_t deadline, watchdog;
-    uv_work_t load, stop_inputs;
-    bool loading, stopping_inputs;
-    struct err load_error;
-    int load_result;
-    uint64_t progress_seen;
-
-    struct pipeline pipeline;
-    bool opened; /* the pipeline is there */
-    struct stats stats;
-    struct hub hub;
-    const char *names[STREAMS_MAX];
-    enum stream_state state_logged[STREAMS_MAX];
-    unsigned language_choice; /* grows when a language is set, be it the same */
-    bool decoding_changes;    /* what the captioner has yet to be told */
-    unsigned paused;          /* streams that have been told to; their devices may take a moment to close */
-    struct subscribers subscribers;
-    struct control control;
-    struct listener captions_socket, control_socket;
-    struct printer printer;
-    char model_name[MODEL_NAME_MAX];
-};
 
 /* --- the end ------------------------------------------------------------------------------------------------- */
 
@@ -280,102 +229,14 @@ static void on_stop_signal(uv_signal_t *handle, int signum)
     begin_stop(s, true);
 }
 
-/* --- settings that change while it runs ---------------------------------------------------------------------- */
-
-/* Those that a captioner knows. */
-static bool is_decoding_key(const struct config_key *key)
-{
-    static const size_t fields[] = {
-        offsetof(struct config, language), offsetof(struct config, language_lock),
-        offsetof(struct config, task),     offsetof(struct config, hotwords),
-        offsetof(struct config, prompt),   offsetof(struct config, beam_size),
-        offsetof(struct config, guard),
-    };
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        if (key->offset == fields[i])
-            return true;
-    }
-    return false;
-}
-
-/* Takes the value of one key from another configuration. */
-static void take_setting(struct service *s, struct config *from, const struct config_key *key)
-{
-    char value[CONFIG_VALUE_MAX];
-    config_swap(s->config, from, key);
-    if (key->offset == offsetof(struct config, language))
-        s->language_choice++;
-    s->decoding_changes |= is_decoding_key(key);
-    config_value(s->config, key, 0, value, sizeof(value));
-    if (key->type == CONFIG_TEXT)
-        log_info("%s has changed", key->name); /* names of people, perhaps */
-    else
-        log_info("%s is now %s", key->name, value);
-}
-
-static void apply_decoding_settings(struct service *s)
-{
-    struct live_settings settings;
-    struct err err;
-    if (pipeline_settings(&s->pipeline, s->config, &settings, &err) < 0) {
-        log_error("%s", err.msg);
-        return;
-    }
-    settings.language_choice = s->language_choice;
-    captioner_set(s->pipeline.captioner, &settings);
-    s->decoding_changes = false;
-}
-
-static void apply_live_settings(struct service *s)
-{
-    const struct config *c = s->config;
-    if (s->decoding_changes)
-        apply_decoding_settings(s);
-    log_set_level((enum log_level)c->log_level);
-    s->subscribers.n_max = c->clients_max;
-    s->subscribers.timeout_ms = s->control.timeout_ms = c->client_timeout_ms;
-    if (journal_resize(&s->hub.journal, c->history_events, (size_t)c->history_kib * 1024) < 0)
-        log_error("out of memory for a longer history: it stays as it was");
-}
-
 static void on_reload_signal(uv_signal_t *handle, int signum)
 {
     struct service *s = handle->data;
-    struct config fresh;
-    struct err err;
-    enum config_action action;
-    int n_keys;
-    const struct config_key *keys = config_keys(&n_keys);
     /* The signal of a terminal that has been closed, under which nobody sees any more that the microphone is open. */
-    if (s->terminal && !isatty(STDERR_FILENO)) {
+    if (s->terminal && !isatty(STDERR_FILENO))
         on_stop_signal(handle, signum);
-        return;
-    }
-    if (s->phase != PHASE_RUNNING)
-        return;
-    notify_reloading();
-    if (config_load(&fresh, s->argc, s->argv, &action, &err) < 0) {
-        log_error("the configuration stays as it was: %s", err.msg);
-        notify_ready();
-        return;
-    }
-    struct live_settings settings;
-    bool decodable = pipeline_settings(&s->pipeline, &fresh, &settings, &err) == 0;
-    if (!decodable)
-        log_error("the settings of decoding stay as they were: %s", err.msg);
-    for (int i = 0; i < n_keys; i++) {
-        if (!config_differs(s->config, &fresh, &keys[i]))
-            continue;
-        if (!keys[i].live)
-            log_warning("%s has changed: it takes effect after a restart", keys[i].name);
-        else if (decodable || !is_decoding_key(&keys[i]))
-            take_setting(s, &fresh, &keys[i]);
-    }
-    config_finish(&fresh);
-    apply_live_settings(s);
-    log_info("configuration reread%s%s", s->config->file ? " from " : "",
-             s->config->file ? s->config->file : "");
-    notify_ready();
+    else if (s->phase == PHASE_RUNNING)
+        service_reload(s);
 }
 
 /* The loop lives, or this would not run; the captioner does if its counter moves, in a pause or without a device too. */
@@ -404,36 +265,12 @@ static void control_pause(void *ctx, unsigned streams, bool pause)
 
 static int control_set(void *ctx, const char *name, const char *value, struct err *err)
 {
-    struct service *s = ctx;
-    struct config fresh = {0};
-    struct live_settings settings;
-    const struct config_key *key;
-    int r = config_set_live(&fresh, name, value, &key, err);
-    if (r == 0) {
-        config_swap(s->config, &fresh, key);
-        r = pipeline_settings(&s->pipeline, s->config, &settings, err);
-        config_swap(s->config, &fresh, key);
-    }
-    if (r == 0) {
-        take_setting(s, &fresh, key);
-        apply_live_settings(s);
-    }
-    config_finish(&fresh);
-    return r;
+    return service_set(ctx, name, value, err);
 }
 
 static void control_write_settings(void *ctx, struct jsonl *j)
 {
-    const struct service *s = ctx;
-    int n;
-    const struct config_key *keys = config_keys(&n);
-    for (int i = 0; i < n; i++) {
-        char value[CONFIG_VALUE_MAX];
-        if (!keys[i].live)
-            continue;
-        config_value(s->config, &keys[i], 0, value, sizeof(value));
-        jsonl_string(j, keys[i].name, value);
-    }
+    service_write_settings(ctx, j);
 }
 
 static void control_write_status(void *ctx, struct jsonl *j)

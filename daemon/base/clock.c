@@ -1,5 +1,7 @@
 #include "daemon/base/clock.h"
 
+#include <errno.h>
+
 static int64_t read_clock(clockid_t id)
 {
     struct timespec ts;
@@ -10,6 +12,13 @@ static int64_t read_clock(clockid_t id)
 int64_t clock_now_ns(void)
 {
     return read_clock(CLOCK_MONOTONIC);
+}
+
+void clock_sleep_until(int64_t ns)
+{
+    const struct timespec until = clock_timespec(ns);
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+        continue;
 }
 
 int64_t clock_unix_ms(void)

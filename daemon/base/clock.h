@@ -14,6 +14,9 @@ int64_t clock_now_ns(void);
 /* Such a time in the form that system calls take. */
 struct timespec clock_timespec(int64_t ns);
 
+/* Returns at such a time, whatever signals come. */
+void clock_sleep_until(int64_t ns);
+
 /* Milliseconds since the Unix epoch, for the edge only: inside, the sample index is the clock. */
 int64_t clock_unix_ms(void);
 

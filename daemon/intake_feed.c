@@ -1,0 +1,169 @@
+#include "daemon/intake_feed.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/base/clock.h"
+
+#define ZEROS_SUSPICIOUS (5 * SAMPLE_RATE) /* a working microphone has a noise floor */
+
+void intake_tell(struct intake *in, enum stream_state state, const char *device, const char *message)
+{
+    pthread_mutex_lock(&in->text_lock);
+    if (device)
+        snprintf(in->device, sizeof(in->device), "%s", device);
+    snprintf(in->message, sizeof(in->message), "%s", message);
+    pthread_mutex_unlock(&in->text_lock);
+    atomic_store(&in->state, state);
+    sem_post(in->options.wake);
+}
+
+int64_t intake_position(const struct intake *in)
+{
+    return ring_head(&in->ring);
+}
+
+/* The queue holds more marks than a ring full of audio causes, unless the gate is set to chop it finely: then the
+ * captioner is waited for. */
+void intake_put_mark(struct intake *in, const struct mark *mark)
+{
+    while (!spsc_push(&in->marks, mark, 1) && !atomic_load(&in->stop)) {
+        sem_post(in->options.wake);
+        clock_sleep_until(clock_now_ns() + 5 * NS_A_MS);
+    }
+}
+
+static void put_gate_event(struct intake *in, const struct gate_event *event)
+{
+    const struct mark mark = {.type = event->type == GATE_START ? MARK_START : MARK_END,
+                              .at = event->at,
+                              .known = in->gate.position};
+    if (event->type != GATE_NONE)
+        intake_put_mark(in, &mark);
+}
+
+void intake_finish_gate(struct intake *in)
+{
+    struct gate_event event;
+    do {
+        gate_finish(&in->gate, &event);
+        put_gate_event(in, &event);
+    } while (event.type != GATE_NONE);
+}
+
+void intake_break_gate(struct intake *in)
+{
+    intake_finish_gate(in);
+    gate_init(&in->gate, &in->options.gate, intake_position(in));
+}
+
+void intake_put_skip(struct intake *in, int64_t n, enum gap_cause cause)
+{
+    const struct mark mark = {.type = MARK_SKIP,
+                              .at = intake_position(in),
+                              .known = intake_position(in),
+                              .skip = n,
+                              .cause = cause};
+    intake_break_gate(in);
+    if (n <= 0)
+        return;
+    intake_put_mark(in, &mark);
+    in->skipped += n;
+    if (cause == GAP_OVERRUN)
+        atomic_fetch_add(&in->overruns, n);
+}
+
+void intake_put_lost(struct intake *in)
+{
+    if (in->lost > 0)
+        intake_put_skip(in, in->lost, GAP_OVERRUN);
+    in->lost = 0;
+}
+
+/* Judges samples that are in the ring and publishes how far. */
+static void judge(struct intake *in, const float *pcm, int n)
+{
+    while (n > 0) {
+        struct gate_event event;
+        int used = gate_process(&in->gate, pcm, n, &event);
+        put_gate_event(in, &event);
+        pcm += used;
+        n -= used;
+    }
+    atomic_store_explicit(&in->judged, intake_position(in), memory_order_release);
+    sem_post(in->options.wake);
+}
+
+/* A live input cannot wait: what finds no room is lost, counted, and told before the next sample that does. */
+static void put_live(struct intake *in, const float *pcm, int n)
+{
+    if (in->lost > 0 && ring_room(&in->ring) < SAMPLE_RATE) {
+        in->lost += n; /* one long gap rather than many short ones */
+        return;
+    }
+    intake_put_lost(in);
+    int written = (int)ring_write(&in->ring, pcm, (size_t)n);
+    judge(in, pcm, written);
+    in->lost += n - written;
+}
+
+/* Files and pipes wait for room instead. */
+static void put_waiting(struct intake *in, const float *pcm, int n)
+{
+    while (n > 0 && !atomic_load(&in->stop)) {
+        int written = (int)ring_write(&in->ring, pcm, (size_t)n);
+        if (written > 0)
+            judge(in, pcm, written);
+        pcm += written;
+        n -= written;
+        if (n > 0) {
+            const struct timespec until = clock_timespec(clock_now_ns() + 50 * NS_A_MS);
+            sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
+        }
+    }
+}
+
+static void measure_level(struct intake *in, const float *pcm, int n)
+{
+    for (int i = 0; i < n; i++) {
+        in->level_sum += (double)pcm[i] * pcm[i];
+        in->zeros = pcm[i] == 0.0f ? in->zeros + 1 : 0;
+        if (++in->level_n == SAMPLE_RATE / 10) {
+            double db = 10.0 * log10(in->level_sum / in->level_n + 1e-12);
+            atomic_store(&in->level_cdb, (int)lrint(db * 100.0));
+            in->level_sum = 0.0;
+            in->level_n = 0;
+        }
+    }
+    if (!in->live)
+        return;
+    int state = atomic_load(&in->state);
+    if (in->zeros >= ZEROS_SUSPICIOUS && state == STREAM_LISTENING)
+        intake_tell(in, STREAM_SILENT, NULL,
+                    strcmp(in->options.spec, "monitor") == 0
+                        ? "nothing is being played"
+                        : "the device delivers only zeros: it may be muted");
+    else if (in->zeros == 0 && state == STREAM_SILENT)
+        intake_tell(in, STREAM_LISTENING, NULL, "");
+}
+
+static void set_origin(struct intake *in, int64_t heard_ns)
+{
+    atomic_store(&in->origin_ns, heard_ns - (intake_position(in) + in->skipped + in->lost) * NS_A_SAMPLE);
+}
+
+void intake_put_samples(struct intake *in, const float *pcm, int n)
+{
+    if (in->live) {
+        measure_level(in, pcm, n);
+        put_live(in, pcm, n);
+        set_origin(in, in->heard_ns);
+        return;
+    }
+    if (in->options.paced)
+        clock_sleep_until(in->start_ns + (intake_position(in) + n) * NS_A_SAMPLE);
+    measure_level(in, pcm, n);
+    put_waiting(in, pcm, n);
+    set_origin(in, in->options.paced ? in->start_ns + intake_position(in) * NS_A_SAMPLE : clock_now_ns());
+}

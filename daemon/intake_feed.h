@@ -1,0 +1,25 @@
+/* Inside intake.c and intake_feed.c: what the intake's thread puts where the captioner takes it. */
+#ifndef CAPTIOND_DAEMON_INTAKE_FEED_H
+#define CAPTIOND_DAEMON_INTAKE_FEED_H
+
+#include "daemon/intake.h"
+
+#define NS_A_SAMPLE (NS_A_SECOND / SAMPLE_RATE)
+
+/* The index of the next sample. */
+int64_t intake_position(const struct intake *);
+/* The state of the device, its name if that is news, and a message for people. */
+void intake_tell(struct intake *, enum stream_state, const char *device, const char *message);
+/* Into the ring, past the gate, the level and the clock. A live input loses what finds no room; others wait. */
+void intake_put_samples(struct intake *, const float *pcm, int n);
+void intake_put_mark(struct intake *, const struct mark *);
+/* Says that n samples are missing before the next one. */
+void intake_put_skip(struct intake *, int64_t n, enum gap_cause);
+/* The same of what found no room. */
+void intake_put_lost(struct intake *);
+/* Ends an open utterance where the sound stops. */
+void intake_finish_gate(struct intake *);
+/* The sound has a seam here: what comes is judged afresh. */
+void intake_break_gate(struct intake *);
+
+#endif
