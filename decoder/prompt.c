@@ -8,7 +8,7 @@
 #define PROMPT_BYTES (1 << 20)
 #define SPACES       " \t\n\v\f\r"
 
-/* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, or
+/* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, -E2BIG or
  * -ENOMEM. */
 static int encode(const struct tokenizer *t, const char *text, int32_t **tokens, struct err *err)
 {
@@ -18,10 +18,12 @@ static int encode(const struct tokenizer *t, const char *text, int32_t **tokens,
         n--;
     if (n == 0)
         return 0;
+    if (n > PROMPT_BYTES)
+        return err_set(err, -E2BIG, "a prompt of %zu bytes: at most %d are read", n, PROMPT_BYTES);
     int r = -ENOMEM;
     char *spaced = NULL;
     *tokens = calloc(n + 1, sizeof(**tokens)); /* a token has a byte at least */
-    if (*tokens && n < PROMPT_BYTES && asprintf(&spaced, " %.*s", (int)n, text) >= 0) {
+    if (*tokens && asprintf(&spaced, " %.*s", (int)n, text) >= 0) {
         r = tokenizer_encode(t, spaced, n + 1, *tokens, (int)n + 1);
         free(spaced);
     }
@@ -30,10 +32,10 @@ static int encode(const struct tokenizer *t, const char *text, int32_t **tokens,
 
 static void set_fixed(struct prompt *p, const int32_t *tokens, int n, int most)
 {
-    int room = most - p->n_fixed;
-    n = n < room ? n : room;
-    memcpy(p->fixed + p->n_fixed, tokens, (size_t)n * sizeof(*tokens));
-    p->n_fixed += n;
+    int room = most - p->n_fixed, taken = n < room ? n : room;
+    memcpy(p->fixed + p->n_fixed, tokens, (size_t)taken * sizeof(*tokens));
+    p->n_fixed += taken;
+    p->n_cut += n - taken;
 }
 
 int prompt_init(struct prompt *p, const struct tokenizer *t, int n_text_ctx, const char *hotwords,
@@ -52,6 +54,7 @@ int prompt_init(struct prompt *p, const struct tokenizer *t, int n_text_ctx, con
             set_fixed(p, text, n_text, p->most);
         else if (text)
             prompt_remember(p, text, n_text);
+        p->n_cut += text && !carry ? n_text - p->n_history : 0;
     }
     free(words);
     free(text);

@@ -15,11 +15,12 @@ struct prompt {
     int n_fixed;
     int32_t history[RUN_TOKENS_MAX]; /* the newest output */
     int n_history;
+    int n_cut; /* tokens that prompt_init was given and had no room for */
 };
 
 /* hotwords and initial may be NULL. The initial prompt counts as the output before the first window; where `carry` is
  * set every window is told of it. What does not fit is cut: of the hotwords the last ones, of the prompt the first.
- * 0 or -ENOMEM. */
+ * 0; -E2BIG for a megabyte of text; -ENOMEM. */
 int prompt_init(struct prompt *, const struct tokenizer *, int n_text_ctx, const char *hotwords,
                 const char *initial, bool carry, struct err *);
 

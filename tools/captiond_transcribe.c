@@ -10,6 +10,7 @@
 #include "daemon/model_path.h"
 #include "daemon/whisper_model.h"
 #include "decoder/longform.h"
+#include "decoder/prompt.h"
 #include "tools/progress.h"
 #include "tools/recording.h"
 #include "tools/transcribe_options.h"
@@ -209,6 +210,21 @@ static int check_model(const struct transcriber *t, struct err *err)
     return 0;
 }
 
+/* What a window cannot be told of is cut, as in other tools, but not in silence. */
+static int check_prompt(const struct transcriber *t, struct err *err)
+{
+    const struct transcribe_options *o = &t->options;
+    struct prompt told;
+    int r = prompt_init(&told, t->model.tokenizer, t->model.base.n_text_ctx, o->hotwords, o->prompt,
+                        o->carry_prompt, err);
+    if (r == 0 && told.n_cut > 0)
+        fprintf(stderr,
+                PROGRAM ": hotwords or prompt are too long: %d of their %d tokens do not fit and are left out; "
+                        "of hotwords the last ones, of the prompt the %s\n",
+                told.n_cut, told.n_cut + told.n_fixed + told.n_history, o->carry_prompt ? "last" : "first");
+    return r;
+}
+
 /* What "auto" stands for, as in captiond. */
 static const char *model_name(const struct transcribe_options *o)
 {
@@ -239,7 +255,8 @@ static int open_model(struct transcriber *t, struct err *err)
     if (r < 0)
         return r;
     t->load_seconds = seconds_since(start);
-    return check_model(t, err);
+    r = check_model(t, err);
+    return r < 0 ? r : check_prompt(t, err);
 }
 
 /* Recordings whose files would overwrite each other are a mistake that is better told before than after. */

@@ -120,6 +120,19 @@ static void test_silence_gives_no_words(void **state)
     expect(err, "0 windows");
 }
 
+static void test_cut_prompts_are_told(void **state)
+{
+    (void)state;
+    char text[1500];
+    memset(text, 'n', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    assert_int_equal(transcribe("--model %s --quiet --prompt %s %s", model, text, silence), 0);
+    assert_int_equal(lines(err), 1);
+    expect(err, "of the prompt the first");
+    assert_int_equal(transcribe("--model %s --quiet --prompt nn %s", model, silence), 0);
+    assert_string_equal(err, "");
+}
+
 static void test_a_bad_model_is_said_once(void **state)
 {
     (void)state;
@@ -457,6 +470,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
         cmocka_unit_test(test_silence_gives_no_words),
+        cmocka_unit_test(test_cut_prompts_are_told),
         cmocka_unit_test(test_a_bad_model_is_said_once),
         cmocka_unit_test(test_auto_minds_the_language),
         cmocka_unit_test(test_bad_command_lines),

@@ -104,8 +104,10 @@ static void prompts_are_cut(void **state)
     expect_prompt(&p, " abcdefghqrstuvwxyz");
     assert_int_equal(prompt_init(&p, tokenizer, 40, NULL, "abcdefghijklmnopqrstuvwxyz", false, &err), 0);
     expect_prompt(&p, "hijklmnopqrstuvwxyz");
+    assert_int_equal(p.n_cut, 8); /* the blank is a token, too */
     assert_int_equal(prompt_init(&p, tokenizer, 40, NULL, "abcdefghijklmnopqrstuvwxyz", true, &err), 0);
     expect_prompt(&p, " abcdefghijklmnopqr");
+    assert_int_equal(p.n_cut, 8);
     remember(&p, "lost");
     expect_prompt(&p, " abcdefghijklmnopqr");
 }
@@ -123,6 +125,20 @@ static void passes_are_told_of_all_or_nothing(void **state)
     assert_int_equal(prompt_tell(tokenizer, "Ann", "abcdefgh", out, 12, &err), -E2BIG);
     assert_non_null(strstr(err.msg, "13 tokens of the model, but only 12 fit"));
     assert_int_equal(prompt_tell(tokenizer, "abcdefghijklm", NULL, out, 12, &err), -E2BIG);
+}
+
+static void endless_prompts_are_refused(void **state)
+{
+    (void)state;
+    size_t n = (1 << 20) + 1;
+    int32_t out[12];
+    struct err err;
+    char *text = malloc(n + 1);
+    memset(text, 'a', n);
+    text[n] = '\0';
+    assert_int_equal(prompt_tell(tokenizer, NULL, text, out, 12, &err), -E2BIG);
+    assert_non_null(strstr(err.msg, "1048577 bytes: at most 1048576"));
+    free(text);
 }
 
 /* --- loops --- */
@@ -414,6 +430,7 @@ int main(void)
         cmocka_unit_test(prompts_have_their_order),
         cmocka_unit_test(prompts_are_cut),
         cmocka_unit_test(passes_are_told_of_all_or_nothing),
+        cmocka_unit_test(endless_prompts_are_refused),
         cmocka_unit_test(loops_are_found),
         cmocka_unit_test(a_long_loop_is_cut_to_one),
         cmocka_unit_test(words_get_their_times),
