@@ -219,8 +219,9 @@ static int check_prompt(const struct transcriber *t, struct err *err)
                         o->carry_prompt, err);
     if (r == 0 && told.n_cut > 0)
         fprintf(stderr,
-                PROGRAM ": hotwords or prompt are too long: %d of their %d tokens do not fit and are left out; "
-                        "of hotwords the last ones, of the prompt the %s\n",
+                PROGRAM
+                ": hotwords or prompt are too long: %d of their %d tokens do not fit and are left out; "
+                "of hotwords the last ones, of the prompt the %s\n",
                 told.n_cut, told.n_cut + told.n_fixed + told.n_history, o->carry_prompt ? "last" : "first");
     return r;
 }
