@@ -96,8 +96,8 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         r = whisper_model_open(&p->model, p->model_path, &p->options, err);
     if (r < 0)
         return r;
-    if (whisper_no_device(p->model.whisper)[0])
-        log_info("the host engine computes: %s", whisper_no_device(p->model.whisper));
+    if (whisper_no_device(p->model.whisper)->code)
+        log_info("the host engine computes: %s", whisper_no_device(p->model.whisper)->msg);
     p->options.engine = "host"; /* for when a device is lost */
     snprintf(p->engine_names[0], sizeof(p->engine_names[0]), "%s", whisper_engine_name(p->model.whisper));
     /* An engine without beam search captions all the same, one hypothesis at a time. */

@@ -32,7 +32,7 @@ static void *open_plugin(struct err *err)
             err_set(err, -ENODEV, "engine cuda: %s", dlerror());
         return plugin;
     }
-    err_set(err, -ENODEV,
+    err_set(err, -ENOENT,
             "engine cuda: there is no %s (it is built where the CUDA Toolkit is); use --engine host",
             CUDA_PLUGIN_FILE);
     return NULL;
@@ -44,7 +44,7 @@ static int cuda_engine_open(const struct engine_options *options, struct engine 
     cuda_plugin_open *open;
     void *plugin = open_plugin(err);
     if (!plugin)
-        return -ENODEV;
+        return err->code;
     void *symbol = dlsym(plugin, CUDA_PLUGIN_OPEN);
     if (!symbol) {
         dlclose(plugin);

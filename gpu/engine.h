@@ -324,7 +324,7 @@ struct engine_options {
     bool deferred; /* test mode of the host engine: no work is done before wait */
 };
 
-/* Opens the engine called "host" or "cuda". 0 or a negative errno. */
+/* Opens the engine called "host" or "cuda". 0 or a negative errno, -ENOENT where its library is not installed. */
 int engine_open(const char *name, const struct engine_options *, struct engine **, struct err *);
 
 /* NULL is accepted. Weights, caches, graphs and memory of the engine must be gone. */

@@ -146,7 +146,7 @@ static int open_with(const char *path, const struct whisper_options *options, st
         return r;
     }
     if (no_device)
-        memcpy(w->no_device, no_device->msg, sizeof(w->no_device));
+        w->no_device = *no_device;
     *out = w;
     return 0;
 }
@@ -222,9 +222,9 @@ bool whisper_on_device(const struct whisper *w)
     return strcmp(w->engine->v->name, "host") != 0;
 }
 
-const char *whisper_no_device(const struct whisper *w)
+const struct err *whisper_no_device(const struct whisper *w)
 {
-    return w->no_device;
+    return &w->no_device;
 }
 
 struct engine *whisper_engine(struct whisper *w)

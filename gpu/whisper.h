@@ -36,9 +36,10 @@ const struct whisper_dims *whisper_dims(const struct whisper *);
 const char *whisper_engine_name(const struct whisper *); /* "host f32 (avx2)", … */
 /* The widest beam search that runs may ask for: 1 where the engine has none, or there is one text slot. */
 int whisper_beams_max(const struct whisper *);
-bool whisper_on_device(const struct whisper *);        /* which may be lost; the host engine may not */
-const char *whisper_no_device(const struct whisper *); /* why "auto" took the host engine; "" if it did not */
-struct engine *whisper_engine(struct whisper *);       /* for the oracle and golden tests */
+bool whisper_on_device(const struct whisper *); /* which may be lost; the host engine may not */
+/* Why "auto" took the host engine: code 0 if it did not, -ENOENT where no other engine is installed. */
+const struct err *whisper_no_device(const struct whisper *);
+struct engine *whisper_engine(struct whisper *); /* for the oracle and golden tests */
 
 /* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */
 const char *whisper_token_bytes(const struct whisper *, int32_t id, size_t *n_bytes);

@@ -15,8 +15,8 @@
 
 struct whisper {
     struct engine *engine;
-    char no_device[ERR_MSG_MAX]; /* why it is the host engine */
-    struct weights *weights;     /* unmapped: dims and vocabulary */
+    struct err no_device;    /* why it is the host engine */
+    struct weights *weights; /* unmapped: dims and vocabulary */
     const struct whisper_dims *dims;
     int n_audio_slots, n_text_slots, mask_words;
     struct audio_encoder *encoder;

@@ -260,6 +260,14 @@ static int open_model(struct transcriber *t, struct err *err)
     return r < 0 ? r : check_prompt(t, err);
 }
 
+/* An engine for GPUs that is installed and cannot be used is worth a line; most machines have none. */
+static void tell_no_device(const struct transcriber *t)
+{
+    const struct err *why = whisper_no_device(t->model.whisper);
+    if (why->code && why->code != -ENOENT && !t->options.quiet)
+        fprintf(stderr, PROGRAM ": the host engine computes: %s\n", why->msg);
+}
+
 /* Recordings whose files would overwrite each other are a mistake that is better told before than after. */
 static int check_names(const struct transcribe_options *o, char **paths, int n)
 {
@@ -313,6 +321,7 @@ int main(int argc, char **argv)
     if (r == 0)
         r = open_model(&t, &err);
     if (r == 0) {
+        tell_no_device(&t);
         catch_signals();
         status = transcribe_all(&t, argv + first, argc - first);
     } else {

@@ -250,7 +250,7 @@ static void test_open_refuses(void **state)
         int code;
     } cases[] = {
         {"abacus", "abacus", {.n_mels = 80}, -EINVAL},
-        {"cuda", "there is no libcaptiond-cuda.so", {.n_mels = 80}, -ENODEV}, /* beside a test program */
+        {"cuda", "there is no libcaptiond-cuda.so", {.n_mels = 80}, -ENOENT}, /* beside a test program */
         {"host", "81", {.n_mels = 81}, -EINVAL},
         {"host", "threads", {.n_mels = 80, .n_threads = -1}, -EINVAL},
         {"host", "threads", {.n_mels = 80, .n_threads = 65}, -EINVAL},

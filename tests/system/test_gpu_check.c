@@ -61,6 +61,24 @@ static void test_daemon(void **state)
     assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
 }
 
+/* And where it may take one or not: one line that says why it does not, and captions. */
+static void test_daemon_auto(void **state)
+{
+    static const char why[] = "the host engine computes: engine cuda: there is no ";
+    char command[1024], said[4096];
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
+        test_skip("there is a GPU here");
+    snprintf(command, sizeof(command),
+             "head -c 32000 /dev/zero | %s/captiond --config /dev/null --engine auto --model "
+             "%s/packs/toy/model.bin --socket none --once --input pipe:16000,1,s16le 2>&1",
+             build, folder);
+    assert_int_equal(run(command, said, sizeof(said)), 0);
+    const char *first = strstr(said, why);
+    if (!first || strstr(first + 1, why) || !strstr(first, " on host "))
+        fail_msg("%s", said);
+}
+
 static json_t *report(void)
 {
     char path[512];
@@ -155,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_gpu),
         cmocka_unit_test(test_daemon),
+        cmocka_unit_test(test_daemon_auto),
         cmocka_unit_test(test_fake_gpu),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

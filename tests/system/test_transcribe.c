@@ -113,7 +113,7 @@ static void test_one_bad_recording_does_not_stop_the_others(void **state)
 static void test_silence_gives_no_words(void **state)
 {
     (void)state;
-    assert_int_equal(transcribe("--model %s %s", model, silence), 0);
+    assert_int_equal(transcribe("--model %s --engine host %s", model, silence), 0);
     assert_string_equal(out, "");
     assert_int_equal(lines(err), 1);
     expect(err, "3.0 s of audio");
@@ -184,6 +184,38 @@ static void test_auto_minds_the_language(void **state)
         setenv("CAPTIOND_MODELS", usual, 1);
     free(usual);
     assert_true(right);
+}
+
+/* Why a GPU is not used is told once, where a library for GPUs is installed and nobody asked for quiet or for the host. */
+static void test_no_gpu_is_told_once(void **state)
+{
+    (void)state;
+    static const char why[] = "captiond-transcribe: the host engine computes: engine cuda: ";
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    char plugin[300], alone[300], command[1024];
+    snprintf(plugin, sizeof(plugin), "%s/libcaptiond-cuda.so", build);
+    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
+        test_skip("there is a GPU here");
+    if (access(plugin, F_OK) == 0) {
+        assert_int_equal(transcribe("--model %s %s %s", model, silence, silence), 0);
+        assert_ptr_equal(strstr(err, why), err);
+        assert_null(strstr(err + 1, why));
+        expect(err, "there is no NVIDIA driver");
+        assert_int_equal(transcribe("--model %s --quiet %s", model, silence), 0);
+        assert_string_equal(err, "");
+        assert_int_equal(transcribe("--model %s --engine host %s", model, silence), 0);
+        assert_null(strstr(err, "engine"));
+        assert_int_equal(transcribe("--model %s --engine cuda %s", model, silence), 1);
+        expect(err, "captiond-transcribe: engine cuda: there is no NVIDIA driver");
+        assert_int_equal(lines(err), 1);
+    }
+    snprintf(alone, sizeof(alone), "%s/alone", folder);
+    snprintf(command, sizeof(command), "cp %s/captiond-transcribe %s && %s --model %s %s >%s 2>%s/err", build,
+             alone, alone, model, silence, out_path, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof(command), "%s/err", folder);
+    slurp(command, err, sizeof(err));
+    assert_null(strstr(err, "engine"));
 }
 
 static void test_bad_command_lines(void **state)
@@ -473,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_cut_prompts_are_told),
         cmocka_unit_test(test_a_bad_model_is_said_once),
         cmocka_unit_test(test_auto_minds_the_language),
+        cmocka_unit_test(test_no_gpu_is_told_once),
         cmocka_unit_test(test_bad_command_lines),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_beams_compute_in_f32),
