@@ -114,7 +114,7 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
 CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures step whisper)
 # Some of them once more, with the kernels under ThreadSanitizer.
-CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention \
+CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention linear_rows \
 	self_attention advance))
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS) $(CUDA_RACES)),\
 	$(CUDA_TESTS) $(CUDA_RACES)))

@@ -320,7 +320,8 @@ enum engine_precision {
 struct engine_options {
     int n_threads; /* 0: one for each processor this process may run on */
     enum engine_precision precision;
-    int n_mels;    /* 80 or 128 */
+    int n_mels; /* 80 or 128 */
+    int n_slots; /* sequences that are decoded at once, at most; an engine may compute in another way for many */
     bool deferred; /* test mode of the host engine: no work is done before wait */
 };
 

@@ -118,6 +118,7 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     const struct engine_options engine = {.n_threads = options->n_threads,
                                           .precision = options->precision,
                                           .n_mels = w->dims->n_mels,
+                                          .n_slots = w->n_text_slots,
                                           .deferred = options->deferred};
     int r = open_engine(options->engine, &engine, &w->engine, no_device, err);
     if (r < 0)

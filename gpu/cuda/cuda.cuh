@@ -15,7 +15,9 @@ extern "C" {
 #include "gpu/engine.h"
 }
 
-#define CUDA_ROWS_MAX  64 /* rows whose cross-attention is split at once */
+#define CUDA_ROWS_MAX 64 /* rows whose cross-attention is split at once */
+#define CUDA_SLOTS_MANY                                                                                      \
+    16 /* from here on the rows of a step are bound by arithmetic, not by reading weights */
 #define CUDA_HEADS_MAX 20
 #define CROSS_PART     128   /* keys that one block attends to */
 #define CUDA_VOCAB_MAX 52000 /* above every Whisper's */
@@ -33,6 +35,7 @@ struct cuda_engine {
     int n_multiprocessors, l2_bytes;
     size_t shared_most;  /* of a block */
     bool cooperative;    /* all blocks of a launch can be there at once */
+    bool many_slots;     /* linear_rows on tensor cores */
     cudaStream_t stream; /* all operations */
     cudaStream_t setup;  /* memory that is being made ready; waited for at once */
     struct err err;      /* the first error since the last wait */

@@ -218,7 +218,8 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     c->n_multiprocessors = device.multiProcessorCount;
     c->l2_bytes = device.l2CacheSize;
     c->shared_most = device.sharedMemPerBlockOptin;
-    c->cooperative = device.cooperativeLaunch && device.major >= 8; /* step.cu */
+    c->many_slots = options->n_slots >= CUDA_SLOTS_MANY;
+    c->cooperative = device.cooperativeLaunch && device.major >= 8 && !c->many_slots; /* step.cu */
     r = start(c, &device, err);
     if (r < 0) {
         destroy(&c->base);

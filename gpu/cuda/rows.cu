@@ -67,6 +67,8 @@ int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
         return 0;
     const struct linear_rows_params p = {a->rows, a->in,   a->add,  a->out, a->gamma,
                                          a->beta, a->bias, a->gelu, *w};
+    if (c->many_slots)
+        return cuda_linear_rows_mma(c, &p);
     if (n > 4 && room >= 8)
         launch_rows<8>(c, &p);
     else if (n > 2 && room >= 4)

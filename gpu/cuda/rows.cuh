@@ -19,6 +19,9 @@ struct linear_rows_params {
     struct engine_weight weight;
 };
 
+/* rows_mma.cu: n > 0 rows, arguments that have been checked. */
+int cuda_linear_rows_mma(struct cuda_engine *, const struct linear_rows_params *);
+
 /* Where value i of a row lies in shared memory: eight neighbours are two times four, half a row apart, so that lanes that
  * read their eight read neighbouring groups of four. */
 static __device__ __forceinline__ int place(int i, int stride)

@@ -345,12 +345,47 @@ static void test_recorded_errors(void **state)
     finish(&w);
 }
 
+/* Tensor cores need more shared memory than every launch may have: what the runtime refuses sticks. */
+static void test_many_slots(void **state)
+{
+    static const char *const calls[] = {"cudaFuncSetAttribute",
+                                        "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "LAUNCH"};
+    static const float values[N_STATE * N_STATE];
+    const struct cuda_plugin_terms terms = cuda_plugin_ours();
+    const struct engine_options options = {.n_mels = 80, .n_slots = 64};
+    struct engine *e;
+    struct engine_weight *weight;
+    struct err err = {0};
+    assert_int_equal(captiond_cuda_open(&terms, &options, &e, &err), 0);
+    assert_int_equal(e->v->weight_create(e, WEIGHT_ROWS, N_STATE, N_STATE, values, &weight, &err), 0);
+    int32_t *pos = e->v->alloc(e, N_ROWS * sizeof(int32_t));
+    float *floats = e->v->alloc(e, 2 * N_ROWS * N_STATE * sizeof(float));
+    const struct linear_rows_args args = {
+        .rows = {.n = N_ROWS, .pos = pos},
+        .in = mat_view(floats, DTYPE_F32, N_ROWS, N_STATE, N_STATE),
+        .weight = weight,
+        .out = mat_view(floats + N_ROWS * N_STATE, DTYPE_F32, N_ROWS, N_STATE, N_STATE)};
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        harness_fail(calls[i], 0, UNKNOWN);
+        e->v->linear_rows(e, &args);
+        assert_true(harness_has_failed());
+        assert_int_equal(e->v->wait(e, &err), -EIO);
+        e->v->linear_rows(e, &args);
+        assert_int_equal(e->v->wait(e, &err), 0);
+    }
+    e->v->free(e, pos);
+    e->v->free(e, floats);
+    e->v->weight_destroy(e, weight);
+    e->v->destroy(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call),      cmocka_unit_test(test_lost_device),
         cmocka_unit_test(test_no_code),         cmocka_unit_test(test_misfits),
         cmocka_unit_test(test_another_counter), cmocka_unit_test(test_recorded_errors),
+        cmocka_unit_test(test_many_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

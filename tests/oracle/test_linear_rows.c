@@ -41,8 +41,18 @@ struct variant {
     bool norm, bias, gelu, add;
 };
 
+/* How an engine rounds what it multiplies: greatest relative errors. */
+struct rounding {
+    double weight, input;
+};
+
+typedef struct engine *open_function(const char *isa, int n_threads, enum engine_precision);
+static open_function *const openers[] = {open_engine, open_engine_of_many};
+enum { N_OPENERS = sizeof(openers) / sizeof(openers[0]) };
+static const double input_eps[N_OPENERS] = {0.0, 0x1p-22}; /* two half floats on tensor cores */
+
 /* One row in double precision, and how far single precision may be from it. */
-static void reference(const struct layer *l, struct variant v, double weight_eps, const float *x,
+static void reference(const struct layer *l, struct variant v, struct rounding eps, const float *x,
                       const float *add, double *y, double *tolerance)
 {
     double *in = malloc((size_t)l->n_in * sizeof(double)), *error = calloc((size_t)l->n_in, sizeof(double));
@@ -72,7 +82,7 @@ static void reference(const struct layer *l, struct variant v, double weight_eps
             sum += l->bias[o];
             magnitude += fabs((double)l->bias[o]);
         }
-        double bound = (n + 4) * F32_EPS * magnitude + weight_eps * magnitude + carried;
+        double bound = (n + 4) * F32_EPS * magnitude + (eps.weight + eps.input) * magnitude + carried;
         if (v.gelu) {
             bound = 1.13 * bound + 3e-7 * (1.0 + fabs(sum)); /* steepest slope; stated error of erf */
             sum = 0.5 * sum * (1.0 + erf(sum / sqrt(2.0)));
@@ -100,7 +110,7 @@ static void run(struct engine *e, const struct layer *l, struct variant v, struc
 }
 
 static void check_rows(struct engine *e, struct test_rng *rng, const struct layer *l, struct variant v,
-                       int n_rows, double weight_eps)
+                       int n_rows, struct rounding eps)
 {
     enum { PAD = 5 };
     struct rows rows = take_rows(e, n_rows);
@@ -123,7 +133,7 @@ static void check_rows(struct engine *e, struct test_rng *rng, const struct laye
         assert_memory_equal(at(out, r) + l->n_out, at(before, r) + l->n_out, PAD * sizeof(float));
         if (rows.pos[r] < 0)
             continue;
-        reference(l, v, weight_eps, at(in, r), at(before, r), y, tolerance);
+        reference(l, v, eps, at(in, r), at(before, r), y, tolerance);
         for (int o = 0; o < l->n_out; o++) {
             if (!(fabs(at(out, r)[o] - y[o]) <= tolerance[o]))
                 fail_msg("%d rows, %d × %d, norm %d bias %d gelu %d add %d: row %d output %d is %.9g, not "
@@ -140,7 +150,7 @@ static void check_rows(struct engine *e, struct test_rng *rng, const struct laye
     give_mat(e, before);
 }
 
-static void check_engine(struct engine *e, struct test_rng *rng, double inexact_eps)
+static void check_engine(struct engine *e, struct test_rng *rng, struct rounding eps)
 {
     static const int outs[] = {1, 15, 16, 17, 100, 129, 384, 1000}, ins[] = {64, 384, 37, 512};
     for (size_t i = 0; i < sizeof(outs) / sizeof(outs[0]); i++) {
@@ -150,7 +160,7 @@ static void check_engine(struct engine *e, struct test_rng *rng, double inexact_
             for (int t = 0; t < 3; t++) {
                 int bits = test_rng_int(rng, 0, 15), n_rows = test_rng_int(rng, 1, t ? 9 : 40);
                 struct variant v = {bits & 1, bits & 2, bits & 4, bits & 8};
-                check_rows(e, rng, &l, v, n_rows, exact ? 0.0 : inexact_eps);
+                check_rows(e, rng, &l, v, n_rows, (struct rounding){exact ? 0.0 : eps.weight, eps.input});
             }
             drop_layer(e, &l);
         }
@@ -164,59 +174,116 @@ static void test_against_double(void **state)
     for (int isa = 0; isa < N_ISAS; isa++) {
         for (int threads = 1; threads <= 4; threads++) {
             enum engine_precision precision = threads % 2 ? PRECISION_F32 : PRECISION_AUTO;
-            struct engine *e = open_engine(isa_names[isa], threads, precision);
+            for (int i = 0; i < N_OPENERS; i++) {
+                struct engine *e = openers[i](isa_names[isa], threads, precision);
+                if (!e)
+                    continue;
+                /* Weights that are no half floats stay single when f32 was asked for, and are rounded otherwise. */
+                bool half = test_keeps_half(isa_names[isa], precision);
+                check_engine(e, &rng, (struct rounding){half ? 1.01 * F16_EPS : 0.0, input_eps[i]});
+                engine_close(e);
+            }
+        }
+    }
+}
+
+/* Every output picks one input, of 22 significant bits: nothing of it may be lost. */
+static void check_picks(struct engine *e, struct test_rng *rng, int n_rows, int n_out, int n_in)
+{
+    struct mat in = take_mat(e, n_rows, n_in, n_in), out = take_mat(e, n_rows, n_out, n_out + 1);
+    struct rows rows = take_rows(e, n_rows);
+    float *picks = calloc((size_t)n_out * (size_t)n_in, sizeof(float));
+    struct engine_weight *weight;
+    struct err err = {0};
+    for (int o = 0; o < n_out; o++)
+        picks[(size_t)o * (size_t)n_in + (size_t)(o * 5 + n_in - 1) % (size_t)n_in] = 1.0f;
+    for (int i = 0; i < n_rows * n_in; i++)
+        ((float *)in.data)[i] =
+            ldexpf((float)test_rng_int(rng, -(1 << 22) + 1, (1 << 22) - 1), test_rng_int(rng, -30, -7));
+    if (e->v->weight_create(e, WEIGHT_ROWS, n_out, n_in, picks, &weight, &err) < 0)
+        fail_msg("%s", err.msg);
+    e->v->linear_rows(e, &(struct linear_rows_args){.rows = rows, .in = in, .weight = weight, .out = out});
+    wait_for(e);
+    for (int r = 0; r < n_rows; r++) {
+        for (int o = 0; o < n_out; o++)
+            assert_true(at(out, r)[o] == at(in, r)[(o * 5 + n_in - 1) % n_in]);
+    }
+    e->v->weight_destroy(e, weight);
+    free(picks);
+    give_rows(e, rows);
+    give_mat(e, in);
+    give_mat(e, out);
+}
+
+static void test_exact(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 4);
+    for (int i = 0; i < N_OPENERS; i++) {
+        for (int threads = 1; threads <= 2; threads++) {
+            struct engine *e = openers[i](isa_names[0], threads, PRECISION_AUTO);
             if (!e)
                 continue;
-            /* Weights that are no half floats stay single when f32 was asked for, and are rounded otherwise. */
-            check_engine(e, &rng, test_keeps_half(isa_names[isa], precision) ? 1.01 * F16_EPS : 0.0);
+            check_picks(e, &rng, 1, 1, 1);
+            check_picks(e, &rng, 64, 150, 203); /* all rows in a block, some tiles of outputs a block */
+            check_picks(e, &rng, 70, 40, 520);
+            check_picks(e, &rng, 9, 33, 3600); /* more than a block's shared memory holds at once */
             engine_close(e);
         }
     }
 }
 
+/* Rows in batches of any size against one batch of all; *first: what another engine of the kind gave, or NULL. */
+static void check_batches(struct engine *e, float **first)
+{
+    enum { ROWS = 40, IN = 384, OUT = 403 };
+    struct test_rng rng;
+    test_rng_init(&rng, 2);
+    struct layer l = make_layer(e, &rng, OUT, IN, true);
+    struct variant v = {true, true, true, true};
+    struct mat in = take_mat(e, ROWS, IN, IN), add = take_mat(e, ROWS, OUT, OUT),
+               out = take_mat(e, ROWS, OUT, OUT);
+    struct mat one = take_mat(e, ROWS, OUT, OUT);
+    struct rows rows = take_rows(e, ROWS);
+    fill_mat(&rng, in, 2.0f);
+    fill_mat(&rng, add, 2.0f);
+    run(e, &l, v, rows, in, add, out);
+    for (int n = 1; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
+        for (int r = 0; r < ROWS; r += n) {
+            int m = ROWS - r < n ? ROWS - r : n;
+            struct rows some = {m, rows.token, rows.pos, rows.slot};
+            run(e, &l, v, some, mat_rows(in, r, m), mat_rows(add, r, m), mat_rows(one, r, m));
+        }
+        assert_memory_equal(one.data, out.data, sizeof(float) * ROWS * OUT);
+    }
+    if (!*first) {
+        *first = malloc(sizeof(float) * ROWS * OUT);
+        memcpy(*first, out.data, sizeof(float) * ROWS * OUT);
+    }
+    assert_memory_equal(*first, out.data, sizeof(float) * ROWS * OUT);
+    drop_layer(e, &l);
+    give_mat(e, in);
+    give_mat(e, out);
+    give_mat(e, add);
+    give_mat(e, one);
+    give_rows(e, rows);
+}
+
 /* The same row gives the same bits whatever is computed beside it and by however many threads. */
 static void test_batch_invariance(void **state)
 {
-    enum { ROWS = 40, IN = 384, OUT = 403 };
     for (int isa = 0; isa < N_ISAS; isa++) {
-        float *first = NULL;
-        for (int threads = 1; threads <= 4; threads++) {
-            struct engine *e = open_engine(isa_names[isa], threads, PRECISION_AUTO);
-            if (!e)
-                continue;
-            struct test_rng rng;
-            test_rng_init(&rng, 2);
-            struct layer l = make_layer(e, &rng, OUT, IN, true);
-            struct variant v = {true, true, true, true};
-            struct mat in = take_mat(e, ROWS, IN, IN), add = take_mat(e, ROWS, OUT, OUT),
-                       out = take_mat(e, ROWS, OUT, OUT);
-            struct mat one = take_mat(e, ROWS, OUT, OUT);
-            struct rows rows = take_rows(e, ROWS);
-            fill_mat(&rng, in, 2.0f);
-            fill_mat(&rng, add, 2.0f);
-            run(e, &l, v, rows, in, add, out);
-            for (int n = 1; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
-                for (int r = 0; r < ROWS; r += n) {
-                    int m = ROWS - r < n ? ROWS - r : n;
-                    struct rows some = {m, rows.token, rows.pos, rows.slot};
-                    run(e, &l, v, some, mat_rows(in, r, m), mat_rows(add, r, m), mat_rows(one, r, m));
-                }
-                assert_memory_equal(one.data, out.data, sizeof(float) * ROWS * OUT);
+        for (int i = 0; i < N_OPENERS; i++) {
+            float *first = NULL;
+            for (int threads = 1; threads <= 4; threads++) {
+                struct engine *e = openers[i](isa_names[isa], threads, PRECISION_AUTO);
+                if (!e)
+                    continue;
+                check_batches(e, &first);
+                engine_close(e);
             }
-            if (!first) {
-                first = malloc(sizeof(float) * ROWS * OUT);
-                memcpy(first, out.data, sizeof(float) * ROWS * OUT);
-            }
-            assert_memory_equal(first, out.data, sizeof(float) * ROWS * OUT);
-            drop_layer(e, &l);
-            give_mat(e, in);
-            give_mat(e, add);
-            give_mat(e, out);
-            give_mat(e, one);
-            give_rows(e, rows);
-            engine_close(e);
+            free(first);
         }
-        free(first);
     }
 }
 
@@ -257,6 +324,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_exact),
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_embed),
     };

@@ -45,6 +45,15 @@ KERNEL_S = 1.39e-6  # from the end of a kernel to that of the next, when it does
 ROUND_S = 0.6e-6
 
 
+# Assumed: a round of loads from the second-level cache, or a nearer one, inside a running kernel; a row's norm (two sums over
+# a warp one after the other).
+L2_ROUND_S, NORM_S = 0.2e-6, 0.2e-6
+# linear_rows on tensor cores, gpu/cuda/rows_mma.cu, in engines for as many slots: its constants and registers (tests/cuda/compiled).
+SLOTS_MANY, TENSOR_OUTS, TENSOR_REGISTERS, SHARED_MOST = 16, 32, {8: 80, 16: 96, 32: 120, 64: 168}, 227 << 10
+# Assumed: two barriers and the adding of sums for each 32 outputs; operations for a value that is split.
+TENSOR_TURN_S, SPLIT_OPERATIONS = 0.25e-6, 12
+
+
 def encoder_flops(m):
     """Products of the encoder with the decoder's cross keys and values."""
     linear = 2 * FRAMES * 12 * m.state * m.state + 4 * FRAMES * FRAMES * m.state
@@ -122,24 +131,63 @@ def encode_parts(gpu, m):
     ]
 
 
+def tensor_linear(gpu, n, n_in, n_out, norm):
+    """linear_rows_mma_kernel: seconds. The launch as rows_mma.cu decides on it."""
+    whole, tiles = -(-n_in // 128) * 128, -(-n_out // TENSOR_OUTS)
+
+    def room(rows):
+        return rows * (4 * (whole + 32) + 16 * (TENSOR_OUTS + 4))
+
+    rows = next(r for r in (8, 16, 32, 64) if r >= n or r == 64)
+    while rows > 8 and (tiles * -(-n // rows) < gpu.multiprocessors or room(rows) > SHARED_MOST):
+        rows //= 2
+    groups, at_once = -(-n // rows), min(65536 // (256 * TENSOR_REGISTERS[rows]), SHARED_MOST // room(rows))
+    columns = min(tiles, max(1, at_once * gpu.multiprocessors // groups))
+    blocks, turns = -(-columns * groups // gpu.multiprocessors), -(-tiles // columns)  # of a multiprocessor, of a block
+    # A value is two half floats, multiplied one after the other; 32 outputs read their rows from shared memory twice.
+    product = max(2 * 2 * rows * TENSOR_OUTS * n_in / (gpu.gemm / 3 / gpu.multiprocessors),
+                  2 * rows * n_in * 4 / (128 * gpu.clock))
+    split = rows * n_in * SPLIT_OPERATIONS / (gpu.fma / gpu.multiprocessors)
+    # Rows from the second-level cache, read again for the variance and for the result; weights 512 at a time of each output.
+    rounds = ROUND_S + norm * (2 * L2_ROUND_S + NORM_S) + (-(-n_in // 512) - 1) * ROUND_S + L2_ROUND_S
+    work = blocks * (split + turns * (product + TENSOR_TURN_S))
+    weights = 2 * n_in * n_out
+    again = (groups - 1) * weights + columns * n * n_in * 4
+    return KERNEL_S + rounds + max(work, weights / gpu.bandwidth + again / gpu.l2)
+
+
+def tensor_layer(gpu, m, n):
+    """The linear layers of a layer, as text_decoder.c submits them."""
+    d = m.state
+    shapes = (d, 3 * d, 1), (d, d, 0), (d, d, 1), (d, d, 0), (d, 4 * d, 1), (4 * d, d, 0)
+    return sum(tensor_linear(gpu, n, *shape) for shape in shapes)
+
+
 def step_parts(gpu, m, n):
-    """One decoding step of n slots at half of the text: [(what, launches, rounds of loads, bytes, seconds)]."""
+    """One decoding step of n slots at half of the text: [(what, launches, bytes, seconds)]."""
     d, layers = m.state, m.text_layers
     weights, logits, cross = token_bytes(m)
-    again = -(-n // 8) - 1  # groups of eight rows that find the weight in the second-level cache
-    # A multiply-add of linear_rows needs four bytes of shared memory: a quarter of the arithmetic's rate.
-    linear = max(weights / gpu.bandwidth + again * weights / gpu.l2, n * weights / 2 / (gpu.fma / 4))
-    output = max(logits / gpu.bandwidth + again * logits / gpu.l2, n * logits / 2 / (gpu.fma / 4))
+
+    def launches(k, rounds, seconds):
+        return k * (KERNEL_S + rounds * ROUND_S) + seconds
+
+    def skinny(k, size):
+        # A multiply-add of linear_rows needs four bytes of shared memory: a quarter of the arithmetic's rate.
+        return launches(k, 2, max(size / gpu.bandwidth, n * size / 2 / (gpu.fma / 4)))
+
+    if n < SLOTS_MANY:
+        linear, output = skinny(6 * layers, weights), skinny(1, logits)
+    else:
+        linear, output = layers * tensor_layer(gpu, m, n), tensor_linear(gpu, n, d, m.vocab, 1)
     past = n * layers * 2 * (TOKENS // 2) * d * 2
-    rows = [
-        ("linear_rows", 6 * layers, 2, weights, linear),
-        ("self-attention", 2 * layers, 2, past, past / gpu.bandwidth),
-        ("cross-attention", 2 * layers, 2, n * cross, n * cross / gpu.bandwidth),
-        ("logits", 1, 2, logits, output),
-        ("select", 2, 2, n * m.vocab * 4, n * m.vocab * 4 / gpu.l2),
-        ("rows, embedding, advance, WHILE", 4, 1, n * d * 6, 0.0),
+    return [
+        ("linear_rows", 6 * layers, weights, linear),
+        ("self-attention", 2 * layers, past, launches(2 * layers, 2, past / gpu.bandwidth)),
+        ("cross-attention", 2 * layers, n * cross, launches(2 * layers, 2, n * cross / gpu.bandwidth)),
+        ("logits", 1, logits, output),
+        ("select", 2, n * m.vocab * 4, launches(2, 2, n * m.vocab * 4 / gpu.l2)),
+        ("rows, embedding, advance, WHILE", 4, n * d * 6, launches(4, 1, 0.0)),
     ]
-    return [(what, k, r, b, k * (KERNEL_S + r * ROUND_S) + s) for what, k, r, b, s in rows]
 
 
 def total(parts):
@@ -148,9 +196,8 @@ def total(parts):
 
 # --- a step of up to eight rows in one kernel, gpu/cuda/step.cu: phases, between which all blocks meet ------------------
 
-# Assumed: a barrier of the grid, a round of loads from the second-level cache inside a running kernel, a row's norm (two sums
-# over a warp one after the other), a product's own sum and what is done with it.
-BARRIER_S, L2_ROUND_S, NORM_S, PRODUCT_S = 1.0e-6, 0.2e-6, 0.2e-6, 0.15e-6
+# Assumed: a barrier of the grid, a product's own sum and what is done with it.
+BARRIER_S, PRODUCT_S = 1.0e-6, 0.15e-6
 L2_BYTES, FUSED_QUERY_ROWS = 50e6, 2
 
 
@@ -192,14 +239,6 @@ def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
     return out, max(total(out), floor)
 
 
-# Products of 16 rows and more on tensor cores: bound by reading the weight once.
-def tensor_step(gpu, m, n):
-    weights, logits, _ = token_bytes(m)
-    faster = {"linear_rows": weights / gpu.bandwidth, "logits": logits / gpu.bandwidth}
-    return sum(k * (KERNEL_S + r * ROUND_S) + faster[what] if what in faster else s
-               for what, k, r, _, s in step_parts(gpu, m, n))
-
-
 def main():
     print("## Check: whisper.cpp on an RTX 5090\n")
     print("| model | encode, published | *predicted* | | token, published | *predicted* | |\n|---|---|---|---|---|---|---|")
@@ -217,7 +256,7 @@ def main():
             print(f"| {what} | {launches} | {1e6 * s:.0f} |")
         print("\n| step | launches | MB, 1 slot | µs, 1 slot | MB, 64 slots | µs, 64 slots |\n|---|---|---|---|---|---|")
         for one, many in zip(step_parts(H100, m, 1), step_parts(H100, m, 64)):
-            print(f"| {one[0]} | {one[1]} | {one[3] / 1e6:.1f} | {1e6 * one[4]:.1f} | {many[3] / 1e6:.1f} | {1e6 * many[4]:.1f} |")
+            print(f"| {one[0]} | {one[1]} | {one[2] / 1e6:.1f} | {1e6 * one[3]:.1f} | {many[2] / 1e6:.1f} | {1e6 * many[3]:.1f} |")
         print(f"| all | {sum(p[1] for p in step_parts(H100, m, 1))} | | {1e6 * total(step_parts(H100, m, 1)):.0f} | "
               f"| {1e6 * total(step_parts(H100, m, 64)):.0f} |\n")
         parts, seconds = phases(H100, m, 1)
@@ -226,15 +265,13 @@ def main():
             print(f"| {what} | {k} | {r} | {b / 1e6:.1f} | {1e6 * s:.1f} |")
         print(f"| all | {sum(p[1] for p in parts)} | | | {1e6 * seconds:.0f} |\n")
     print("## Against the aims, H100, windows of 30 s with 90 tokens, *predicted*\n")
-    print("| | aim | a graph of kernels | a step in one kernel (as it is) | tensor cores from 16 rows on (not built) |\n"
-          "|---|---|---|---|---|")
+    print("| | aim | a graph of kernels | as it is |\n|---|---|---|---|")
     for m, aim in ((TINY, 6), (BASE, 10)):
         encode = total(encode_parts(H100, m))
         print(f"| {m.name}, batch 1 | {aim} ms | {1e3 * (encode + TOKENS * total(step_parts(H100, m, 1))):.1f} ms "
-              f"| {1e3 * (encode + TOKENS * phases(H100, m, 1)[1]):.1f} ms | |")
-    encode = 64 * total(encode_parts(H100, TINY))
-    window, faster = (encode + TOKENS * step for step in (total(step_parts(H100, TINY, 64)), tensor_step(H100, TINY, 64)))
-    print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × (as it is) | | {64 * 30 / faster:,.0f} × |\n")
+              f"| {1e3 * (encode + TOKENS * phases(H100, m, 1)[1]):.1f} ms |")
+    window = 64 * total(encode_parts(H100, TINY)) + TOKENS * total(step_parts(H100, TINY, 64))
+    print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × | {64 * 30 / window:,.0f} × |\n")
     barriers = (0.7, 1.0, 1.5, 2.0)
     print("## What the assumptions are worth: a window at batch 1, *predicted*\n")
     print("| | round of loads | " + " | ".join(f"barrier {b:.1f} µs" for b in barriers) + " |\n|---|---|" + "---|" * len(barriers))
