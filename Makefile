@@ -112,7 +112,7 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
-CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures step whisper)
+CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures lost step whisper)
 # Some of them once more, with the kernels under ThreadSanitizer.
 CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention linear_rows \
 	self_attention advance))
@@ -257,7 +257,7 @@ $(FAKE_GPU)/%: $(BUILD)/%
 $(FAKE_GPU)/tests/gpu/test_%: $(BUILD)/tests/cuda/test_%
 	@mkdir -p $(@D)
 	@cp $< $@
-fake-gpu: $(addprefix $(FAKE_GPU)/,$(notdir $(CUDA_PLUGIN)) gpu-probe gpu-times captiond-transcribe tests/gpu/test_layer_norm tests/gpu/test_harness)
+fake-gpu: $(addprefix $(FAKE_GPU)/,$(notdir $(CUDA_PLUGIN)) gpu-probe gpu-times captiond captiond-transcribe tests/gpu/test_layer_norm tests/gpu/test_harness)
 .PHONY: fake-gpu
 
 $(BUILD)/tests/cuda/test_harness: $(BUILD)/cuda-host/tests/cuda/test_harness.o $(CUDA_TEST_OBJ)

@@ -139,6 +139,40 @@ void tiny_model_init_v3(struct tiny_model *m, uint64_t seed, int n_audio_ctx, in
         m, seed, &(struct whisper_dims){128, n_audio_ctx, 128, 2, 2, 51866, n_text_ctx, 128, 2, 2, 0});
 }
 
+static bool is_named(const struct tiny_tensor *t, const char *begin, const char *end)
+{
+    size_t n = strlen(t->name), n_end = strlen(end);
+    return strncmp(t->name, begin, strlen(begin)) == 0 && n >= n_end && !strcmp(t->name + n - n_end, end);
+}
+
+static void scale(struct tiny_model *m, const char *begin, const char *end, float by)
+{
+    for (int i = 0; i < m->n_tensors; i++) {
+        for (size_t k = 0; is_named(&m->tensors[i], begin, end) && k < tiny_tensor_count(&m->tensors[i]); k++)
+            m->tensors[i].values[k] *= by;
+    }
+}
+
+/* Powers of two leave half floats what they are. */
+void tiny_model_init_sure(struct tiny_model *m)
+{
+    enum { SEED = 56, FIRST_WORD = 256, N_WORDS = 40, EOT = 50256 };
+    tiny_model_init(m, SEED, 70, 448);
+    m->n_words = FIRST_WORD + N_WORDS;
+    float *embedding = tiny_model_find(m, "decoder.token_embedding.weight")->values;
+    int n = m->dims.n_text_state;
+    for (int id = 0; id < m->dims.n_vocab; id++) {
+        bool word = id >= FIRST_WORD && id < FIRST_WORD + N_WORDS;
+        for (int i = 0; i < n; i++)
+            embedding[id * n + i] *= id == EOT ? 2.0f : word ? 1.0f : 0.0f;
+    }
+    scale(m, "decoder.", ".bias", 0.0f);
+    scale(m, "decoder.", "mlp.2.weight", 0.25f);
+    scale(m, "decoder.", "cross_attn.query.weight", 4.0f);
+    scale(m, "decoder.", "positional_embedding", 8.0f);
+    scale(m, "decoder.", "decoder.ln.weight", 16.0f);
+}
+
 void tiny_model_finish(struct tiny_model *m)
 {
     for (int i = 0; i < m->n_tensors; i++)

@@ -6,6 +6,8 @@
 #include <map>
 #include <string>
 
+#include <unistd.h>
+
 /* --- chance ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t chance;
@@ -32,12 +34,20 @@ unsigned harness_random(unsigned n)
 static cudaError_t last_error, lost, wanted_error;
 static std::string wanted_call;
 static int wanted_after;
+static bool wanted_for_good; /* the device is lost with that call */
 
 extern "C" void harness_fail(const char *call, int after, int error)
 {
     wanted_call = call;
     wanted_after = after;
     wanted_error = (cudaError_t)error;
+    wanted_for_good = false;
+}
+
+extern "C" void harness_lose_device_at(const char *call, int after, int error)
+{
+    harness_fail(call, after, error);
+    wanted_for_good = true;
 }
 
 extern "C" bool harness_has_failed(void)
@@ -48,6 +58,14 @@ extern "C" bool harness_has_failed(void)
 extern "C" void harness_lose_device(int error)
 {
     lost = last_error = (cudaError_t)error;
+}
+
+/* A whole program loses its device when the file $HARNESS_LOSE is there. */
+static void look_for_loss(void)
+{
+    static const char *const file = getenv("HARNESS_LOSE");
+    if (file && access(file, F_OK) == 0)
+        lost = cudaErrorLaunchFailure;
 }
 
 cudaError_t runtime_error(cudaError_t e)
@@ -67,9 +85,14 @@ bool runtime_fails(const char *call)
 
 cudaError_t runtime_fault(const char *call)
 {
+    look_for_loss();
     if (lost != cudaSuccess)
         return runtime_error(lost);
-    return runtime_fails(call) ? runtime_error(wanted_error) : cudaSuccess;
+    if (!runtime_fails(call))
+        return cudaSuccess;
+    if (wanted_for_good)
+        lost = wanted_error;
+    return runtime_error(wanted_error);
 }
 
 extern "C" cudaError_t cudaGetLastError(void)

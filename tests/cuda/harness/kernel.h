@@ -305,6 +305,8 @@ extern "C" void harness_fail(const char *call, int after, int error);
 extern "C" bool harness_has_failed(void);
 /* From now on everything fails with this error; 0: nothing does. */
 extern "C" void harness_lose_device(int error);
+/* From that call on. */
+extern "C" void harness_lose_device_at(const char *call, int after, int error);
 
 extern "C" void *harness_calloc(size_t n, size_t size);
 #define calloc harness_calloc

@@ -1,0 +1,224 @@
+/* A GPU that is lost in the middle of captions: the whole of captiond's pipeline, with two inputs, on the CUDA engine that runs on
+ * the processor. With --engine auto the host engine takes over, and no word is missing or said twice, wherever it happens;
+ * with --engine cuda the pipeline says why it ends.
+ * tests/run: 300 s */
+#include "tests/support/support.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <sndfile.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/log.h"
+#include "daemon/pipeline.h"
+#include "gpu/cuda/plugin.h"
+#include "tests/support/tiny_model.h"
+
+int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_options *, struct engine **,
+                       struct err *);
+/* tests/cuda/harness/ */
+void harness_lose_device(int error);
+void harness_lose_device_at(const char *call, int after, int error);
+bool harness_has_failed(void);
+
+enum { LAUNCH_FAILURE = 719, N_INPUTS = 2, TEXT_BYTES = 4096, PATIENCE = 120 };
+
+/* In the place of gpu/engine.c, which would open the library for GPUs. */
+int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)
+{
+    const struct cuda_plugin_terms terms = cuda_plugin_ours();
+    return strcmp(name, "cuda") ? host_engine_open(options, out, err)
+                                : captiond_cuda_open(&terms, options, out, err);
+}
+
+void engine_close(struct engine *e)
+{
+    if (e)
+        e->v->destroy(e);
+}
+
+static char model[300], inputs[N_INPUTS][300];
+
+/* What came of a run. */
+struct said {
+    char text[N_INPUTS][TEXT_BYTES]; /* of the commits */
+    int n_commits, n_finals, n_gaps;
+    char engine[64];
+    bool failed;
+    struct err why;
+};
+
+static sem_t woken;
+
+static void on_wake(void *ctx)
+{
+    sem_post(&woken);
+}
+
+static void take_events(struct pipeline *p, struct said *said)
+{
+    static struct event e;
+    while (captioner_next_event(p->captioner, &e)) {
+        if (e.type == EVENT_COMMIT)
+            test_append(said->text[e.stream], TEXT_BYTES, e.text);
+        said->n_commits += e.type == EVENT_COMMIT;
+        said->n_finals += e.type == EVENT_FINAL;
+        said->n_gaps += e.type == EVENT_GAP;
+    }
+}
+
+/* --- a run -------------------------------------------------------------------------------------------------------------- */
+
+/* Three seconds that change every quarter of a second, so that each window sounds different. */
+static void write_sound(const char *path, uint64_t seed)
+{
+    enum { QUARTERS = 12, QUARTER = 4000 };
+    SF_INFO info = {.samplerate = 16000, .channels = 1, .format = SF_FORMAT_WAV | SF_FORMAT_PCM_16};
+    SNDFILE *f = sf_open(path, SFM_WRITE, &info);
+    float pcm[QUARTER];
+    assert_non_null(f);
+    for (int q = 0; q < QUARTERS; q++) {
+        char name[32];
+        snprintf(name, sizeof(name), "quarter %d", q);
+        tiny_model_noise(name, seed, 0.1f, pcm, QUARTER);
+        float colour = 0.95f * (float)((int)((seed * 7 + (uint64_t)q * 5) % 3) - 1);
+        for (int i = 1; i < QUARTER; i++)
+            pcm[i] += colour * pcm[i - 1];
+        assert_int_equal(sf_writef_float(f, pcm, QUARTER), QUARTER);
+    }
+    sf_close(f);
+}
+
+/* Captions both inputs to their ends, or until the engine is lost for good. The device is lost at call number `after` of this
+ * name once all is ready; NULL: never. */
+static void caption(const char *engine, const char *call, int after, struct said *said)
+{
+    char *argv[] = {"captiond",  "--config",    "/dev/null", "--engine", (char *)engine, "--model", model,
+                    "--threads", "1",           "--pace",    "fast",     "--gate",       "off",     "--guard",
+                    "off",       "--beam-size", "1",         "--step",   "1000",         "--input", inputs[0],
+                    "--input",   inputs[1]};
+    struct config config;
+    enum config_action action;
+    struct pipeline p;
+    struct err err = {0};
+    memset(said, 0, sizeof(*said));
+    if (config_load(&config, sizeof(argv) / sizeof(argv[0]), argv, &action, &err) < 0 ||
+        pipeline_open(&p, &config, on_wake, NULL, &err) < 0)
+        fail_msg("%s", err.msg);
+    if (call)
+        harness_lose_device_at(call, after, LAUNCH_FAILURE);
+    assert_int_equal(pipeline_start(&p, &err), 0);
+    int64_t deadline = clock_now_ns() + PATIENCE * NS_A_SECOND;
+    do {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        sem_timedwait(&woken, &until);
+        assert_true(clock_now_ns() < deadline);
+        take_events(&p, said);
+        said->failed = pipeline_failed(&p, &said->why);
+    } while (!captioner_ended(p.captioner) && !said->failed);
+    take_events(&p, said);
+    snprintf(said->engine, sizeof(said->engine), "%s", pipeline_engine_name(&p));
+    pipeline_stop(&p, clock_now_ns());
+    pipeline_stop_inputs(&p, 1000);
+    pipeline_close(&p);
+    harness_lose_device(0);
+    config_finish(&config);
+}
+
+static void assert_said(const struct said *got, const struct said *want)
+{
+    assert_false(got->failed);
+    assert_int_equal(got->n_gaps, 0);
+    assert_int_equal(got->n_commits, want->n_commits);
+    assert_int_equal(got->n_finals, want->n_finals);
+    for (int i = 0; i < N_INPUTS; i++)
+        assert_string_equal(got->text[i], want->text[i]);
+}
+
+/* The same words from the host engine alone, from the GPU alone, and wherever the one takes over from the other. Where a call
+ * falls depends on who asks first; the names are what it mostly is. */
+static void no_word_goes_with_the_gpu(void **state)
+{
+    static const struct {
+        const char *where, *call;
+        int after;
+    } cases[] = {
+        {"the sound of the first window", "cudaMemcpyAsync", 0},
+        {"an encoding", "LAUNCH", 10},
+        {"a prompt", "LAUNCH", 60},
+        {"the first steps", "cudaLaunchCooperativeKernel", 0},
+        {"the wait for tokens", "cudaStreamSynchronize", 0},
+        {"the wait for alignment rows", "cudaStreamSynchronize", 1},
+        {"a download", "cudaMemcpyAsync", 13},
+        {"a second pass", "LAUNCH", 110},
+        {"its steps", "cudaLaunchCooperativeKernel", 1},
+        {"the last pass", "LAUNCH", 170},
+    };
+    static struct said host, gpu, said;
+    caption("host", NULL, 0, &host);
+    printf("host:%s |%s\n", host.text[0], host.text[1]);
+    assert_true(host.n_commits >= 4 && strlen(host.text[0]) > 8 * 5);
+    assert_string_not_equal(host.text[0], host.text[1]);
+    caption("auto", NULL, 0, &gpu);
+    assert_non_null(strstr(gpu.engine, "cuda"));
+    assert_said(&gpu, &host);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        caption("auto", cases[i].call, cases[i].after, &said);
+        printf("lost in %s: %s\n", cases[i].where, said.engine);
+        assert_true(harness_has_failed());
+        assert_non_null(strstr(said.engine, "host"));
+        assert_said(&said, &host);
+    }
+}
+
+/* Where the GPU was asked for there is no other engine: captions end, and it is said why. */
+static void without_another_engine_it_is_said(void **state)
+{
+    static struct said said;
+    caption("cuda", "cudaLaunchCooperativeKernel", 1, &said);
+    assert_true(said.failed);
+    assert_int_equal(said.why.code, -EIO);
+    assert_non_null(strstr(said.why.msg, "engine cuda: "));
+    assert_non_null(strstr(said.engine, "cuda"));
+}
+
+static int set_up(void **state)
+{
+    const char *folder = tiny_folder();
+    struct tiny_model m;
+    *state = (void *)folder;
+    /* Single floats on every processor: the tokens are to be the same on both engines. */
+    setenv("CAPTIOND_ISA", "generic", 1);
+    snprintf(model, sizeof(model), "%s/toy.bin", folder);
+    tiny_model_init_sure(&m);
+    tiny_model_write_ggml(&m, model, true, NULL);
+    tiny_model_finish(&m);
+    for (int i = 0; i < N_INPUTS; i++) {
+        char path[290];
+        snprintf(path, sizeof(path), "%s/%d.wav", folder, i);
+        write_sound(path, (uint64_t)i + 1);
+        snprintf(inputs[i], sizeof(inputs[i]), "%c=file:%s", 'a' + i, path);
+    }
+    return sem_init(&woken, 0, 0);
+}
+
+static int tear_down(void **state)
+{
+    tiny_folder_remove(*state);
+    return sem_destroy(&woken);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_word_goes_with_the_gpu),
+        cmocka_unit_test(without_another_engine_it_is_said),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
