@@ -10,8 +10,6 @@
  * the same bits whatever is beside it, but not those of rows.cu. Bytes: the weight, once for all rows of a block. */
 #include "gpu/cuda/rows.cuh"
 
-#include <errno.h>
-
 #define OUTS       32 /* of a block: 16 of a warp */
 #define K_WARPS    4  /* that share n_in */
 #define WARPS      (OUTS / 16 * K_WARPS)
@@ -36,7 +34,7 @@ static inline __host__ __device__ int whole_row(int n_in)
     return (n_in + K_ROUND - 1) / K_ROUND * K_ROUND;
 }
 
-static __device__ __forceinline__ uint4 eight_weights(const struct engine_weight *w, int out, int k)
+static __device__ __forceinline__ uint4 weights_at(const struct engine_weight *w, int out, int k)
 {
     if (out >= w->n_out || k >= w->stride)
         return make_uint4(0, 0, 0, 0);
@@ -50,8 +48,8 @@ static __device__ __forceinline__ void load_ahead(const struct engine_weight *w,
     int mine = k + (int)threadIdx.x % 4 * 8;
     UNROLL
     for (int i = 0; i < AHEAD; i++) {
-        ahead[i][0] = eight_weights(w, out, mine + i * K_ROUND);
-        ahead[i][1] = eight_weights(w, out + 8, mine + i * K_ROUND);
+        ahead[i][0] = weights_at(w, out, mine + i * K_ROUND);
+        ahead[i][1] = weights_at(w, out + 8, mine + i * K_ROUND);
     }
 }
 
