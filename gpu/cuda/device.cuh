@@ -126,6 +126,14 @@ template <int groups_left> static __device__ __forceinline__ void cp_async_wait(
 #define LANES 0xffffffffu
 #define HEAD  64 /* values of an attention head, of every Whisper */
 
+/* The same value, of which the compiler does not know where it comes from: what is made of it in a loop does not take registers
+ * throughout the kernel. */
+static __device__ __forceinline__ int afresh(int x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /* The same tree, whatever the block: the sum of a row does not depend on what is computed beside it. */
 static __device__ __forceinline__ float warp_sum(float v)
 {

@@ -11,6 +11,27 @@
 #define SHARED_BYTES (48 << 10)
 #define BLOCKS_A_SM  8
 
+static_assert(SHARED_BYTES / sizeof(float) / FIXED_CHUNK < FIXED_FLAWS, "no row has too many chunks");
+
+/* A warp: sums of a group of outputs, as finish_group wants them. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ float product(const struct engine_weight *weight, int out, const float *x)
+{
+    float sums[n_rows * n_outs];
+    multiply<n_rows, n_outs>(weight, out, x, sums);
+    return warp_sums<n_rows * n_outs>(sums);
+}
+
+/* The same, in fixed point. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ float fixed_product(const struct engine_weight *weight, int out,
+                                                      const float *x)
+{
+    long long sums[(n_rows * n_outs + 1) / 2] = {};
+    multiply_fixed_from<n_rows, n_outs>(weight, out, x, 0, sums);
+    return fixed_sums<n_rows * n_outs>(sums);
+}
+
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
  * many loads are under way at once. */
 template <int n_rows, int n_outs>
@@ -28,10 +49,10 @@ static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct 
         norm_rows(n_rows, active, p.gamma, p.beta, p.weight.n_in, stride, x);
     for (int group = (int)blockIdx.x * WARPS + warp; group * n_outs < p.weight.n_out;
          group += (int)gridDim.x * WARPS) {
-        float sums[n_rows * n_outs];
         int out = first_of_group(&p.weight, group, n_outs);
-        multiply<n_rows, n_outs>(p.weight.data + (size_t)out * (size_t)stride, stride, x, sums);
-        finish_group<n_rows, n_outs>(&p, first, active, group, out, warp_sums<n_rows * n_outs>(sums));
+        finish_group<n_rows, n_outs>(&p, first, active, group, out,
+                                     p.add.data ? fixed_product<n_rows, n_outs>(&p.weight, out, x)
+                                                : product<n_rows, n_outs>(&p.weight, out, x));
     }
 }
 

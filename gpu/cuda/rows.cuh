@@ -2,11 +2,13 @@
  * kernel for each, step.cu one for all.
  *
  * A row's sum has the same order whatever is computed beside it and in whichever kernel, so a draft verified at once gives
- * the bits that its tokens give one by one. A lane has 16 bytes of weights of an output at a time, for up to eight rows. */
+ * the bits that its tokens give one by one; where something is added to it, none matters (fixed.cuh). A lane has eight
+ * weights of an output at a time, for up to eight rows. */
 #ifndef CAPTIOND_GPU_CUDA_ROWS_CUH
 #define CAPTIOND_GPU_CUDA_ROWS_CUH
 
 #include "gpu/cuda/cuda.cuh"
+#include "gpu/cuda/fixed.cuh"
 
 #define ROWS_MAX    8
 #define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
@@ -21,6 +23,26 @@ struct linear_rows_params {
 
 /* rows_mma.cu: n > 0 rows, arguments that have been checked. */
 int cuda_linear_rows_mma(struct cuda_engine *, const struct linear_rows_params *);
+
+/* Eight neighbouring weights of an output, as they lie in memory: what reads a weight does it by these three. */
+typedef uint4 packed_weights;
+
+static __device__ __forceinline__ packed_weights load_weights(const struct engine_weight *w, int out, int i)
+{
+    return *(const uint4 *)(w->data + (size_t)out * (size_t)w->stride + i * 8);
+}
+
+/* To shared memory; there when the thread has waited. */
+static __device__ __forceinline__ void bring_weights(packed_weights *to, const struct engine_weight *w,
+                                                     int out, int i)
+{
+    cp_async_16(to, w->data + (size_t)out * (size_t)w->stride + i * 8, sizeof(*to));
+}
+
+static __device__ __forceinline__ void split_weights(packed_weights eight, float to[8])
+{
+    split_eight(eight, to);
+}
 
 /* Where value i of a row lies in shared memory: eight neighbours are two times four, half a row apart, so that lanes that
  * read their eight read neighbouring groups of four. */
@@ -47,8 +69,8 @@ static __device__ __forceinline__ void take_rows(const struct linear_rows_params
 static __device__ __forceinline__ void norm_rows(int n_rows, unsigned active, const float *gamma,
                                                  const float *beta, int n, int stride, float *rows)
 {
-    int lane = (int)threadIdx.x % WARP;
-    for (int r = (int)threadIdx.x / WARP; r < n_rows; r += (int)blockDim.x / WARP) {
+    int me = afresh((int)threadIdx.x), lane = me % WARP;
+    for (int r = me / WARP; r < n_rows; r += (int)blockDim.x / WARP) {
         float *x = rows + r * stride, sum = 0.0f, squares = 0.0f;
         if (!(active >> r & 1))
             continue;
@@ -65,18 +87,19 @@ static __device__ __forceinline__ void norm_rows(int n_rows, unsigned active, co
 }
 
 /* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
- * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum. */
-template <int n> static __device__ __forceinline__ float warp_sums(float v[n])
+ * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum.
+ * last_bit 2: over lanes that are even, or odd. */
+template <int n, class T> static __device__ __forceinline__ T warp_sums(T *v, int last_bit = 1)
 {
     int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
     for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
         bool high = lane & bit;
         for (int i = 0; i < left; i++) {
-            float give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
+            T give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
             v[i] = keep + __shfl_xor_sync(LANES, give, bit);
         }
     }
-    for (; bit > 0; bit /= 2)
+    for (; bit >= last_bit; bit /= 2)
         v[0] += __shfl_xor_sync(LANES, v[0], bit);
     return v[0];
 }
@@ -105,24 +128,78 @@ static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], 
 
 /* A lane's part of the sums [n_outs][n_rows] += neighbouring outputs, from eight times `first` values on. */
 template <int n_rows, int n_outs>
-static __device__ __forceinline__ void multiply_from(const __half *weight, int stride, const float *x,
-                                                     int first, float *sums)
+static __device__ __forceinline__ void multiply_from(const struct engine_weight *weight, int out,
+                                                     const float *x, int first, float *sums)
 {
+    int stride = weight->stride;
     for (int i = first + (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
         float w[n_outs][8];
         for (int o = 0; o < n_outs; o++)
-            load_eight(weight + (size_t)o * (size_t)stride + i * 8, w[o]);
+            split_weights(load_weights(weight, out + o, i), w[o]);
         multiply_eight<n_rows, n_outs>(w, x, stride, i, sums);
     }
 }
 
 /* The same of all values. */
 template <int n_rows, int n_outs>
-static __device__ __forceinline__ void multiply(const __half *weight, int stride, const float *x, float *sums)
+static __device__ __forceinline__ void multiply(const struct engine_weight *weight, int out, const float *x,
+                                                float *sums)
 {
     for (int i = 0; i < n_outs * n_rows; i++)
         sums[i] = 0.0f;
-    multiply_from<n_rows, n_outs>(weight, stride, x, 0, sums);
+    multiply_from<n_rows, n_outs>(weight, out, x, 0, sums);
+}
+
+/* --- products in fixed point ------------------------------------------------------------------------------------------- */
+
+/* Two neighbouring lanes have the two halves of a chunk of each of n sums. The even one adds the first half of the chunks to
+ * its sums [(n + 1) / 2], the odd one the others. */
+template <int n> static __device__ __forceinline__ void add_chunks(const float *halves, long long *sums)
+{
+    bool odd = threadIdx.x & 1;
+    if (n == 1)
+        sums[0] += to_fixed(halves[0] + __shfl_xor_sync(LANES, halves[0], 1));
+    for (int i = 0; i < n / 2; i++) {
+        float give = odd ? halves[i] : halves[i + n / 2], keep = odd ? halves[i + n / 2] : halves[i];
+        sums[i] += to_fixed(keep + __shfl_xor_sync(LANES, give, 1));
+    }
+}
+
+/* Over a warp: lane l has the sum of value l / (32 / n). */
+template <int n> static __device__ __forceinline__ float fixed_sums(long long *sums)
+{
+    const int m = (n + 1) / 2; /* of even lanes, and of odd ones */
+    int mine = (int)threadIdx.x % WARP / (WARP / n);
+    long long sum = warp_sums<m>(sums, 2);
+    return from_fixed(__shfl_sync(LANES, sum, mine % m * (WARP / m) + mine / m));
+}
+
+/* All lanes of a warp; those behind the end of the row have nothing to multiply. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply_chunks(const packed_weights *weights, const float *x,
+                                                       int stride, int i, long long *sums)
+{
+    float halves[n_rows * n_outs] = {}, w[n_outs][8];
+    if (i < stride / 8) {
+        for (int o = 0; o < n_outs; o++)
+            split_weights(weights[o], w[o]);
+        multiply_eight<n_rows, n_outs>(w, x, stride, i, halves);
+    }
+    add_chunks<n_rows * n_outs>(halves, sums);
+}
+
+/* From eight times `first` values on, a multiple of 32, as multiply_from. */
+template <int n_rows, int n_outs>
+static __device__ __forceinline__ void multiply_fixed_from(const struct engine_weight *weight, int out,
+                                                           const float *x, int first, long long *sums)
+{
+    for (; first < weight->stride / 8; first += WARP) {
+        int i = first + (int)threadIdx.x % WARP;
+        packed_weights w[n_outs] = {};
+        for (int o = 0; o < n_outs && i < weight->stride / 8; o++)
+            w[o] = load_weights(weight, out + o, i);
+        multiply_chunks<n_rows, n_outs>(w, x, weight->stride, i, sums);
+    }
 }
 
 /* The first output of a group of n_outs. The last groups are moved back to end with the weight; what another group has is
@@ -171,10 +248,14 @@ static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
     int token = rows->token[r], pos = rows->pos[r];
     if (pos < 0 || token < 0 || token >= tokens->n_out)
         return;
-    const __half *embedding = tokens->data + (size_t)token * (size_t)tokens->stride;
-    for (int i = (int)threadIdx.x; i < tokens->n_in; i += (int)blockDim.x)
-        ((float *)out.data)[(size_t)r * (size_t)out.stride + (size_t)i] =
-            __half2float(embedding[i]) + positions[(size_t)pos * (size_t)tokens->n_in + (size_t)i];
+    const float *position = positions + (size_t)pos * (size_t)tokens->n_in;
+    float *to = (float *)out.data + (size_t)r * (size_t)out.stride;
+    for (int i = (int)threadIdx.x; i < tokens->stride / 8; i += (int)blockDim.x) {
+        float embedding[8];
+        split_weights(load_weights(tokens, token, i), embedding);
+        for (int k = 0; k < 8 && i * 8 + k < tokens->n_in; k++)
+            to[i * 8 + k] = embedding[k] + position[i * 8 + k];
+    }
 }
 
 /* One thread: the newest token of the row's slot. */

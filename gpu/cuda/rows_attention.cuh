@@ -31,17 +31,28 @@ static __device__ __forceinline__ float team_sum(float v, float *room)
 }
 
 /* Where a head's keys are: side by side from `first` on, or each in the slot that a table names. Values are `to_values`
- * behind. */
+ * behind. From near_from on they are in shared memory, each key with its value behind it. */
 struct keys {
     const __half *first; /* with a table: of slot 0 */
     size_t to_values;
     const uint8_t *slots; /* by position; NULL: no table */
     size_t slot_stride;
+    int near_from;
+    const __half *near;
 };
+
+#define NOT_NEAR 0x7fffffff
 
 static __device__ __forceinline__ const __half *key_at(struct keys k, int t)
 {
+    if (t >= k.near_from)
+        return k.near + (t - k.near_from) * 2 * HEAD;
     return k.first + (size_t)t * HEAD + (k.slots ? k.slots[t] * k.slot_stride : 0);
+}
+
+static __device__ __forceinline__ const __half *value_at(struct keys k, int t)
+{
+    return key_at(k, t) + (t >= k.near_from ? HEAD : k.to_values);
 }
 
 /* scores [n] = q · Kᵀ / 8 */
@@ -75,7 +86,7 @@ static __device__ __forceinline__ void weigh(const float *weights, struct keys k
     float out[8] = {};
     for (int t = warp * KEYS_A_WARP + lane / LANES_A_KEY; t < n; t += ATTENTION_WARPS * KEYS_A_WARP) {
         float value[8];
-        load_eight(key_at(keys, t) + keys.to_values + part * 8, value);
+        load_eight(value_at(keys, t) + part * 8, value);
         for (int i = 0; i < 8; i++)
             out[i] = fmaf(weights[t], value[i], out[i]);
     }
@@ -135,7 +146,7 @@ static __device__ __forceinline__ void append_value(struct engine_kv kv, int lay
 static __device__ __forceinline__ struct keys self_keys(struct engine_kv kv, int layer, int slot, int head,
                                                         const struct slot_state *slots, int pos)
 {
-    struct keys keys = {kv_keys(kv, layer, slot, head), (size_t)kv.n_ctx * HEAD, NULL, 0};
+    struct keys keys = {kv_keys(kv, layer, slot, head), (size_t)kv.n_ctx * HEAD, NULL, 0, NOT_NEAR, NULL};
     if (slots && slots[slot].n_beams > 1 && pos >= slots[slot].n_prompt) {
         keys.first = kv_keys(kv, layer, 0, head);
         keys.slots = slots[slot].kv_slot;
@@ -184,7 +195,11 @@ static __device__ __forceinline__ struct keys cross_keys(const struct cross_para
                                                          int part)
 {
     return {kv_keys(p->kv, p->layer, audio, head) + (size_t)part * CROSS_PART * HEAD,
-            (size_t)p->kv.n_ctx * HEAD, NULL, 0};
+            (size_t)p->kv.n_ctx * HEAD,
+            NULL,
+            0,
+            NOT_NEAR,
+            NULL};
 }
 
 /* A team: what it has attended to, for join_parts. The alignment is relative to this part's maximum until then. */

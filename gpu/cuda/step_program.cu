@@ -1,12 +1,13 @@
 /* From the operations of a recording to the phases of a step.
  *
  * While a graph is recorded its operations are noted. A step of up to ROWS_MAX rows without beams is the known sequence of
- * them; everything else has the graph alone. Three things are fused: keys and values are stored by the block that attends
- * to them, the parts of cross-attention are joined by those who read them, and with few rows its queries are made by
- * those who use them. What lies between is then not written: `out` of the query's product and of cross-attention. */
+ * them; everything else has the graph alone. Fused are: self-attention and cross-attention's joining with the product that
+ * follows; and with few rows cross-attention with its queries, and both products of the MLP. What lies between is then not
+ * written, and the residual moves from one x to the other (step.cu). */
 #include "gpu/cuda/step.cuh"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum op { OP_FROM_SLOTS, OP_EMBED, OP_LINEAR, OP_SELF, OP_CROSS, OP_SELECT, OP_ADVANCE };
 
@@ -72,7 +73,14 @@ struct builder {
     int at;
     struct step_phase *phases;
     int n_phases;
-    int stride_max; /* of the rows in shared memory */
+    int stride_max;  /* of the rows in shared memory */
+    int n;           /* rows */
+    struct mat x[2]; /* the recording's, and ours */
+    int in;          /* which one has the residual */
+    bool is_pending; /* less what is in the newest sums, and this bias */
+    const float *bias;
+    long long *sums[2];
+    int newest;
 };
 
 static const struct step_note *next(struct builder *b, enum op op)
@@ -89,55 +97,122 @@ static struct step_phase *add_phase(struct builder *b, enum phase_kind kind)
     return p;
 }
 
+/* A linear layer whose input is not the residual. */
 static struct step_phase *add_linear(struct builder *b, enum phase_kind kind)
 {
     const struct step_note *note = next(b, OP_LINEAR);
     if (!note)
         return NULL;
     const struct linear_rows_args *a = &note->linear;
-    if (a->gamma && a->weight->n_in > STEP_STATE_MAX)
-        return NULL;
     struct step_phase *p = add_phase(b, kind);
     p->linear = {a->rows, a->in, a->add, a->out, a->gamma, a->beta, a->bias, a->gelu, *a->weight};
-    b->stride_max = a->weight->stride > b->stride_max ? a->weight->stride : b->stride_max;
     return p;
+}
+
+static void take_shared(struct builder *b, const struct step_phase *p)
+{
+    b->stride_max = p->linear.weight.stride > b->stride_max ? p->linear.weight.stride : b->stride_max;
+}
+
+/* One of a residual that is normalised. keeps: it is needed again. */
+static struct step_phase *add_normed(struct builder *b, enum phase_kind kind, bool keeps)
+{
+    struct step_phase *p = add_linear(b, kind);
+    if (!p || !p->linear.gamma || p->linear.add.data || p->linear.in.data != b->x[0].data ||
+        p->linear.weight.n_in > STEP_STATE_MAX)
+        return NULL;
+    p->linear.in = b->x[b->in];
+    if (b->is_pending) {
+        b->in ^= keeps;
+        p->pending = {b->sums[b->newest], b->bias, keeps ? b->x[b->in] : mat{}};
+        b->is_pending = false;
+    }
+    take_shared(b, p);
+    return p;
+}
+
+/* A phase's product of a layer without anything else goes to the residual: its reader adds it. */
+static bool add_to_residual(struct builder *b, struct step_phase *p, const struct linear_rows_params *l)
+{
+    if (l->gamma || l->gelu || l->add.data != b->x[0].data || l->out.data != b->x[0].data || b->is_pending)
+        return false;
+    b->newest ^= 1;
+    b->is_pending = true;
+    b->bias = l->bias;
+    p->adds = p[-1].clears = b->sums[b->newest];
+    return true;
+}
+
+/* Attention, whose output is `out`, or its joining, with the product that follows. */
+static struct step_phase *add_heads(struct builder *b, enum phase_kind kind, struct mat out, int n_head)
+{
+    struct step_phase *p = add_linear(b, kind);
+    bool fits = p && p->linear.in.data == out.data && p->linear.weight.n_in == n_head * HEAD &&
+                add_to_residual(b, p, &p->linear);
+    return fits ? p : NULL;
 }
 
 /* Query, cross-attention and the product with its output. */
 static bool add_cross(struct builder *b)
 {
-    struct step_phase *query = add_linear(b, PHASE_LINEAR);
+    struct step_phase *query = add_normed(b, PHASE_LINEAR, true);
     const struct step_note *note = query ? next(b, OP_CROSS) : NULL;
     struct step_phase *cross = query;
     if (!note)
         return false;
     const struct cross_attention_args *a = &note->cross;
-    if (a->rows.n > FUSED_QUERY_ROWS)
+    if (b->n > FUSED_ROWS)
         cross = add_phase(b, PHASE_CROSS);
     else
         query->kind = PHASE_CROSS_QUERIES;
     cross->cross = {a->rows,        *a->kv,         a->layer,   a->slots, a->q, a->out, b->engine->partial,
                     a->align_heads, a->align_first, a->n_align, a->align};
-    struct step_phase *out = add_linear(b, PHASE_JOINED);
-    if (!out || a->q.data != query->linear.out.data || a->out.data != out->linear.in.data)
+    struct step_phase *out = add_heads(b, PHASE_JOINED, a->out, a->kv->n_head);
+    if (!out || a->q.data != query->linear.out.data)
         return false;
     out->cross = cross->cross;
     return true;
 }
 
-static bool add_layer(struct builder *b)
+static bool add_self(struct builder *b)
 {
-    struct step_phase *qkv = add_linear(b, PHASE_LINEAR);
+    struct step_phase *qkv = add_normed(b, PHASE_LINEAR, true);
     const struct step_note *note = qkv ? next(b, OP_SELF) : NULL;
-    if (!note || note->self.slots)
+    if (!note || note->self.slots || note->self.qkv.data != qkv->linear.out.data)
         return false;
-    struct step_phase *self = add_phase(b, PHASE_SELF);
+    struct step_phase *self = add_heads(b, PHASE_SELF, note->self.out, note->self.kv->n_head);
+    if (!self)
+        return false;
     self->self = *note->self.kv;
     self->cross.layer = note->self.layer;
     self->linear.in = note->self.qkv;
-    self->linear.out = note->self.out;
-    return add_linear(b, PHASE_LINEAR) && add_cross(b) && add_linear(b, PHASE_LINEAR) &&
-           add_linear(b, PHASE_LINEAR);
+    return true;
+}
+
+/* In one phase with few rows: with many, so many chunks would be added to so many sums that it takes longer than to meet. */
+static bool add_mlp(struct builder *b)
+{
+    struct step_phase *up = add_normed(b, b->n > FUSED_ROWS ? PHASE_LINEAR : PHASE_MLP, true);
+    struct step_phase *down = up ? add_linear(b, PHASE_LINEAR) : NULL;
+    if (!down || down->linear.in.data != up->linear.out.data)
+        return false;
+    if (b->n > FUSED_ROWS) {
+        take_shared(b, down);
+        bool fits = !down->linear.gamma && !b->is_pending && down->linear.add.data == b->x[0].data &&
+                    down->linear.out.data == b->x[0].data;
+        down->linear.add = down->linear.out = b->x[b->in];
+        return fits;
+    }
+    const struct linear_rows_params l = down->linear;
+    memset(down, 0, sizeof(*down));
+    b->n_phases--;
+    up->down = l.weight;
+    return l.weight.n_in % MLP_CHUNK == 0 && add_to_residual(b, up, &l);
+}
+
+static bool add_layer(struct builder *b)
+{
+    return add_self(b) && add_cross(b) && add_mlp(b);
 }
 
 /* Whether another layer follows, and not the output layer. */
@@ -189,18 +264,35 @@ static bool is_bare(const struct linear_rows_params *l)
     return !l->gelu && !l->bias && !l->add.data;
 }
 
-static bool build(struct builder *b, struct step_params *p)
+/* Sums for two products, and another x. */
+static bool add_memory(struct builder *b, int n_state, struct step_program *p)
 {
+    size_t n = (size_t)b->n * (size_t)n_state;
+    p->residual = cuda_device_alloc(b->engine, n * (2 * sizeof(long long) + sizeof(float)));
+    b->sums[0] = (long long *)p->residual;
+    b->sums[1] = b->sums[0] + n;
+    b->x[1] = mat_view(b->sums[1] + n, DTYPE_F32, b->n, n_state, n_state);
+    p->params.n_sums = (int)n;
+    return p->residual;
+}
+
+static bool build(struct builder *b, struct step_program *program)
+{
+    struct step_params *p = &program->params;
     const struct step_note *from_slots = next(b, OP_FROM_SLOTS);
     const struct step_note *embed = from_slots ? next(b, OP_EMBED) : NULL;
     if (!embed || embed->embed.rows.n > ROWS_MAX || embed->embed.rows.n <= 0 ||
         !rows_agree(b, &embed->embed.rows))
         return false;
+    b->n = embed->embed.rows.n;
+    b->x[0] = embed->embed.out;
+    if (!add_memory(b, embed->embed.out.cols, program))
+        return false;
     for (int i = 0; i < STEP_LAYERS_MAX && is_layer(b); i++) {
         if (!add_layer(b))
             return false;
     }
-    const struct step_note *select = add_linear(b, PHASE_LOGITS) ? next(b, OP_SELECT) : NULL;
+    const struct step_note *select = add_normed(b, PHASE_LOGITS, false) ? next(b, OP_SELECT) : NULL;
     const struct step_note *advance = select ? next(b, OP_ADVANCE) : NULL;
     if (!advance || b->at != b->notes->n || !is_bare(&b->phases[b->n_phases - 1].linear))
         return false;
@@ -235,13 +327,15 @@ struct step_program *step_program_create(struct cuda_engine *c, const struct ste
         return NULL;
     struct step_phase *phases = (struct step_phase *)calloc(STEP_PHASES_MAX, sizeof(*phases));
     struct step_program *p = (struct step_program *)calloc(1, sizeof(*p));
-    struct builder b = {c, notes, 0, phases, 0, 0};
-    bool done = p && phases && build(&b, &p->params);
+    struct builder b = {};
+    b.engine = c;
+    b.notes = notes;
+    b.phases = phases;
+    bool done = p && phases && build(&b, p);
     if (done) {
-        p->n_rows = p->params.embed.rows.n;
-        p->shared = (size_t)step_rows_template(p->n_rows) * (size_t)b.stride_max * sizeof(float);
+        p->n_rows = b.n;
         share_out(&b, c->l2_bytes);
-        done = step_fits(c, p->n_rows, p->shared) && to_device(c, p, phases);
+        done = step_fits(c, p, b.stride_max) && to_device(c, p, phases);
     }
     free(phases);
     if (done)
@@ -255,6 +349,7 @@ void step_program_destroy(struct step_program *p)
     if (!p)
         return;
     cudaFree(p->phases);
+    cudaFree(p->residual);
     cudaFree(p->params.arrived);
     free(p);
 }

@@ -198,42 +198,49 @@ def total(parts):
 
 # Assumed: a barrier of the grid, a product's own sum and what is done with it.
 BARRIER_S, PRODUCT_S = 1.0e-6, 0.15e-6
-L2_BYTES, FUSED_QUERY_ROWS = 50e6, 2
+L2_BYTES, FUSED_ROWS, TEAMS, CROSS_PART = 50e6, 2, 4, 128
+ADDS = 1 / 4  # assumed: additions of 64 bits in the second-level cache, as a part of its bandwidth
 
 
 def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
-    """[(phase, how often, rounds of loads, bytes, seconds)] of a step of n rows at half of the text. A weight is in registers or in
-    the second-level cache when its phase begins: it was asked for before the barrier."""
-    d, layers = m.state, m.text_layers
+    """[(phase, how often, rounds of loads, bytes, seconds)] of a step of n rows at half of the text. A block's first weights
+    and keys are in its shared memory, the others in the second-level cache when its phase begins: they were asked for
+    before the barrier. Additions to sums take a round before the barrier, and their bytes."""
+    d, layers, fused = m.state, m.text_layers, n <= FUSED_ROWS
+    groups, shares, parts = -(-n // TEAMS), d // 64, -(-FRAMES // CROSS_PART)
     past = n * 2 * (TOKENS // 2) * d * 2
     window = n * 2 * FRAMES * d * 2
     logits = m.vocab * d * 2
     soon = min(logits, L2_BYTES / 4)  # brought in during the other phases
-    fused = n <= FUSED_QUERY_ROWS
+    # Every block reads the whole residual: x, the sums that have not been added to it yet, and their bias.
+    residual = gpu.multiprocessors * (n * d * (4 + 8) + 4 * d)
     # Each part of a window makes its head's query: the weight is read as often as there are parts.
-    query = 2 * d * d * (n * -(-FRAMES // 128) if fused else 1)
+    query = 2 * d * d * (n * parts if fused else 1)
+    first_units = n * m.heads * parts <= gpu.multiprocessors  # a block's first one is all that it has
 
-    def linear(name, n_in, n_out, norm):
-        return name, layers, 1, 2 * n_in * n_out, NORM_S * norm + PRODUCT_S
+    def linear(name, n_in, n_out, rows=residual):
+        return name, layers, 1, 2 * n_in * n_out + rows, 0, NORM_S * (rows is residual) + PRODUCT_S
 
+    # Every share of the outputs attends again, or joins the parts again.
     rows = [
-        linear("QKV", d, 3 * d, True),
-        ("self-attention", layers, 3, past, 2 * NORM_S),
-        linear("output", d, d, False),
-        ("cross-attention and its queries" if fused else "cross-attention", layers, 4 if fused else 2,
-         window + query * fused, 2 * NORM_S + (NORM_S + PRODUCT_S) * fused),
-        linear("joining its parts, output", d, d, True),
-        linear("MLP up", d, 4 * d, True),
-        linear("MLP down", 4 * d, d, False),
-        ("logits, parts of select", 1, 1, logits, NORM_S + PRODUCT_S),
-        ("select, advance, embedding, rows", 1, 6, n * m.vocab // 32 * 24, 3 * NORM_S),
+        linear("QKV", d, 3 * d),
+        ("self-attention, output", layers, 2 if fused else 4, past * shares + groups * 2 * d * d, 8 * n * m.heads * d,
+         2 * NORM_S + PRODUCT_S),
+        ("cross-attention and its queries" if fused else "cross-attention", layers, (1 if first_units else 4) if fused else 2,
+         window + (query + residual) * fused, 0, 2 * NORM_S + (NORM_S + PRODUCT_S) * fused),
+        ("joining its parts, output", layers, 2, n * m.heads * parts * 66 * 4 * shares + groups * 2 * d * d,
+         8 * n * m.heads * d, NORM_S + PRODUCT_S),
+        ("MLP", layers, 2, 2 * 8 * d * d + residual, 8 * n * (4 * d // 16) * d, NORM_S + 2 * PRODUCT_S),
+        ("logits, parts of select", 1, 1, logits, 0, NORM_S + PRODUCT_S + residual / gpu.l2),
+        ("select, advance, embedding, rows", 1, 6, n * m.vocab // 32 * 24, 0, 3 * NORM_S),
     ]
     if not fused:
-        rows.insert(3, linear("cross-attention's queries", d, d, True))
+        rows.insert(2, linear("cross-attention's queries", d, d))
+        rows[5:6] = [linear("MLP up", d, 4 * d), linear("MLP down", 4 * d, d, gpu.multiprocessors * n * 4 * d * 4)]
     stream = max(logits / gpu.l2, (logits - soon) / gpu.bandwidth)
     arithmetic = n * sum(token_bytes(m)[:2]) / 2 / (gpu.fma / 4)  # as in linear_rows, beside the bytes
-    out = [(what, k, r, b, k * (barrier + r * l2_round + s + (stream if "logits" in what else b / gpu.l2)))
-           for what, k, r, b, s in rows]
+    out = [(what, k, r, b + a, k * (barrier + r * l2_round + s + (stream if "logits" in what else (b + a / ADDS) / gpu.l2)))
+           for what, k, r, b, a, s in rows]
     # What it takes at least: all bytes from memory, or the arithmetic.
     floor = max((sum(token_bytes(m)[:2]) + n * token_bytes(m)[2]) / gpu.bandwidth, arithmetic)
     return out, max(total(out), floor)

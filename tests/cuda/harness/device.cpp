@@ -111,9 +111,9 @@ extern "C" void *harness_calloc(size_t n, size_t size)
 /* --- limits and properties --------------------------------------------------------------------------------------- */
 
 #define SHARED_DEFAULT ((size_t)48 << 10)
-#define SHARED_MOST    ((size_t)99 << 10) /* of the smallest device that is built for */
 
 static std::map<const void *, size_t> shared_limits;
+static size_t shared_most = (size_t)99 << 10; /* of the smallest device that is built for */
 
 size_t harness_shared_limit(const void *kernel)
 {
@@ -123,13 +123,13 @@ size_t harness_shared_limit(const void *kernel)
 
 size_t harness_shared_most(const void *kernel)
 {
-    return shared_limits.count(kernel) ? SHARED_MOST : SHARED_DEFAULT;
+    return shared_limits.count(kernel) ? shared_most : SHARED_DEFAULT;
 }
 
 extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute what, int value)
 {
     RUNTIME_CALL();
-    if (what != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > SHARED_MOST)
+    if (what != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > shared_most)
         return runtime_error(cudaErrorInvalidValue);
     shared_limits[kernel] = (size_t)value;
     return cudaSuccess;
@@ -159,6 +159,11 @@ bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void
 extern "C" const char *cudaGetErrorString(cudaError_t e)
 {
     return e == cudaErrorMemoryAllocation ? "out of memory" : "an error of the harness";
+}
+
+extern "C" void harness_shared_bytes(size_t of_a_block)
+{
+    shared_most = of_a_block;
 }
 
 extern "C" void harness_cooperative(bool has, int multiprocessors)
@@ -209,7 +214,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
     snprintf(p->name, sizeof(p->name), "the host");
     p->major = compute_major;
     p->multiProcessorCount = n_multiprocessors;
-    p->sharedMemPerBlockOptin = SHARED_MOST;
+    p->sharedMemPerBlockOptin = shared_most;
     p->l2CacheSize = 1 << 20;
     p->cooperativeLaunch = has_cooperative;
     return cudaSuccess;

@@ -481,7 +481,10 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
     cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
-    running.resize(together ? order.size() : 1);
+    {
+        struct races_quiet quiet;
+        running.resize(together ? order.size() : 1);
+    }
     for (unsigned i : order) {
         struct block *b = &running[together ? i : 0];
         start_block(b, i, threads, blocks, shared);

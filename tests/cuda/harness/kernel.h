@@ -152,6 +152,11 @@ static inline unsigned atomicAdd(unsigned *p, unsigned v)
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
+static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+
 static inline int atomicMax(int *p, int v)
 {
     int before = __atomic_load_n(p, __ATOMIC_RELAXED);
