@@ -20,15 +20,16 @@ struct audio_encoder {
     struct encoder_layer layers[WHISPER_LAYERS_MAX];
     struct norm norm;
     struct linear cross_kv[WHISPER_LAYERS_MAX]; /* keys and values of each decoder layer */
-    /* Activations. The inputs of the convolutions have a row of zeros at each end. */
+    /* Activations. The inputs of the convolutions have a row of zeros at each end, and are one window's; the others have rows for
+     * windows_max · n_ctx. */
     void *mel;        /* wide [2 · n_ctx + 2, n_mels] */
     void *frames;     /* wide [2 · n_ctx + 2, n_state] */
-    float *x;         /* [n_ctx, n_state]: the residual stream */
-    void *normed;     /* wide [n_ctx, n_state] */
-    void *qkv;        /* wide [n_ctx, 3 · n_state] */
-    void *attention;  /* wide [n_ctx, n_state] */
-    void *hidden;     /* wide [n_ctx, 4 · n_state] */
-    float *key_value; /* [n_ctx, 2 · n_state] */
+    float *x;         /* [rows, n_state]: the residual stream */
+    void *normed;     /* wide [rows, n_state] */
+    void *qkv;        /* wide [rows, 3 · n_state] */
+    void *attention;  /* wide [rows, n_state] */
+    void *hidden;     /* wide [rows, 4 · n_state] */
+    float *key_value; /* [rows, 2 · n_state] */
 };
 
 static void load_layer(struct layer_loader *l, struct encoder_layer *layer, int index, int n_state)
@@ -65,7 +66,7 @@ int audio_encoder_create(struct layer_loader *l, struct engine_kv *cross, struct
     a->dims = *weights_dims(l->weights);
     a->cross = cross;
     size_t n_ctx = (size_t)d->n_audio_ctx, n_state = (size_t)d->n_audio_state;
-    size_t wide = dtype_bytes(l->engine->wide_type);
+    size_t rows = (size_t)l->engine->windows_max * n_ctx, wide = dtype_bytes(l->engine->wide_type);
     a->conv1 = load_convolution(l, "encoder.conv1", d->n_audio_state, d->n_mels);
     a->conv2 = load_convolution(l, "encoder.conv2", d->n_audio_state, d->n_audio_state);
     a->positions = load_vector(l, "encoder.positional_embedding", d->n_audio_ctx * d->n_audio_state);
@@ -76,12 +77,12 @@ int audio_encoder_create(struct layer_loader *l, struct engine_kv *cross, struct
         load_cross_kv(l, &a->cross_kv[i], i, d->n_audio_state);
     a->mel = load_alloc(l, (2 * n_ctx + 2) * (size_t)d->n_mels, wide);
     a->frames = load_alloc(l, (2 * n_ctx + 2) * n_state, wide);
-    a->x = load_alloc(l, n_ctx * n_state, sizeof(float));
-    a->normed = load_alloc(l, n_ctx * n_state, wide);
-    a->qkv = load_alloc(l, 3 * n_ctx * n_state, wide);
-    a->attention = load_alloc(l, n_ctx * n_state, wide);
-    a->hidden = load_alloc(l, 4 * n_ctx * n_state, wide);
-    a->key_value = load_alloc(l, 2 * n_ctx * n_state, sizeof(float));
+    a->x = load_alloc(l, rows * n_state, sizeof(float));
+    a->normed = load_alloc(l, rows * n_state, wide);
+    a->qkv = load_alloc(l, 3 * rows * n_state, wide);
+    a->attention = load_alloc(l, rows * n_state, wide);
+    a->hidden = load_alloc(l, 4 * rows * n_state, wide);
+    a->key_value = load_alloc(l, 2 * rows * n_state, sizeof(float));
     if (l->code < 0) {
         audio_encoder_destroy(a);
         return l->code;
@@ -165,46 +166,50 @@ static void submit_norm(const struct audio_encoder *a, struct mat in, const stru
 
 /* Three taps over adjacent rows are one longer row of overlapping ones: row t of the product reads the padded rows
  * s · t … s · t + 2 for the step s of the convolution. */
-static void submit_convolutions(const struct audio_encoder *a)
+void audio_encoder_submit_window(struct audio_encoder *a, int window)
 {
     const struct mat none = {0};
     int n_ctx = a->dims.n_audio_ctx, n_state = a->dims.n_audio_state, n_mels = a->dims.n_mels;
     enum dtype type = a->engine->wide_type;
+    struct mat x = single(a->x, (window + 1) * n_ctx, n_state);
     submit_linear(a, mat_view(a->mel, type, 2 * n_ctx, 3 * n_mels, n_mels), &a->conv1, true, none,
                   padded(a, a->frames, n_state));
     submit_linear(a, mat_view(a->frames, type, n_ctx, 3 * n_state, 2 * n_state), &a->conv2, true,
-                  single(a->positions, n_ctx, n_state), single(a->x, n_ctx, n_state));
+                  single(a->positions, n_ctx, n_state), mat_rows(x, window * n_ctx, n_ctx));
 }
 
-static void submit_layer(const struct audio_encoder *a, const struct encoder_layer *layer)
+static void submit_layer(const struct audio_encoder *a, const struct encoder_layer *layer, int n)
 {
     const struct mat none = {0};
-    int n_ctx = a->dims.n_audio_ctx, n_state = a->dims.n_audio_state;
-    struct mat x = single(a->x, n_ctx, n_state), normed = wide(a, a->normed, n_ctx, n_state);
-    struct mat qkv = wide(a, a->qkv, n_ctx, 3 * n_state), attention = wide(a, a->attention, n_ctx, n_state);
-    struct mat hidden = wide(a, a->hidden, n_ctx, 4 * n_state);
+    int rows = n * a->dims.n_audio_ctx, n_state = a->dims.n_audio_state;
+    struct mat x = single(a->x, rows, n_state), normed = wide(a, a->normed, rows, n_state);
+    struct mat qkv = wide(a, a->qkv, rows, 3 * n_state), attention = wide(a, a->attention, rows, n_state);
+    struct mat hidden = wide(a, a->hidden, rows, 4 * n_state);
     submit_norm(a, x, &layer->attn_norm, normed);
     submit_linear(a, normed, &layer->qkv, false, none, qkv);
     a->engine->v->attention(
-        a->engine, &(struct attention_args){.qkv = qkv, .n_head = a->dims.n_audio_head, .out = attention});
+        a->engine, &(struct attention_args){
+                       .qkv = qkv, .n_head = a->dims.n_audio_head, .n_windows = n, .out = attention});
     submit_linear(a, attention, &layer->out, false, x, x);
     submit_norm(a, x, &layer->mlp_norm, normed);
     submit_linear(a, normed, &layer->fc1, true, none, hidden);
     submit_linear(a, hidden, &layer->fc2, false, x, x);
 }
 
-void audio_encoder_submit(struct audio_encoder *a, int slot, int n_layers)
+void audio_encoder_submit(struct audio_encoder *a, const int *slots, int n, int n_layers)
 {
     const struct mat none = {0};
-    int n_ctx = a->dims.n_audio_ctx, n_state = a->dims.n_audio_state;
-    submit_convolutions(a);
+    int n_ctx = a->dims.n_audio_ctx, rows = n * n_ctx, n_state = a->dims.n_audio_state;
     for (int i = 0; i < a->dims.n_audio_layer && i < n_layers; i++)
-        submit_layer(a, &a->layers[i]);
-    submit_norm(a, audio_encoder_residual(a), &a->norm, audio_encoder_output(a));
-    struct mat k_v = single(a->key_value, n_ctx, 2 * n_state);
+        submit_layer(a, &a->layers[i], n);
+    struct mat normed = wide(a, a->normed, rows, n_state), k_v = single(a->key_value, rows, 2 * n_state);
+    submit_norm(a, single(a->x, rows, n_state), &a->norm, normed);
     for (int i = 0; i < a->dims.n_text_layer && i < n_layers; i++) {
-        submit_linear(a, audio_encoder_output(a), &a->cross_kv[i], false, none, k_v);
-        a->engine->v->kv_store(a->engine,
-                               &(struct kv_store_args){.kv = a->cross, .layer = i, .slot = slot, .k_v = k_v});
+        submit_linear(a, normed, &a->cross_kv[i], false, none, k_v);
+        for (int w = 0; w < n; w++)
+            a->engine->v->kv_store(
+                a->engine,
+                &(struct kv_store_args){
+                    .kv = a->cross, .layer = i, .slot = slots[w], .k_v = mat_rows(k_v, w * n_ctx, n_ctx)});
     }
 }

@@ -117,10 +117,11 @@ struct layer_norm_args {
     struct mat out;            /* f32 or the wide type */
 };
 
-/* out = softmax(Q · Kᵀ / 8) · V for every head of 64, without storing the scores. All rows see all rows. */
+/* out = softmax(Q · Kᵀ / 8) · V for every head of 64, without storing the scores. The rows are those of n_windows windows, as
+ * many of each, one behind the other; a row sees those of its own window, and has the bits that it has when that is alone. */
 struct attention_args {
     struct mat qkv; /* [rows, 3 · n_state] in the wide type: Q, K, V side by side */
-    int n_head;
+    int n_head, n_windows;
     struct mat out; /* [rows, n_state] in the wide type */
 };
 
@@ -308,8 +309,13 @@ struct engine_vtable {
 struct engine {
     const struct engine_vtable *v;
     enum dtype wide_type; /* of the encoder's activations between operations: f32, bf16 or f16 */
-    char name[48];        /* for people: "host bf16 (avx512bf16)" */
+    /* Windows that the encoder should take together, at most; 1 where one after the other is as fast. What linear gives for a
+     * row then depends on no other row. */
+    int windows_max;
+    char name[48]; /* for people: "host bf16 (avx512bf16)" */
 };
+
+#define ENGINE_WINDOWS_MAX 16 /* no engine's windows_max is greater */
 
 enum engine_precision {
     PRECISION_AUTO, /* the fastest whose error the tests bound: bf16 encoder where the processor has it */
@@ -322,6 +328,7 @@ struct engine_options {
     enum engine_precision precision;
     int n_mels; /* 80 or 128 */
     int n_slots; /* sequences that are decoded at once, at most; an engine may compute in another way for many */
+    int n_windows; /* that may wait to be encoded at once; 0: one */
     bool deferred; /* test mode of the host engine: no work is done before wait */
 };
 

@@ -11,6 +11,9 @@
 
 #define SLOTS_MAX PASS_ROWS_MAX /* a step is one pass */
 
+/* A window of a larger model fills a GPU by itself, and is done sooner by libcublas than several together without it. */
+#define TOGETHER_STATE_MAX 512
+
 /* --- opening ---------------------------------------------------------------------------------------------------- */
 
 static int check_options(const struct whisper_options *o, struct err *err)
@@ -63,6 +66,30 @@ static int build(struct whisper *w, struct layer_loader *l)
     return r < 0 ? r : audio_encoder_create(l, w->cross, &w->encoder);
 }
 
+/* Spectrogram and convolutions. The layers behind them come when no more windows can join, or somebody needs them. */
+static void submit_audio(struct whisper *w, int audio_slot, const struct whisper_audio *audio)
+{
+    assert(audio_slot >= 0 && audio_slot < w->n_audio_slots);
+    const struct mel_args mel = {.pcm = audio->pcm,
+                                 .n_samples = audio->n_samples,
+                                 .n_before = audio->n_before,
+                                 .scale = audio->scale,
+                                 .log_max = audio->scale == MEL_SCALE_OWN ? NULL : w->log_max + audio_slot,
+                                 .out = audio_encoder_mel(w->encoder)};
+    w->engine->v->mel(w->engine, &mel);
+    if (audio->scale == MEL_SCALE_SCAN)
+        return;
+    audio_encoder_submit_window(w->encoder, w->n_windows);
+    w->windows[w->n_windows++] = audio_slot;
+}
+
+void whisper_submit_windows(struct whisper *w, int n_layers)
+{
+    if (w->n_windows > 0)
+        audio_encoder_submit(w->encoder, w->windows, w->n_windows, n_layers);
+    w->n_windows = 0;
+}
+
 /* Runs one layer of everything in every shape that will come, so that whatever an engine makes on first use (compiled
  * kernels, scratch memory) is there before the model is called ready. All layers have the same shapes. */
 static int warm_up(struct whisper *w, struct err *err)
@@ -71,7 +98,8 @@ static int warm_up(struct whisper *w, struct err *err)
     const struct whisper_audio audio = {.pcm = silence, .n_samples = 400, .scale = MEL_SCALE_OWN};
     int32_t tokens[PASS_ROWS_MAX + 1], chosen[2];
     float logprobs[2];
-    whisper_submit_audio(w, 0, &audio, 1);
+    submit_audio(w, 0, &audio);
+    whisper_submit_windows(w, 1);
     int n = w->dims->n_text_ctx - 2 < PASS_ROWS_MAX ? w->dims->n_text_ctx - 2 : PASS_ROWS_MAX;
     for (int i = 0; i < n; i++)
         tokens[i] = 0;
@@ -115,10 +143,12 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     w->dims = weights_dims(w->weights);
     w->n_audio_slots = options->n_audio_slots;
     w->n_text_slots = options->n_text_slots;
+    bool together = w->dims->n_audio_state <= TOGETHER_STATE_MAX;
     const struct engine_options engine = {.n_threads = options->n_threads,
                                           .precision = options->precision,
                                           .n_mels = w->dims->n_mels,
                                           .n_slots = w->n_text_slots,
+                                          .n_windows = together ? options->n_audio_slots : 1,
                                           .deferred = options->deferred};
     int r = open_engine(options->engine, &engine, &w->engine, no_device, err);
     if (r < 0)
@@ -274,21 +304,9 @@ void whisper_reset_scale(struct whisper *w, int audio_slot)
     w->engine->v->upload(w->engine, w->log_max + audio_slot, &least, sizeof(least));
 }
 
-void whisper_submit_audio(struct whisper *w, int audio_slot, const struct whisper_audio *audio, int n_layers)
-{
-    assert(audio_slot >= 0 && audio_slot < w->n_audio_slots);
-    const struct mel_args mel = {.pcm = audio->pcm,
-                                 .n_samples = audio->n_samples,
-                                 .n_before = audio->n_before,
-                                 .scale = audio->scale,
-                                 .log_max = audio->scale == MEL_SCALE_OWN ? NULL : w->log_max + audio_slot,
-                                 .out = audio_encoder_mel(w->encoder)};
-    w->engine->v->mel(w->engine, &mel);
-    if (audio->scale != MEL_SCALE_SCAN)
-        audio_encoder_submit(w->encoder, audio_slot, n_layers);
-}
-
 void whisper_encode(struct whisper *w, int audio_slot, const struct whisper_audio *audio)
 {
-    whisper_submit_audio(w, audio_slot, audio, WHISPER_LAYERS_MAX);
+    submit_audio(w, audio_slot, audio);
+    if (w->n_windows == w->engine->windows_max)
+        whisper_submit_windows(w, WHISPER_LAYERS_MAX);
 }

@@ -60,7 +60,8 @@ struct whisper_audio {
 /* Sets the recording's log-mel maximum back, before a first MEL_SCALE_SCAN. */
 void whisper_reset_scale(struct whisper *, int audio_slot);
 
-/* Submits log-mel, encoder and cross-attention keys and values of one 30 s window. */
+/* Submits log-mel, encoder and cross-attention keys and values of one 30 s window. Several that follow one another go through
+ * the encoder together where that is faster; each gives the bits that it gives alone. */
 void whisper_encode(struct whisper *, int audio_slot, const struct whisper_audio *);
 
 /* Submits n runs in different slots as one batch. Results are filled in by whisper_wait. -EINVAL for a run whose

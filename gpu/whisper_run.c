@@ -253,6 +253,7 @@ int whisper_submit_runs(struct whisper *w, struct text_run *runs, int n, int n_l
     int r = check_runs(w, added, n, err);
     if (r < 0)
         return r;
+    whisper_submit_windows(w, WHISPER_LAYERS_MAX);
     upload_active(w, n);
     submit_first_pass(w, added, n, n_layers);
     submit_steps(w, added, n, n_layers, INT_MAX);
@@ -279,6 +280,7 @@ int whisper_join(struct whisper *w, struct text_run *const *runs, int n, struct 
     int r = check_runs(w, runs, n, err);
     if (r < 0)
         return r;
+    whisper_submit_windows(w, WHISPER_LAYERS_MAX);
     begin_turn(w);
     submit_first_pass(w, runs, n, WHISPER_LAYERS_MAX);
     for (int i = 0; i < n; i++) {
@@ -328,6 +330,7 @@ static void collect(const struct whisper *w, struct text_run *r)
 
 int whisper_wait(struct whisper *w, struct err *err)
 {
+    whisper_submit_windows(w, WHISPER_LAYERS_MAX);
     int r = w->engine->v->wait(w->engine, err);
     int n = w->n_pending;
     w->n_pending = 0;

@@ -32,6 +32,8 @@ struct whisper {
     struct slot_state *host_slots; /* [n_text_slots]: uploaded, then downloaded */
     struct beam_state *host_beams; /* [n_text_slots]: uploaded */
     uint32_t *host_mask;
+    int windows[ENGINE_WINDOWS_MAX]; /* [n_windows] slots of those that wait for the encoder's layers */
+    int n_windows;
     struct text_run **pending; /* [n_pending], each in other slots */
     int n_pending;
     struct text_run **joined; /* [n_joined]: in work from turn to turn, each in other slots */
@@ -43,8 +45,9 @@ struct whisper {
     int n_registered;
 };
 
-/* whisper_encode and whisper_run with only some of the layers. */
-void whisper_submit_audio(struct whisper *, int audio_slot, const struct whisper_audio *, int n_layers);
+/* The encoder's layers for all windows that wait for them. Before any work that may read what they give. */
+void whisper_submit_windows(struct whisper *, int n_layers);
+/* whisper_run with only some of the layers. */
 int whisper_submit_runs(struct whisper *, struct text_run *runs, int n, int n_layers, struct err *);
 
 #endif

@@ -1,6 +1,6 @@
-/* out = softmax(Q Kᵀ / 8) V for every head, without storing the scores (after FlashAttention-2).
+/* out = softmax(Q Kᵀ / 8) V for every head of every window, without storing the scores (after FlashAttention-2).
  *
- * A block has 64 queries of one head, 16 a warp, and walks over the keys in tiles of 64: products on the tensor cores in
+ * A block has 64 queries of one head of one window, 16 a warp, and walks over the keys in tiles of 64: products on the tensor cores in
  * half floats with single sums, a running maximum and sum for each query, and the next tile on its way while one is
  * used. Bytes: each head's K and V are read once a block, from the second-level cache but for the first time. */
 #include "gpu/cuda/cuda.cuh"
@@ -115,9 +115,11 @@ static __global__ void __launch_bounds__(WARPS *WARP) attention_kernel(struct ma
 {
     SHARED(__half, keys, 2 * TILE);
     SHARED(__half, values, 2 * TILE);
-    int n = qkv.rows, n_state = out.cols, column = (int)blockIdx.y * HEAD, lane = (int)threadIdx.x % WARP;
-    int query = (int)blockIdx.x * QUERIES + (int)threadIdx.x / WARP * 16;
-    const __half *q = (const __half *)qkv.data + column, *k = q + n_state, *v = k + n_state;
+    int n = qkv.rows / (int)gridDim.z, n_state = out.cols, column = (int)blockIdx.y * HEAD;
+    int query = (int)blockIdx.x * QUERIES + (int)threadIdx.x / WARP * 16, lane = (int)threadIdx.x % WARP;
+    size_t window = (size_t)blockIdx.z * (size_t)n; /* its first row */
+    const __half *q = (const __half *)qkv.data + window * (size_t)qkv.stride + column;
+    const __half *k = q + n_state, *v = k + n_state;
     unsigned fragments[4][4];
     struct running r = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {}};
     load_tile(keys, values, k, v, qkv.stride, 0, n);
@@ -142,7 +144,7 @@ static __global__ void __launch_bounds__(WARPS *WARP) attention_kernel(struct ma
         sum += __shfl_xor_sync(LANES, sum, 1);
         sum += __shfl_xor_sync(LANES, sum, 2);
         int row = query + lane / 4 + half * 8;
-        __half *to = (__half *)out.data + (size_t)row * (size_t)out.stride + column + lane % 4 * 2;
+        __half *to = (__half *)out.data + (window + (size_t)row) * (size_t)out.stride + column + lane % 4 * 2;
         for (int block = 0; block < 8 && row < n; block++)
             *(unsigned *)(to + block * 8) =
                 pack(r.out[block][2 * half] / sum, r.out[block][2 * half + 1] / sum);
@@ -153,11 +155,13 @@ int cuda_attention(struct cuda_engine *c, const struct attention_args *a)
 {
     int n_state = a->n_head * HEAD;
     if (!is_half(a->qkv) || !is_half(a->out) || a->out.rows != a->qkv.rows || a->qkv.rows <= 0 ||
-        a->n_head <= 0 || a->qkv.cols != 3 * n_state || a->out.cols != n_state)
+        a->n_head <= 0 || a->qkv.cols != 3 * n_state || a->out.cols != n_state || a->n_windows < 1 ||
+        a->qkv.rows % a->n_windows)
         return cuda_fail(c, -EINVAL, "attention: types or shapes do not fit");
     if (a->qkv.stride % 8 || (uintptr_t)a->qkv.data % 16 || a->out.stride % 2 || (uintptr_t)a->out.data % 4)
         return cuda_fail(c, -EINVAL, "attention: rows are not aligned to 16 bytes");
-    dim3 blocks((unsigned)((a->qkv.rows + QUERIES - 1) / QUERIES), (unsigned)a->n_head);
+    int n = a->qkv.rows / a->n_windows;
+    dim3 blocks((unsigned)((n + QUERIES - 1) / QUERIES), (unsigned)a->n_head, (unsigned)a->n_windows);
     LAUNCH(attention_kernel, blocks, WARPS * WARP, 0, c->stream, a->qkv, a->out);
     return cuda_check(c, cudaGetLastError(), "attention");
 }

@@ -213,6 +213,9 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
         return err_set(err, -ENOMEM, "out of memory for the engine");
     c->base.v = &vtable;
     c->base.wide_type = DTYPE_F16;
+    c->base.windows_max = options->n_windows < 1                    ? 1
+                          : options->n_windows < ENGINE_WINDOWS_MAX ? options->n_windows
+                                                                    : ENGINE_WINDOWS_MAX;
     snprintf(c->base.name, sizeof(c->base.name), "cuda f16 (%.30s)", device.name);
     c->options = *options;
     c->n_multiprocessors = device.multiProcessorCount;
@@ -226,7 +229,9 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
         cudaGetLastError();
         return r;
     }
-    c->cublas = cublas_open(c->stream);
+    /* How the library sums up depends on the number of rows, and so would a window's bits on what is beside it. */
+    if (c->base.windows_max == 1)
+        c->cublas = cublas_open(c->stream);
     *out = &c->base;
     return 0;
 }

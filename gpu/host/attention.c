@@ -40,14 +40,11 @@ static void attend_blocks(void *arg, int worker, int n_workers)
     }
 }
 
-int host_attention(struct host_engine *h, const struct attention_args *a)
+/* One window. */
+static int attend(struct host_engine *h, const struct attention_args *a)
 {
     const struct attention_kernels *kernels =
         h->base.wide_type == DTYPE_BF16 ? h->wide->attention_bf16 : h->wide->attention_f32;
-    int n_state = a->n_head * HEAD_SIZE;
-    if (a->qkv.type != h->base.wide_type || a->out.type != a->qkv.type || a->out.rows != a->qkv.rows ||
-        a->qkv.rows <= 0 || a->qkv.cols != 3 * n_state || a->out.cols != n_state)
-        return err_set(&h->err, -EINVAL, "attention: types or shapes do not fit");
     int n_blocks = (a->qkv.rows + ATTENTION_QUERIES - 1) / ATTENTION_QUERIES;
     struct attention_job job = {
         .kernels = kernels,
@@ -63,4 +60,20 @@ int host_attention(struct host_engine *h, const struct attention_args *a)
     pool_run(h->pool, pack_heads, &job);
     pool_run(h->pool, attend_blocks, &job);
     return 0;
+}
+
+int host_attention(struct host_engine *h, const struct attention_args *a)
+{
+    int n_state = a->n_head * HEAD_SIZE, r = 0;
+    if (a->qkv.type != h->base.wide_type || a->out.type != a->qkv.type || a->out.rows != a->qkv.rows ||
+        a->qkv.rows <= 0 || a->qkv.cols != 3 * n_state || a->out.cols != n_state || a->n_windows < 1 ||
+        a->qkv.rows % a->n_windows)
+        return err_set(&h->err, -EINVAL, "attention: types or shapes do not fit");
+    int n = a->qkv.rows / a->n_windows;
+    for (int i = 0; i < a->n_windows && r == 0; i++)
+        r = attend(h, &(struct attention_args){.qkv = mat_rows(a->qkv, i * n, n),
+                                               .n_head = a->n_head,
+                                               .n_windows = 1,
+                                               .out = mat_rows(a->out, i * n, n)});
+    return r;
 }

@@ -344,6 +344,7 @@ static int choose_type(struct host_engine *h, int n_threads, struct err *err)
         r = gemm_create(n_threads, DTYPE_F32, &h->gemm, err);
     }
     h->base.wide_type = bf16 ? DTYPE_BF16 : DTYPE_F32;
+    h->base.windows_max = 1;
     snprintf(h->base.name, sizeof(h->base.name), "host %s (%s)", bf16 ? "bf16" : "f32", isa_name(h->isa));
     return r;
 }

@@ -267,9 +267,10 @@ static void test_misfits(void **state)
         if (i == 2)
             v->layer_norm(w.e, &(struct layer_norm_args){.in = half, .out = half});
         if (i == 3)
-            v->attention(w.e, &(struct attention_args){.qkv = half, .n_head = 1, .out = half});
+            v->attention(w.e,
+                         &(struct attention_args){.qkv = half, .n_head = 1, .n_windows = 1, .out = half});
         if (i == 4)
-            v->attention(w.e, &(struct attention_args){.qkv = odd, .n_head = 1, .out = half});
+            v->attention(w.e, &(struct attention_args){.qkv = odd, .n_head = 1, .n_windows = 1, .out = half});
         if (i == 5)
             v->kv_store(w.e, &(struct kv_store_args){w.kv, 0, 0, half});
         if (i == 6)

@@ -249,6 +249,82 @@ static void test_toy(void **state)
     tiny_folder_remove(folder);
 }
 
+/* --- windows of several streams -------------------------------------------------------------------------------------------- */
+
+/* No tile of 64 rows is one window's. */
+enum { WINDOWS = ENGINE_WINDOWS_MAX + 1, FRAMES = 20, WINDOW = FRAMES * 320 };
+
+/* Logits of a few tokens over each of the first n slots. */
+static void logits_of_slots(struct whisper *w, int n, float *logits)
+{
+    static const int32_t tokens[] = {50257, 50362};
+    struct err err = {0};
+    for (int i = 0; i < n; i++) {
+        if (whisper_logits(w, 0, i, tokens, 2, 0, logits + (size_t)i * 2 * (size_t)whisper_dims(w)->n_vocab,
+                           &err) < 0)
+            fail_msg("%s", err.msg);
+    }
+}
+
+static void encode_several(struct whisper *w, const float *pcm, int first, int n)
+{
+    for (int i = first; i < first + n; i++)
+        whisper_encode(w, i,
+                       &(struct whisper_audio){.pcm = pcm + i * WINDOW,
+                                               .n_samples = i == 1 ? WINDOW / 3 : WINDOW,
+                                               .scale = MEL_SCALE_OWN});
+}
+
+/* Two, three and more windows than go together, against one after the other: the same bits, in the right slots. Sound that is
+ * shorter than the window is followed by zeros, there as alone. */
+static void test_toy_windows(void **state)
+{
+    static float pcm[WINDOWS * WINDOW];
+    struct tiny_model model;
+    struct test_rng rng;
+    struct whisper *w;
+    struct err err = {0};
+    char path[256];
+    const char *folder = tiny_folder();
+    tiny_model_init(&model, 9, FRAMES, TOY_TEXT);
+    snprintf(path, sizeof(path), "%s/toy.bin", folder);
+    tiny_model_write_ggml(&model, path, true, NULL);
+    test_rng_init(&rng, 10);
+    for (int i = 0; i < WINDOWS * WINDOW; i++)
+        pcm[i] = 0.1f * test_rng_normal(&rng);
+    harness_seed(0);
+    harness_hide_cublas(false);
+    const struct whisper_options options = {
+        .engine = "cuda", .n_threads = 1, .n_audio_slots = WINDOWS, .n_text_slots = 1};
+    if (whisper_open(path, &options, &w, &err) < 0)
+        fail_msg("%s", err.msg);
+    assert_int_equal(whisper_engine(w)->windows_max, ENGINE_WINDOWS_MAX);
+    size_t n_vocab = (size_t)whisper_dims(w)->n_vocab, one = 2 * n_vocab;
+    float *alone = malloc(3 * one * sizeof(float)), *got = malloc(3 * one * sizeof(float));
+    for (int i = 0; i < 3; i++) {
+        encode_several(w, pcm, i, 1);
+        assert_int_equal(whisper_wait(w, &err), 0);
+    }
+    logits_of_slots(w, 3, alone);
+    assert_memory_not_equal(alone, alone + one, one * sizeof(float));
+    for (int n = 2; n <= 3; n++) {
+        encode_several(w, pcm, 3, n); /* other sound, so that what follows is not left over */
+        whisper_encode(w, 0, &(struct whisper_audio){.pcm = pcm, .n_samples = 320, .scale = MEL_SCALE_OWN});
+        assert_int_equal(whisper_wait(w, &err), 0);
+        encode_several(w, pcm, 0, n);
+        logits_of_slots(w, n, got);
+        assert_memory_equal(got, alone, (size_t)n * one * sizeof(float));
+    }
+    encode_several(w, pcm, 0, WINDOWS);
+    logits_of_slots(w, 3, got);
+    assert_memory_equal(got, alone, 3 * one * sizeof(float));
+    whisper_close(w);
+    free(alone);
+    free(got);
+    tiny_model_finish(&model);
+    tiny_folder_remove(folder);
+}
+
 /* --- beam search ------------------------------------------------------------------------------------------------------ */
 
 enum { SEARCH_SLOTS = 6, SEARCH_TOKENS = 4 };
@@ -447,6 +523,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_toy),
+        cmocka_unit_test(test_toy_windows),
         cmocka_unit_test(test_toy_beams),
         cmocka_unit_test(test_real_speech),
     };

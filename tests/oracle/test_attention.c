@@ -123,7 +123,7 @@ static void check(struct engine *e, int n, int n_head, int gap, enum data kind)
     struct mat qkv = test_mat(e, e->wide_type, n, 3 * p.n_state, 3 * p.n_state + gap);
     struct mat y = test_mat(e, e->wide_type, n, p.n_state, p.n_state + gap);
     test_mat_write(e, qkv, p.qkv);
-    e->v->attention(e, &(struct attention_args){.qkv = qkv, .n_head = n_head, .out = y});
+    e->v->attention(e, &(struct attention_args){.qkv = qkv, .n_head = n_head, .n_windows = 1, .out = y});
     test_mat_read(e, y, out);
     int rows = 0;
     for (int row = 0; row < n; row++) {
@@ -176,15 +176,66 @@ static void test_whole_windows(void **state)
     }
 }
 
+/* Several windows at once: each is what it is alone, to the bit, and what that is has been checked. Every window has other
+ * numbers, and larger ones than those before it: one that sees a neighbour's keys or values shows it. */
+static void check_windows(struct engine *e, int n, int n_windows, int n_head, int gap)
+{
+    int n_state = n_head * HEAD, rows = n * n_windows;
+    size_t n_in = (size_t)rows * 3 * (size_t)n_state, n_out = (size_t)n * (size_t)n_state;
+    float *qkv = malloc(n_in * sizeof(float)), *got = malloc((size_t)n_windows * n_out * sizeof(float));
+    float *alone = malloc(n_out * sizeof(float));
+    struct test_rng rng;
+    test_rng_init(&rng, (uint64_t)n * 64 + (uint64_t)n_windows);
+    for (size_t i = 0; i < n_in; i++)
+        qkv[i] = (float)(1 + i / (n_in / (size_t)n_windows)) * test_rng_normal(&rng);
+    struct mat in = test_mat(e, e->wide_type, rows, 3 * n_state, 3 * n_state + gap);
+    struct mat out = test_mat(e, e->wide_type, rows, n_state, n_state + gap);
+    test_mat_write(e, in, qkv);
+    e->v->attention(
+        e, &(struct attention_args){.qkv = in, .n_head = n_head, .n_windows = n_windows, .out = out});
+    test_mat_read(e, out, got);
+    struct mat one = test_mat(e, e->wide_type, n, n_state, n_state + gap);
+    for (int i = 0; i < n_windows; i++) {
+        e->v->attention(e, &(struct attention_args){
+                               .qkv = mat_rows(in, i * n, n), .n_head = n_head, .n_windows = 1, .out = one});
+        test_mat_read(e, one, alone);
+        assert_memory_equal(got + (size_t)i * n_out, alone, n_out * sizeof(float));
+    }
+    e->v->free(e, in.data);
+    e->v->free(e, out.data);
+    e->v->free(e, one.data);
+    free(qkv);
+    free(got);
+    free(alone);
+}
+
+static void several_windows(struct engine *e)
+{
+    check_windows(e, 1, 3, 1, 8);
+    check_windows(e, 64, 2, 2, 0);
+    check_windows(e, 70, 3, 2, 8);
+}
+
+static void test_several_windows(void **state)
+{
+    test_engines(several_windows);
+}
+
 static void refuses(struct engine *e)
 {
     struct err err = {0};
     struct mat qkv = test_mat(e, e->wide_type, 3, 3 * HEAD, 3 * HEAD),
                out = test_mat(e, e->wide_type, 3, HEAD, HEAD);
-    e->v->attention(e, &(struct attention_args){.qkv = qkv, .n_head = 2, .out = out});
+    e->v->attention(e, &(struct attention_args){.qkv = qkv, .n_head = 2, .n_windows = 1, .out = out});
     assert_true(e->v->wait(e, &err) < 0);
-    e->v->attention(e, &(struct attention_args){.qkv = qkv, .n_head = 1, .out = mat_rows(out, 0, 2)});
+    e->v->attention(
+        e, &(struct attention_args){.qkv = qkv, .n_head = 1, .n_windows = 1, .out = mat_rows(out, 0, 2)});
     assert_true(e->v->wait(e, &err) < 0);
+    for (int n_windows = 0; n_windows <= 2; n_windows += 2) { /* none, and halves of three rows */
+        e->v->attention(
+            e, &(struct attention_args){.qkv = qkv, .n_head = 1, .n_windows = n_windows, .out = out});
+        assert_true(e->v->wait(e, &err) < 0);
+    }
     e->v->free(e, qkv.data);
     e->v->free(e, out.data);
 }
@@ -199,6 +250,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_whole_windows),
+        cmocka_unit_test(test_several_windows),
         cmocka_unit_test(test_refuses_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,7 +20,7 @@
 struct scripted {
     struct text_model base;
     char log
-        [4096]; /* "E2 " encoding of client 2, "J013 " runs in slots 0, 1 and 3 join, "S3 " step of three, "L1 ", "M0 " */
+        [4096]; /* "E2 " encoding of client 2, "J013 " runs in slots 0, 1 and 3 join, "S3 " step of three, "L1 ", "M0 ", "W " wait */
     float audio[N_CLIENTS];
     struct text_run *work[16];
     int left[16], n_work;
@@ -65,13 +65,18 @@ static void encode(struct text_model *m, int slot, const float *pcm, int n, int 
 }
 
 /* As an engine does: everything that was submitted is gone, and this is when it is told. */
-static int wait(struct text_model *m, struct err *err)
+static int told(struct scripted *s, struct err *err)
 {
-    struct scripted *s = self(m);
     if (!s->lost)
         return 0;
     s->n_work = 0;
     return err_set(err, -EIO, "the device is lost");
+}
+
+static int wait(struct text_model *m, struct err *err)
+{
+    test_append(self(m)->log, sizeof(self(m)->log), "W ");
+    return told(self(m), err);
 }
 
 static int join(struct text_model *m, struct text_run *const *runs, int n, struct err *err)
@@ -116,7 +121,7 @@ static int step(struct text_model *m, int max_steps, struct err *err)
         for (int i = 0; i < s->n_work; i++)
             ended += --s->left[i] == 0;
     }
-    int r = wait(m, err), n = s->n_work;
+    int r = told(s, err), n = s->n_work;
     s->n_work = 0;
     for (int i = 0; r == 0 && i < n; i++) {
         if (s->left[i] == 0) {
@@ -136,7 +141,7 @@ static int logits(struct text_model *m, int slot, int audio, const int32_t *toke
     char text[16];
     snprintf(text, sizeof(text), "L%d ", slot);
     note(s, text);
-    int r = wait(m, err);
+    int r = told(s, err);
     if (r == 0)
         out[0] = s->audio[audio];
     return r;
@@ -147,7 +152,7 @@ static int set_mask(struct text_model *m, int index, const int32_t *tokens, int 
     struct scripted *s = self(m);
     note(s, "M ");
     s->n_masks += n;
-    return wait(m, err);
+    return told(s, err);
 }
 
 static const struct text_model_ops ops = {
@@ -279,7 +284,8 @@ static void several_that_wait_share_their_steps(void **state)
     ask_behind_gate(&s, b, a, (const int[]){3, 1, 5}, 3, 1, &gate);
     for (int i = 0; i < 3; i++)
         assert_int_equal(a[i].n_right, 1);
-    /* All are encoded, in order; the second leaves after the first pass, the first one after two steps. */
+    /* All are encoded, in order and without a wait between them, so that an engine can do them together; the second leaves after
+     * the first pass, the first one after two steps. */
     assert_string_equal(s.log, "E0 E1 E2 J012 S2 S2 S1 S1 ");
     batcher_destroy(b);
 }

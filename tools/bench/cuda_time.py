@@ -110,25 +110,37 @@ def own_gemm(gpu, rows, outs, n_in):
     return KERNEL_S + ROUND_S + blocks_time(gpu, blocks, 5, 2 * rows * outs * n_in, gpu.gemm / 3)
 
 
-def encode_parts(gpu, m):
-    """[(what, launches, seconds)] of one window at a time, as audio_encoder.c submits it."""
-    d = m.state
-    norm = KERNEL_S + 2 * ROUND_S + FRAMES * d * 6 / gpu.bandwidth
+WINDOWS_MAX, TOGETHER_STATE_MAX = 16, 512  # gpu/engine.h, gpu/whisper.c
+
+
+def encode_parts(gpu, m, n=1, slots=1):
+    """[(what, launches, seconds)] of n windows that go together, as audio_encoder.c submits them in an engine of so many slots:
+    with more than one slot all products are our own, if the model is small."""
+    d, rows = m.state, n * FRAMES
+    own = slots > 1 and d <= TOGETHER_STATE_MAX
+    product, launches = (own_gemm, 1) if own else (gemm, 2)
+    norm = KERNEL_S + 2 * ROUND_S + rows * d * 6 / gpu.bandwidth
     # 64 queries of a head a block, three blocks a multiprocessor; FlashAttention-2's rate on this GPU, head size 64.
-    attention = KERNEL_S + ROUND_S + blocks_time(gpu, 24 * m.heads, 3, 4 * FRAMES * FRAMES * d, 300e12)
+    attention = KERNEL_S + ROUND_S + blocks_time(gpu, 24 * m.heads * n, 3, n * 4 * FRAMES * FRAMES * d, 300e12)
     layers = m.audio_layers
     mel = 3 * KERNEL_S + 101 * 201 * 2 * MEL_FRAMES / (gpu.fma * 0.25) + 1.92e6 / 25e9  # and its samples over PCIe
     store = KERNEL_S + ROUND_S + FRAMES * 2 * d * 6 / gpu.bandwidth
     return [
-        ("log-mel", 3, mel),
-        ("convolutions", 2, own_gemm(gpu, MEL_FRAMES, d, 3 * m.mels) + own_gemm(gpu, FRAMES, d, 3 * d)),
+        ("log-mel", 3 * n, n * mel),
+        ("convolutions", 2 * n, n * (own_gemm(gpu, MEL_FRAMES, d, 3 * m.mels) + own_gemm(gpu, FRAMES, d, 3 * d))),
         ("layer norms", 2 * layers + 1, (2 * layers + 1) * norm),
-        ("QKV, output, MLP", 8 * layers,
-         layers * (gemm(gpu, FRAMES, 3 * d, d) + gemm(gpu, FRAMES, d, d) + gemm(gpu, FRAMES, 4 * d, d)
-                   + gemm(gpu, FRAMES, d, 4 * d))),
+        ("QKV, output, MLP", 4 * launches * layers,
+         layers * (product(gpu, rows, 3 * d, d) + product(gpu, rows, d, d) + product(gpu, rows, 4 * d, d)
+                   + product(gpu, rows, d, 4 * d))),
         ("attention", layers, layers * attention),
-        ("cross keys and values", 3 * m.text_layers, m.text_layers * (gemm(gpu, FRAMES, 2 * d, d) + store)),
+        ("cross keys and values", (launches + n) * m.text_layers, m.text_layers * (product(gpu, rows, 2 * d, d) + n * store)),
     ]
+
+
+def encode_windows(gpu, m, n):
+    """Seconds for n windows in an engine of n slots."""
+    group = min(n, WINDOWS_MAX) if m.state <= TOGETHER_STATE_MAX else 1
+    return n / group * total(encode_parts(gpu, m, group, n))
 
 
 def tensor_linear(gpu, n, n_in, n_out, norm):
@@ -261,6 +273,10 @@ def main():
         print(f"## {m.name} on an H100, *predicted*\n\n| encoder, one window | launches | µs |\n|---|---|---|")
         for what, launches, s in encode_parts(H100, m):
             print(f"| {what} | {launches} | {1e6 * s:.0f} |")
+        print("\n| encoder, µs a window | one slot | 16 slots, 1 window | 4 together | 16 together |\n|---|---|---|---|---|")
+        columns = [[p[-1] / n for p in encode_parts(H100, m, n, slots)] for n, slots in ((1, 1), (1, 16), (4, 16), (16, 16))]
+        for what, *times in zip([p[0] for p in encode_parts(H100, m)] + ["all"], *(c + [sum(c)] for c in columns)):
+            print(f"| {what} | " + " | ".join(f"{1e6 * s:.0f}" for s in times) + " |")
         print("\n| step | launches | MB, 1 slot | µs, 1 slot | MB, 64 slots | µs, 64 slots |\n|---|---|---|---|---|---|")
         for one, many in zip(step_parts(H100, m, 1), step_parts(H100, m, 64)):
             print(f"| {one[0]} | {one[1]} | {one[2] / 1e6:.1f} | {1e6 * one[3]:.1f} | {many[2] / 1e6:.1f} | {1e6 * many[3]:.1f} |")
@@ -277,7 +293,7 @@ def main():
         encode = total(encode_parts(H100, m))
         print(f"| {m.name}, batch 1 | {aim} ms | {1e3 * (encode + TOKENS * total(step_parts(H100, m, 1))):.1f} ms "
               f"| {1e3 * (encode + TOKENS * phases(H100, m, 1)[1]):.1f} ms |")
-    window = 64 * total(encode_parts(H100, TINY)) + TOKENS * total(step_parts(H100, TINY, 64))
+    window = encode_windows(H100, TINY, 64) + TOKENS * total(step_parts(H100, TINY, 64))
     print(f"| tiny, batch 64 | 25,000 × | {64 * 30 / window:,.0f} × | {64 * 30 / window:,.0f} × |\n")
     barriers = (0.7, 1.0, 1.5, 2.0)
     print("## What the assumptions are worth: a window at batch 1, *predicted*\n")

@@ -55,6 +55,11 @@ extern "C" bool harness_has_failed(void)
     return wanted_call.empty();
 }
 
+extern "C" int harness_calls_left(void)
+{
+    return wanted_after;
+}
+
 extern "C" void harness_lose_device(int error)
 {
     lost = last_error = (cudaError_t)error;

@@ -310,8 +310,9 @@ extern "C" void harness_fail(const char *call, int after, int error);
 extern "C" bool harness_has_failed(void);
 /* From now on everything fails with this error; 0: nothing does. */
 extern "C" void harness_lose_device(int error);
-/* From that call on. */
+/* From that call on; and how many calls of this name are left until then. */
 extern "C" void harness_lose_device_at(const char *call, int after, int error);
+extern "C" int harness_calls_left(void);
 
 extern "C" void *harness_calloc(size_t n, size_t size);
 #define calloc harness_calloc
