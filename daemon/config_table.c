@@ -120,8 +120,10 @@ static const struct config_key keys[] = {
      .type = CONFIG_CHOICE,
      .offset = FIELD(precision),
      .fallback = "auto",
-     .choices = "auto|f32",
-     .help = "Number format of the products; auto: the fastest that the processor has"},
+     .choices = "auto|f32|int8",
+     .help = "Number format of the products; auto: the fastest that the processor has; int8: on a GPU, "
+             "weights of\n"
+             "8 bits in the text decoder"},
     {.name = "threads",
      .type = CONFIG_INT,
      .offset = FIELD(threads),

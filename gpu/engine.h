@@ -320,6 +320,7 @@ struct engine {
 enum engine_precision {
     PRECISION_AUTO, /* the fastest whose error the tests bound: bf16 encoder where the processor has it */
     PRECISION_F32,
+    PRECISION_INT8,   /* auto, but for the weights of WEIGHT_ROWS: 8 bits where the engine has such */
     PRECISION_FINEST, /* f32 where the engine has it */
 };
 

@@ -243,9 +243,10 @@ static int open_model(struct transcriber *t, struct err *err)
     if (r < 0)
         return r;
     /* Who searches with beams wants the best text: rounding then changes none of it, whatever the processor. */
-    enum engine_precision precision = o->full_precision  ? PRECISION_F32
-                                      : o->beam_size > 1 ? PRECISION_FINEST
-                                                         : PRECISION_AUTO;
+    enum engine_precision precision = !strcmp(o->precision, "f32")    ? PRECISION_F32
+                                      : !strcmp(o->precision, "int8") ? PRECISION_INT8
+                                      : o->beam_size > 1              ? PRECISION_FINEST
+                                                                      : PRECISION_AUTO;
     const struct whisper_options options = {.engine = o->engine,
                                             .n_threads = o->n_threads,
                                             .precision = precision,

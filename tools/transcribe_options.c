@@ -21,9 +21,9 @@ struct row {
     const char *name;
     size_t field;
     double least, most; /* WHOLE, REAL */
-    const char *
-        allowed; /* CHOICE: "default|other"; the field is a bool that tells whether it is the other one, but for
-                            --engine, whose field is the text */
+    const char
+        *allowed; /* CHOICE: "default|other"; the field is a bool that tells whether it is the other one; of
+                            more than two, the text */
     const char *argument, *help; /* no help: another name of the row above it */
 };
 
@@ -37,7 +37,8 @@ static const struct row rows[] = {
     {CHOICE, 0, "engine", FIELD(engine), 0, 0, "auto|host|cuda", "auto|host|cuda", "where it runs (auto)"},
     {WHOLE, 't', "threads", FIELD(n_threads), 0, 256, NULL, "N",
      "threads of the host engine (0: as many as there are processors)"},
-    {CHOICE, 0, "precision", FIELD(full_precision), 0, 0, "auto|f32", "auto|f32", "auto: the fastest the processor has; with beams, f32"},
+    {CHOICE, 0, "precision", FIELD(precision), 0, 0, "auto|f32|int8", "auto|f32|int8",
+     "auto: the fastest the processor has, with beams f32; int8: on a GPU, decoder weights of 8 bits"},
 
     {HEADING, 0, "What is said", 0, 0, 0, NULL, NULL, NULL},
     {LANGUAGE, 'l', "language", FIELD(language), 0, 0, NULL, "CODE|NAME",
@@ -281,6 +282,7 @@ int transcribe_options_parse(struct transcribe_options *o, int argc, char **argv
     table[n] = (struct option){0};
     *o = (struct transcribe_options){.model = "auto",
                                      .engine = "auto",
+                                     .precision = "auto",
                                      .beam_size = 1,
                                      .best_of = 5,
                                      .patience = 1.0f,

@@ -10,8 +10,7 @@ enum { TRANSCRIBE_USAGE = 2 }; /* exit status of a bad command line */
 
 struct transcribe_options {
     /* model and machine */
-    const char *model, *engine;
-    bool full_precision;
+    const char *model, *engine, *precision;
     int n_threads;
     /* what is said */
     const char *language; /* a code; NULL: found out */

@@ -36,6 +36,7 @@ struct cuda_engine {
     size_t shared_most;  /* of a block */
     bool cooperative;    /* all blocks of a launch can be there at once */
     bool many_slots;     /* linear_rows on tensor cores */
+    bool bytes;          /* weights of the decoder */
     cudaStream_t stream; /* all operations */
     cudaStream_t setup;  /* memory that is being made ready; waited for at once */
     struct err err;      /* the first error since the last wait */
@@ -50,10 +51,14 @@ struct cuda_engine {
     struct select_part *parts; /* [CUDA_ROWS_MAX][parts of CUDA_VOCAB_MAX] of select */
 };
 
+#define UNIT_INPUTS 64
+
 struct engine_weight {
     int n_out, n_in;
-    int stride;   /* n_in rounded up to 8, zeros behind */
-    __half *data; /* [n_out, stride] */
+    int stride;     /* n_in rounded up to 8, zeros behind */
+    __half *data;   /* [n_out, stride], or NULL */
+    uint8_t *bytes; /* [n_out, stride], or NULL: whole numbers of a unit, and 128 more */
+    float *units;   /* [n_out, weight_units]: of UNIT_INPUTS weights of an output each */
 };
 
 /* Rows of HEAD half floats: [n_slots][n_layer][n_head][keys, values][n_ctx][HEAD]. */
@@ -73,6 +78,22 @@ struct engine_graph {
     struct step_program *step; /* NULL: not a step that one kernel does */
     struct err err;            /* of an operation that was recorded, for every launch */
 };
+
+static inline __host__ __device__ int weight_units(const struct engine_weight *w)
+{
+    return (w->stride + UNIT_INPUTS - 1) / UNIT_INPUTS;
+}
+
+static inline __host__ __device__ size_t weight_row_bytes(const struct engine_weight *w)
+{
+    return (size_t)w->stride * (w->bytes ? sizeof(uint8_t) : sizeof(__half));
+}
+
+static inline __host__ __device__ const char *weight_row(const struct engine_weight *w, int out)
+{
+    const char *first = w->bytes ? (const char *)w->bytes : (const char *)w->data;
+    return first + (size_t)out * weight_row_bytes(w);
+}
 
 /* The keys of a head; its values are n_ctx · HEAD behind. */
 static inline __host__ __device__ __half *kv_keys(struct engine_kv kv, int layer, int slot, int head)

@@ -1,7 +1,7 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
- * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_commit,
- * cp_async_wait, load_shared_counter and prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this
+ * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
+ * cp_async_commit, cp_async_wait, load_shared_counter and prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this
  * file is read (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
@@ -103,6 +103,20 @@ static __device__ __forceinline__ void cp_async_16(void *shared, const void *glo
     unsigned short *to = (unsigned short *)shared;
     for (int i = 0; i < 8; i++)
         to[i] = 2 * i < bytes ? from[i] : (unsigned short)0;
+#endif
+}
+
+/* The same of 4 or 8 bytes, to which both ends are aligned. */
+template <int bytes> static __device__ __forceinline__ void cp_async_few(void *shared, const void *global)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                 :
+                 : "r"(shared_address(shared)), "l"(global), "n"(bytes)
+                 : "memory");
+#else
+    for (int i = 0; i < bytes / 4; i++)
+        ((unsigned *)shared)[i] = ((const unsigned *)global)[i];
 #endif
 }
 

@@ -216,12 +216,13 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     c->base.windows_max = options->n_windows < 1                    ? 1
                           : options->n_windows < ENGINE_WINDOWS_MAX ? options->n_windows
                                                                     : ENGINE_WINDOWS_MAX;
-    snprintf(c->base.name, sizeof(c->base.name), "cuda f16 (%.30s)", device.name);
     c->options = *options;
     c->n_multiprocessors = device.multiProcessorCount;
     c->l2_bytes = device.l2CacheSize;
     c->shared_most = device.sharedMemPerBlockOptin;
     c->many_slots = options->n_slots >= CUDA_SLOTS_MANY;
+    c->bytes = options->precision == PRECISION_INT8 && !c->many_slots; /* those are bound by other things */
+    snprintf(c->base.name, sizeof(c->base.name), "cuda %s (%.30s)", c->bytes ? "int8" : "f16", device.name);
     c->cooperative = device.cooperativeLaunch && device.major >= 8 && !c->many_slots; /* step.cu */
     r = start(c, &device, err);
     if (r < 0) {

@@ -68,31 +68,80 @@ int cuda_no_memory(struct err *err, const char *what, size_t bytes)
                    what, bytes >> 20, available >> 20, total >> 20);
 }
 
-static int put_rows(struct cuda_engine *c, struct engine_weight *w, int first, int n, const float *values,
-                    __half *row, struct err *err)
+/* A row of a weight, with zeros behind it, as half floats. */
+static void put_halves(const float *values, const struct engine_weight *w, __half *to)
 {
-    for (int r = 0; r < n; r++) {
-        for (int i = 0; i < w->stride; i++) {
-            float x = i < w->n_in ? values[(size_t)(first + r) * (size_t)w->n_in + (size_t)i] : 0.0f;
-            if (!(x >= -65504.0f && x <= 65504.0f))
-                return err_set(err, -ERANGE, "engine cuda: a weight of %g does not fit half precision",
-                               (double)x);
-            row[(size_t)r * (size_t)w->stride + (size_t)i] = __float2half_rn(x);
+    for (int i = 0; i < w->stride; i++)
+        to[i] = __float2half_rn(i < w->n_in ? values[i] : 0.0f);
+}
+
+/* The same as whole numbers of a unit for each UNIT_INPUTS of them, −127 to 127 and 128 more: the greatest is 127. */
+static void put_bytes(const float *values, const struct engine_weight *w, uint8_t *to, float *units)
+{
+    for (int first = 0; first < w->stride; first += UNIT_INPUTS) {
+        int end = first + UNIT_INPUTS < w->stride ? first + UNIT_INPUTS : w->stride;
+        float greatest = 0.0f;
+        for (int i = first; i < end && i < w->n_in; i++)
+            greatest = fmaxf(greatest, fabsf(values[i]));
+        const float unit = greatest / 127.0f;
+        for (int i = first; i < end; i++) {
+            float x = i < w->n_in && unit > 0.0f ? values[i] / unit : 0.0f;
+            to[i] = (uint8_t)(128 +
+                              (int)rintf(fminf(fmaxf(x, -127.0f), 127.0f))); /* a tiny unit is a rough one */
         }
+        units[first / UNIT_INPUTS] = unit;
     }
-    size_t values_of_row = (size_t)w->stride;
-    cudaError_t e =
-        cudaMemcpyAsync(w->data + (size_t)first * values_of_row, row,
-                        (size_t)n * values_of_row * sizeof(__half), cudaMemcpyHostToDevice, c->setup);
+}
+
+static int to_device(struct cuda_engine *c, void *to, const void *from, size_t bytes, struct err *err)
+{
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, c->setup);
     e = e ? e : cudaStreamSynchronize(c->setup);
     return e ? err_set(err, -EIO, "engine cuda: a weight: %s", cudaGetErrorString(e)) : 0;
 }
 
+/* n outputs from `first` on, through `rows` and `units` for as many. */
+static int put_rows(struct cuda_engine *c, struct engine_weight *w, int first, int n, const float *values,
+                    char *rows, float *units, struct err *err)
+{
+    for (int r = 0; r < n; r++) {
+        const float *row = values + (size_t)(first + r) * (size_t)w->n_in;
+        for (int i = 0; i < w->n_in; i++) {
+            if (!(row[i] >= -65504.0f && row[i] <= 65504.0f))
+                return err_set(err, -ERANGE, "engine cuda: a weight of %g does not fit half precision",
+                               (double)row[i]);
+        }
+        char *to = rows + (size_t)r * weight_row_bytes(w);
+        if (w->bytes)
+            put_bytes(row, w, (uint8_t *)to, units + r * weight_units(w));
+        else
+            put_halves(row, w, (__half *)to);
+    }
+    int e = to_device(c, (void *)weight_row(w, first), rows, (size_t)n * weight_row_bytes(w), err);
+    size_t n_units = (size_t)weight_units(w);
+    return e < 0 || !w->bytes ? e
+                              : to_device(c, w->units + (size_t)first * n_units, units,
+                                          (size_t)n * n_units * sizeof(float), err);
+}
+
 void cuda_weight_destroy(struct engine *e, struct engine_weight *w)
 {
-    if (w)
+    if (w) {
         cudaFree(w->data);
+        cudaFree(w->bytes);
+        cudaFree(w->units);
+    }
     free(w);
+}
+
+static int take_weight(struct engine_weight *w, bool in_bytes, struct err *err)
+{
+    size_t values = (size_t)w->n_out * (size_t)w->stride, halves = in_bytes ? 0 : values * sizeof(__half),
+           units = in_bytes ? (size_t)w->n_out * (size_t)weight_units(w) * sizeof(float) : 0;
+    cudaError_t e = in_bytes ? cudaMalloc((void **)&w->bytes, values) : cudaMalloc((void **)&w->data, halves);
+    if (e == cudaSuccess && in_bytes)
+        e = cudaMalloc((void **)&w->units, units);
+    return e ? cuda_no_memory(err, "a weight", in_bytes ? values + units : halves) : 0;
 }
 
 int cuda_weight_create(struct engine *e, enum weight_use use, int n_out, int n_in, const float *values,
@@ -101,22 +150,22 @@ int cuda_weight_create(struct engine *e, enum weight_use use, int n_out, int n_i
     enum { VALUES_AT_ONCE = 1 << 21 };
     struct engine_weight *w = (struct engine_weight *)calloc(1, sizeof(*w));
     int stride = (n_in + 7) / 8 * 8, at_once = stride < VALUES_AT_ONCE ? VALUES_AT_ONCE / stride : 1, r = 0;
-    __half *rows = (__half *)malloc((size_t)at_once * (size_t)stride * sizeof(__half));
-    size_t bytes = (size_t)n_out * (size_t)stride * sizeof(__half);
-    if (!w || !rows) {
+    char *rows = (char *)malloc((size_t)at_once * (size_t)stride * sizeof(__half));
+    float *units = (float *)malloc((size_t)at_once * (size_t)(stride / UNIT_INPUTS + 1) * sizeof(float));
+    if (!w || !rows || !units) {
         r = err_set(err, -ENOMEM, "out of memory for a weight");
     } else {
         w->n_out = n_out;
         w->n_in = n_in;
         w->stride = stride;
-        if (cudaMalloc((void **)&w->data, bytes) != cudaSuccess)
-            r = cuda_no_memory(err, "a weight", bytes);
+        r = take_weight(w, use == WEIGHT_ROWS && cuda_of(e)->bytes, err);
     }
     for (int first = 0; first < n_out && r == 0; first += at_once) {
         int n = n_out - first < at_once ? n_out - first : at_once;
-        r = put_rows(cuda_of(e), w, first, n, values, rows, err);
+        r = put_rows(cuda_of(e), w, first, n, values, rows, units, err);
     }
     free(rows);
+    free(units);
     if (r < 0)
         cuda_weight_destroy(e, w);
     else

@@ -14,27 +14,27 @@
 static_assert(SHARED_BYTES / sizeof(float) / FIXED_CHUNK < FIXED_FLAWS, "no row has too many chunks");
 
 /* A warp: sums of a group of outputs, as finish_group wants them. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ float product(const struct engine_weight *weight, int out, const float *x)
 {
     float sums[n_rows * n_outs];
-    multiply<n_rows, n_outs>(weight, out, x, sums);
+    multiply<n_rows, n_outs, bytes>(weight, out, x, sums);
     return warp_sums<n_rows * n_outs>(sums);
 }
 
 /* The same, in fixed point. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ float fixed_product(const struct engine_weight *weight, int out,
                                                       const float *x)
 {
     long long sums[(n_rows * n_outs + 1) / 2] = {};
-    multiply_fixed_from<n_rows, n_outs>(weight, out, x, 0, sums);
+    multiply_fixed_from<n_rows, n_outs, bytes>(weight, out, x, 0, sums);
     return fixed_sums<n_rows * n_outs>(sums);
 }
 
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
  * many loads are under way at once. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);
@@ -51,8 +51,8 @@ static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct 
          group += (int)gridDim.x * WARPS) {
         int out = first_of_group(&p.weight, group, n_outs);
         finish_group<n_rows, n_outs>(&p, first, active, group, out,
-                                     p.add.data ? fixed_product<n_rows, n_outs>(&p.weight, out, x)
-                                                : product<n_rows, n_outs>(&p.weight, out, x));
+                                     p.add.data ? fixed_product<n_rows, n_outs, bytes>(&p.weight, out, x)
+                                                : product<n_rows, n_outs, bytes>(&p.weight, out, x));
     }
 }
 
@@ -63,7 +63,10 @@ static void launch(struct cuda_engine *c, const struct linear_rows_params *p)
         most = BLOCKS_A_SM * c->n_multiprocessors;
     dim3 grid((unsigned)(blocks < most ? blocks : most), (unsigned)((p->rows.n + n_rows - 1) / n_rows));
     size_t shared = (size_t)n_rows * (size_t)p->weight.stride * sizeof(float);
-    LAUNCH((linear_rows_kernel<n_rows, n_outs>), grid, WARPS * WARP, shared, c->stream, *p);
+    if (p->weight.bytes)
+        LAUNCH((linear_rows_kernel<n_rows, n_outs, true>), grid, WARPS * WARP, shared, c->stream, *p);
+    else
+        LAUNCH((linear_rows_kernel<n_rows, n_outs, false>), grid, WARPS * WARP, shared, c->stream, *p);
 }
 
 /* Several outputs a warp only where there are enough of them to keep every multiprocessor busy. */

@@ -24,24 +24,54 @@ struct linear_rows_params {
 /* rows_mma.cu: n > 0 rows, arguments that have been checked. */
 int cuda_linear_rows_mma(struct cuda_engine *, const struct linear_rows_params *);
 
-/* Eight neighbouring weights of an output, as they lie in memory: what reads a weight does it by these three. */
+/* Eight neighbouring weights of an output, as they lie in memory: half floats, or bytes and their unit. What reads a weight
+ * does it by these three. */
 typedef uint4 packed_weights;
 
+static __device__ __forceinline__ const float *unit_of(const struct engine_weight *w, int out, int i)
+{
+    return w->units + (size_t)out * (size_t)weight_units(w) + i * 8 / UNIT_INPUTS;
+}
+
+template <bool bytes>
 static __device__ __forceinline__ packed_weights load_weights(const struct engine_weight *w, int out, int i)
 {
-    return *(const uint4 *)(w->data + (size_t)out * (size_t)w->stride + i * 8);
+    const size_t at = (size_t)out * (size_t)w->stride + (size_t)i * 8;
+    if constexpr (bytes) {
+        const uint2 eight = *(const uint2 *)(w->bytes + at);
+        return make_uint4(eight.x, eight.y, (unsigned)__float_as_int(*unit_of(w, out, i)), 0);
+    } else {
+        return *(const uint4 *)(w->data + at);
+    }
 }
 
 /* To shared memory; there when the thread has waited. */
+template <bool bytes>
 static __device__ __forceinline__ void bring_weights(packed_weights *to, const struct engine_weight *w,
                                                      int out, int i)
 {
-    cp_async_16(to, w->data + (size_t)out * (size_t)w->stride + i * 8, sizeof(*to));
+    const size_t at = (size_t)out * (size_t)w->stride + (size_t)i * 8;
+    if constexpr (bytes) {
+        cp_async_few<8>(to, w->bytes + at);
+        cp_async_few<4>(&to->z, unit_of(w, out, i));
+    } else {
+        cp_async_16(to, w->data + at, sizeof(*to));
+    }
 }
 
-static __device__ __forceinline__ void split_weights(packed_weights eight, float to[8])
+/* A byte in the last place of 2²³ makes a single float that is larger by it. */
+template <bool bytes> static __device__ __forceinline__ void split_weights(packed_weights eight, float to[8])
 {
-    split_eight(eight, to);
+    if constexpr (bytes) {
+        const float unit = __int_as_float((int)eight.z);
+        for (int i = 0; i < 8; i++) {
+            const unsigned four = i < 4 ? eight.x : eight.y,
+                           bits = __byte_perm(four, 0x4b000000u, 0x7540u + i % 4);
+            to[i] = (__int_as_float((int)bits) - (8388608.0f + 128.0f)) * unit;
+        }
+    } else {
+        split_eight(eight, to);
+    }
 }
 
 /* Where value i of a row lies in shared memory: eight neighbours are two times four, half a row apart, so that lanes that
@@ -127,7 +157,7 @@ static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], 
 }
 
 /* A lane's part of the sums [n_outs][n_rows] += neighbouring outputs, from eight times `first` values on. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply_from(const struct engine_weight *weight, int out,
                                                      const float *x, int first, float *sums)
 {
@@ -135,19 +165,19 @@ static __device__ __forceinline__ void multiply_from(const struct engine_weight 
     for (int i = first + (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
         float w[n_outs][8];
         for (int o = 0; o < n_outs; o++)
-            split_weights(load_weights(weight, out + o, i), w[o]);
+            split_weights<bytes>(load_weights<bytes>(weight, out + o, i), w[o]);
         multiply_eight<n_rows, n_outs>(w, x, stride, i, sums);
     }
 }
 
 /* The same of all values. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply(const struct engine_weight *weight, int out, const float *x,
                                                 float *sums)
 {
     for (int i = 0; i < n_outs * n_rows; i++)
         sums[i] = 0.0f;
-    multiply_from<n_rows, n_outs>(weight, out, x, 0, sums);
+    multiply_from<n_rows, n_outs, bytes>(weight, out, x, 0, sums);
 }
 
 /* --- products in fixed point ------------------------------------------------------------------------------------------- */
@@ -175,21 +205,21 @@ template <int n> static __device__ __forceinline__ float fixed_sums(long long *s
 }
 
 /* All lanes of a warp; those behind the end of the row have nothing to multiply. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply_chunks(const packed_weights *weights, const float *x,
                                                        int stride, int i, long long *sums)
 {
     float halves[n_rows * n_outs] = {}, w[n_outs][8];
     if (i < stride / 8) {
         for (int o = 0; o < n_outs; o++)
-            split_weights(weights[o], w[o]);
+            split_weights<bytes>(weights[o], w[o]);
         multiply_eight<n_rows, n_outs>(w, x, stride, i, halves);
     }
     add_chunks<n_rows * n_outs>(halves, sums);
 }
 
 /* From eight times `first` values on, a multiple of 32, as multiply_from. */
-template <int n_rows, int n_outs>
+template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply_fixed_from(const struct engine_weight *weight, int out,
                                                            const float *x, int first, long long *sums)
 {
@@ -197,8 +227,8 @@ static __device__ __forceinline__ void multiply_fixed_from(const struct engine_w
         int i = first + (int)threadIdx.x % WARP;
         packed_weights w[n_outs] = {};
         for (int o = 0; o < n_outs && i < weight->stride / 8; o++)
-            w[o] = load_weights(weight, out + o, i);
-        multiply_chunks<n_rows, n_outs>(w, x, weight->stride, i, sums);
+            w[o] = load_weights<bytes>(weight, out + o, i);
+        multiply_chunks<n_rows, n_outs, bytes>(w, x, weight->stride, i, sums);
     }
 }
 
@@ -252,7 +282,10 @@ static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
     float *to = (float *)out.data + (size_t)r * (size_t)out.stride;
     for (int i = (int)threadIdx.x; i < tokens->stride / 8; i += (int)blockDim.x) {
         float embedding[8];
-        split_weights(load_weights(tokens, token, i), embedding);
+        if (tokens->bytes)
+            split_weights<true>(load_weights<true>(tokens, token, i), embedding);
+        else
+            split_weights<false>(load_weights<false>(tokens, token, i), embedding);
         for (int k = 0; k < 8 && i * 8 + k < tokens->n_in; k++)
             to[i * 8 + k] = embedding[k] + position[i * 8 + k];
     }

@@ -118,8 +118,7 @@ static __device__ __forceinline__ void prefetch_outputs(const struct engine_weig
 {
     int n = w->n_out - first;
     if (n > 0)
-        prefetch_lines(w->data + (size_t)first * (size_t)w->stride,
-                       (int)((size_t)n * (size_t)w->stride * sizeof(__half) / LINE));
+        prefetch_lines(weight_row(w, first), (int)((size_t)n * weight_row_bytes(w) / LINE));
 }
 
 static __device__ __forceinline__ void prefetch_window(const struct cross_params *c,
@@ -152,14 +151,16 @@ static __device__ __forceinline__ void look_at_norm(const struct linear_rows_par
 }
 
 /* A warp: the first n eights of each lane of an output, from place k on. */
+template <bool bytes>
 static __device__ __forceinline__ void look_at_output(const struct engine_weight *w, int out, int lane, int k,
                                                       int n, const struct ahead *ahead)
 {
     int i = lane;
     for (int end = k + n; k < end && i < w->stride / 8; k++, i += WARP)
-        bring_weights(weights_of(ahead, k), w, out, i);
+        bring_weights<bytes>(weights_of(ahead, k), w, out, i);
 }
 
+template <bool bytes>
 static __device__ __forceinline__ void look_at_linear(const struct linear_rows_params *l, int me,
                                                       struct ahead *ahead)
 {
@@ -168,7 +169,7 @@ static __device__ __forceinline__ void look_at_linear(const struct linear_rows_p
     if (out >= l->weight.n_out)
         return;
     ahead->bias = l->bias ? l->bias[out] : 0.0f;
-    look_at_output(&l->weight, out, me % WARP, 0, ahead->n, ahead);
+    look_at_output<bytes>(&l->weight, out, me % WARP, 0, ahead->n, ahead);
 }
 
 /* A block's unit of the products with heads: some rows, a head, some outputs. */
@@ -200,6 +201,7 @@ static __device__ __forceinline__ int head_eight(struct head_unit u, int me)
     return u.head * HEAD_EIGHTS + me % HEAD_EIGHTS;
 }
 
+template <bool bytes>
 static __device__ __forceinline__ void look_at_heads(const struct linear_rows_params *l, int n, int n_rows,
                                                      int me, const struct ahead *ahead)
 {
@@ -207,7 +209,7 @@ static __device__ __forceinline__ void look_at_heads(const struct linear_rows_pa
     struct head_unit u = unit_of_heads(l, unit, n_rows);
     prefetch_outputs(&l->weight, 0);
     if (unit < n_head_units(l, n, n_rows) && head_out(u, me) < l->weight.n_out && ahead->n > 0)
-        bring_weights(weights_of(ahead, 0), &l->weight, head_out(u, me), head_eight(u, me));
+        bring_weights<bytes>(weights_of(ahead, 0), &l->weight, head_out(u, me), head_eight(u, me));
 }
 
 /* How many keys before a row's newest one are near, of the row's team in a block's first unit. */
@@ -253,6 +255,7 @@ unit_of_window(const struct cross_params *c, const struct step_room *room, int n
 }
 
 /* Of a block's first unit: its part of the window, and each warp's outputs of the query. */
+template <bool bytes>
 static __device__ __forceinline__ void look_at_window(const struct step_phase *next, int n,
                                                       const struct step_room *room, int me, __half *keys,
                                                       const struct ahead *ahead)
@@ -266,10 +269,11 @@ static __device__ __forceinline__ void look_at_window(const struct step_phase *n
     struct keys from = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
     bring_keys(from.first, from.to_values, u.n_keys, keys, me, STEP_THREADS);
     for (int o = 0; o < QUERY_OUTS; o++)
-        look_at_output(&next->linear.weight, out + o, me % WARP, o * n_eights, n_eights, ahead);
+        look_at_output<bytes>(&next->linear.weight, out + o, me % WARP, o * n_eights, n_eights, ahead);
 }
 
 /* Of a block's first chunk: a warp's hidden value, and what each two lanes' outputs take of the chunk. */
+template <bool bytes>
 static __device__ __forceinline__ void look_at_mlp(const struct step_phase *next, int me, struct ahead *ahead)
 {
     const struct linear_rows_params *up = &next->linear;
@@ -279,13 +283,14 @@ static __device__ __forceinline__ void look_at_mlp(const struct step_phase *next
     if (hidden >= up->weight.n_out)
         return;
     ahead->bias = up->bias ? up->bias[hidden] : 0.0f;
-    look_at_output(&up->weight, hidden, me % WARP, 0, n, ahead);
+    look_at_output<bytes>(&up->weight, hidden, me % WARP, 0, n, ahead);
     for (int k = 0; k < n && k * DOWN_OUTS + me / 2 < next->down.n_out; k++)
-        bring_weights(weights_of(ahead, n + k), &next->down, k * DOWN_OUTS + me / 2, chunk * 2 + me % 2);
+        bring_weights<bytes>(weights_of(ahead, n + k), &next->down, k * DOWN_OUTS + me / 2,
+                             chunk * 2 + me % 2);
 }
 
 /* Everything that the next phase needs and nobody writes. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void look_ahead(const struct step_params *p, const struct step_phase *next,
                                                   struct step_room *room, __half *keys, struct ahead *ahead)
 {
@@ -304,16 +309,16 @@ static __device__ __forceinline__ void look_ahead(const struct step_params *p, c
                         &room->allowed[r]);
     }
     if (next->kind == PHASE_LINEAR)
-        look_at_linear(&next->linear, me, ahead);
+        look_at_linear<bytes>(&next->linear, me, ahead);
     if (next->kind == PHASE_SELF || next->kind == PHASE_JOINED)
-        look_at_heads(&next->linear, n, near<n_rows>::rows, me, ahead);
+        look_at_heads<bytes>(&next->linear, n, near<n_rows>::rows, me, ahead);
     if (next->kind == PHASE_SELF)
         look_at_past<n_rows>(next, n, room, me, keys);
     if constexpr (n_rows <= FUSED_ROWS) {
         if (next->kind == PHASE_CROSS_QUERIES)
-            look_at_window(next, n, room, me, keys, ahead);
+            look_at_window<bytes>(next, n, room, me, keys, ahead);
         if (next->kind == PHASE_MLP)
-            look_at_mlp(next, me, ahead);
+            look_at_mlp<bytes>(next, me, ahead);
     }
     cp_async_commit();
 }
@@ -353,36 +358,36 @@ static __device__ __forceinline__ void take_residual(const struct linear_rows_pa
 }
 
 /* A warp: an output's sum. The first n eights of each lane are there. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ float sum_output(const struct engine_weight *w, int out, const float *x,
                                                    const struct ahead *ahead, int n)
 {
     float sums[n_rows] = {}, eight[1][8];
     int lane = (int)threadIdx.x % WARP;
     for (int k = 0; k < n && k * WARP + lane < w->stride / 8; k++) {
-        split_weights(*weights_of(ahead, k), eight[0]);
+        split_weights<bytes>(*weights_of(ahead, k), eight[0]);
         multiply_eight<n_rows, 1>(eight, x, w->stride, k * WARP + lane, sums);
     }
-    multiply_from<n_rows, 1>(w, out, x, n * WARP, sums);
+    multiply_from<n_rows, 1, bytes>(w, out, x, n * WARP, sums);
     return warp_sums<n_rows>(sums);
 }
 
 /* The same in fixed point. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ float sum_fixed(const struct engine_weight *w, int out, const float *x,
                                                   const struct ahead *ahead, int n)
 {
     long long sums[(n_rows + 1) / 2] = {};
     for (int k = 0; k < n && k * WARP < w->stride / 8; k++)
-        multiply_chunks<n_rows, 1>(weights_of(ahead, k), x, w->stride, k * WARP + (int)threadIdx.x % WARP,
-                                   sums);
-    multiply_fixed_from<n_rows, 1>(w, out, x, n * WARP, sums);
+        multiply_chunks<n_rows, 1, bytes>(weights_of(ahead, k), x, w->stride,
+                                          k * WARP + (int)threadIdx.x % WARP, sums);
+    multiply_fixed_from<n_rows, 1, bytes>(w, out, x, n * WARP, sums);
     return fixed_sums<n_rows>(sums);
 }
 
 /* An output a warp, then those for which there were no warps. With few rows nothing is added to a linear layer, but by the
  * other phases. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void linear_phase(const struct linear_rows_params *p, unsigned active,
                                                     const float *x, const struct ahead *ahead)
 {
@@ -396,15 +401,15 @@ static __device__ __forceinline__ void linear_phase(const struct linear_rows_par
               bias = first     ? ahead->bias
                      : p->bias ? p->bias[out]
                                : 0.0f,
-              sum = fixed ? sum_fixed<n_rows>(&p->weight, out, x, ahead, n)
-                          : sum_output<n_rows>(&p->weight, out, x, ahead, n);
+              sum = fixed ? sum_fixed<n_rows, bytes>(&p->weight, out, x, ahead, n)
+                          : sum_output<n_rows, bytes>(&p->weight, out, x, ahead, n);
         if (writes)
             finish(p, row, out, sum, bias, add);
     }
 }
 
 /* A block: what the heads that it has contribute to its share of a product's outputs. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void multiply_heads(const struct step_phase *phase, unsigned active,
                                                       struct head_unit u, packed_weights weights,
                                                       const float *heads)
@@ -412,7 +417,7 @@ static __device__ __forceinline__ void multiply_heads(const struct step_phase *p
     int eight = (int)threadIdx.x % HEAD_EIGHTS, n_out = phase->linear.weight.n_out,
         out = head_out(u, (int)threadIdx.x);
     float sums[n_rows] = {}, w[1][8];
-    split_weights(weights, w[0]);
+    split_weights<bytes>(weights, w[0]);
     multiply_eight<n_rows, 1>(w, heads, HEAD, eight, sums);
     UNROLL
     for (int r = 0; r < n_rows; r++) {
@@ -457,7 +462,7 @@ static __device__ __forceinline__ float attend_to_past(const struct step_phase *
 }
 
 /* A block some rows, a team each, of a head and some outputs of the product with it. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void heads_phase(const struct step_phase *phase, struct step_room *room,
                                                    int n, unsigned active, __half *keys,
                                                    const struct ahead *ahead)
@@ -480,16 +485,18 @@ static __device__ __forceinline__ void heads_phase(const struct step_phase *phas
         if (me < HEAD)
             room->heads[team * HEAD + place(me, HEAD)] = x;
         __syncthreads(); /* all heads are there */
-        multiply_heads<rows>(phase, active, u,
-                             is_first && ahead->n > 0 ? *weights_of(ahead, 0)
-                             : out < l->weight.n_out  ? load_weights(&l->weight, out, head_eight(u, thread))
-                                                      : packed_weights{},
-                             room->heads);
+        multiply_heads<rows, bytes>(phase, active, u,
+                                    is_first && ahead->n > 0 ? *weights_of(ahead, 0)
+                                    : out < l->weight.n_out
+                                        ? load_weights<bytes>(&l->weight, out, head_eight(u, thread))
+                                        : packed_weights{},
+                                    room->heads);
         __syncthreads(); /* nobody reads them any more */
     }
 }
 
 /* A block: a head's query of a row, which is in shared memory. The first n eights of each output's lanes are there. */
+template <bool bytes>
 static __device__ __forceinline__ void make_query(const struct linear_rows_params *p, int head,
                                                   const float *x, const struct ahead *ahead, int n,
                                                   float *query)
@@ -499,16 +506,17 @@ static __device__ __forceinline__ void make_query(const struct linear_rows_param
     float sums[QUERY_OUTS] = {}, w[QUERY_OUTS][8];
     for (int k = 0; k < n && k * WARP + lane < p->weight.stride / 8; k++) {
         for (int o = 0; o < QUERY_OUTS; o++)
-            split_weights(*weights_of(ahead, o * n + k), w[o]);
+            split_weights<bytes>(*weights_of(ahead, o * n + k), w[o]);
         multiply_eight<1, QUERY_OUTS>(w, x, p->weight.stride, k * WARP + lane, sums);
     }
-    multiply_from<1, QUERY_OUTS>(&p->weight, out, x, n * WARP, sums);
+    multiply_from<1, QUERY_OUTS, bytes>(&p->weight, out, x, n * WARP, sums);
     float sum = warp_sums<QUERY_OUTS>(sums);
     if (lane % (WARP / QUERY_OUTS) == 0)
         query[first + mine] = p->bias ? sum + p->bias[out + mine] : sum;
 }
 
 /* The queries of all teams' units. Ends with a barrier. */
+template <bool bytes>
 static __device__ __forceinline__ void make_queries(const struct step_phase *phase, struct step_room *room,
                                                     int n, int first, const float *x,
                                                     const struct ahead *ahead)
@@ -517,14 +525,15 @@ static __device__ __forceinline__ void make_queries(const struct step_phase *pha
         int unit = first + team * (int)gridDim.x;
         struct window_unit u = unit_of_window(&phase->cross, room, n, unit);
         if (u.n_keys > 0)
-            make_query(&phase->linear, u.head, x + u.row * phase->linear.weight.stride, ahead,
-                       unit == (int)blockIdx.x ? ahead->n / QUERY_OUTS : 0, room->queries + team * HEAD);
+            make_query<bytes>(&phase->linear, u.head, x + u.row * phase->linear.weight.stride, ahead,
+                              unit == (int)blockIdx.x ? ahead->n / QUERY_OUTS : 0,
+                              room->queries + team * HEAD);
     }
     __syncthreads();
 }
 
 /* A team a row, a head and a part of the window. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void cross_phase(const struct step_phase *phase, struct step_room *room,
                                                    int n, const float *x, const __half *keys,
                                                    const struct ahead *ahead)
@@ -538,7 +547,7 @@ static __device__ __forceinline__ void cross_phase(const struct step_phase *phas
         const float *q = (const float *)p->q.data + (size_t)u.row * (size_t)p->q.stride + u.head * HEAD;
         struct keys window = cross_keys(p, room->rows[u.row].audio, u.head, u.part);
         if constexpr (n_rows <= FUSED_ROWS) {
-            make_queries(phase, room, n, first, x, ahead);
+            make_queries<bytes>(phase, room, n, first, x, ahead);
             q = room->queries + team * HEAD;
             if (unit == (int)blockIdx.x)
                 window = {NULL, 0, NULL, 0, 0, keys};
@@ -553,7 +562,7 @@ static __device__ __forceinline__ void cross_phase(const struct step_phase *phas
 
 /* A block: what its chunks from `first` on, up to n_chunks, contribute to the output of each two lanes. The weights of the
  * first one are there in place k, or not: −1. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void add_hidden(const struct step_phase *phase, unsigned active, int first,
                                                   int n_chunks, int out, const struct ahead *ahead, int k,
                                                   const float *hidden)
@@ -563,10 +572,11 @@ static __device__ __forceinline__ void add_hidden(const struct step_phase *phase
     for (int c = 0; c < n_chunks; c++) {
         float halves[n_rows] = {}, w[1][8] = {};
         if (out < n_out)
-            split_weights(c == 0 && k >= 0
-                              ? *weights_of(ahead, k)
-                              : load_weights(&phase->down, out, (first + c * (int)gridDim.x) * 2 + half),
-                          w[0]);
+            split_weights<bytes>(
+                c == 0 && k >= 0
+                    ? *weights_of(ahead, k)
+                    : load_weights<bytes>(&phase->down, out, (first + c * (int)gridDim.x) * 2 + half),
+                w[0]);
         multiply_eight<n_rows, 1>(w, hidden + c * n_rows * MLP_CHUNK, MLP_CHUNK, half, halves);
         UNROLL
         for (int r = 0; r < n_rows; r++)
@@ -580,7 +590,7 @@ static __device__ __forceinline__ void add_hidden(const struct step_phase *phase
 }
 
 /* A block some chunks of the hidden layer, a warp a value: these, then what they contribute to every output. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase, struct step_room *room,
                                                  unsigned active, const float *x, const struct ahead *ahead)
 {
@@ -596,7 +606,7 @@ static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase,
             float bias = there      ? ahead->bias
                          : up->bias ? up->bias[out]
                                     : 0.0f,
-                  sum = sum_output<n_rows>(&up->weight, out, x, ahead, there ? n : 0);
+                  sum = sum_output<n_rows, bytes>(&up->weight, out, x, ahead, there ? n : 0);
             sum = up->bias ? sum + bias : sum;
             if (lane % lanes_a_row == 0)
                 room->hidden[(n_here * n_rows + lane / lanes_a_row) * MLP_CHUNK + place(warp, MLP_CHUNK)] =
@@ -604,8 +614,8 @@ static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase,
         }
         __syncthreads(); /* the chunks are there */
         for (int k = 0; k * DOWN_OUTS < phase->down.n_out; k++)
-            add_hidden<n_rows>(phase, active, first, n_here, k * DOWN_OUTS + (int)threadIdx.x / 2, ahead,
-                               is_first && k < n ? n + k : -1, room->hidden);
+            add_hidden<n_rows, bytes>(phase, active, first, n_here, k * DOWN_OUTS + (int)threadIdx.x / 2,
+                                      ahead, is_first && k < n ? n + k : -1, room->hidden);
         __syncthreads(); /* nobody reads them any more */
     }
 }
@@ -622,7 +632,7 @@ static __device__ __forceinline__ void alignment(const struct cross_params *p, c
 }
 
 /* A warp a part of the vocabulary: its logits, and what select makes of them. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void
 logits_phase(const struct step_params *p, const struct linear_rows_params *l, const struct step_room *room,
              unsigned active, const float *x)
@@ -635,7 +645,7 @@ logits_phase(const struct step_params *p, const struct linear_rows_params *l, co
         for (int i = 0; i < PART_IDS && part * PART_IDS + i < n_out; i += n_outs) {
             float sums[n_rows * n_outs];
             int group = (part * PART_IDS + i) / n_outs, out = first_of_group(&l->weight, group, n_outs);
-            multiply<n_rows, n_outs>(&l->weight, out, x, sums);
+            multiply<n_rows, n_outs, bytes>(&l->weight, out, x, sums);
             float sum = warp_sums<n_rows * n_outs>(sums);
             finish_group<n_rows, n_outs>(l, 0, active, group, out, sum);
             int o = part * PART_IDS + lane - out; /* this lane's output in the group, if it is one */
@@ -694,7 +704,7 @@ static __device__ __forceinline__ void finish_row(const struct step_params *p, s
 
 /* --- the kernel -------------------------------------------------------------------------------------------------------- */
 
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __device__ __forceinline__ void run_phase(const struct step_params *p, const struct step_phase *phase,
                                                  struct step_room *room, unsigned active, float *x,
                                                  __half *keys, const struct ahead *ahead)
@@ -709,7 +719,7 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
     cp_async_wait<0>();
     clear_sums(phase->clears, p->n_sums);
     if (phase->kind == PHASE_SELF || phase->kind == PHASE_JOINED) {
-        heads_phase<n_rows>(phase, room, n, active, keys, ahead);
+        heads_phase<n_rows, bytes>(phase, room, n, active, keys, ahead);
         if (phase->kind == PHASE_JOINED)
             alignment(&phase->cross, room, n);
         return;
@@ -720,13 +730,13 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
             norm_rows(n_rows, active, room->gamma, room->beta, l->weight.n_in, l->weight.stride, x);
     }
     if (phase->kind == PHASE_CROSS || phase->kind == PHASE_CROSS_QUERIES)
-        cross_phase<n_rows>(phase, room, n, x, keys, ahead);
+        cross_phase<n_rows, bytes>(phase, room, n, x, keys, ahead);
     else if (phase->kind == PHASE_LOGITS)
-        logits_phase<n_rows>(p, l, room, active, x);
+        logits_phase<n_rows, bytes>(p, l, room, active, x);
     else if (phase->kind == PHASE_LINEAR)
-        linear_phase<n_rows>(l, active, x, ahead);
+        linear_phase<n_rows, bytes>(l, active, x, ahead);
     else if constexpr (n_rows <= FUSED_ROWS)
-        mlp_phase<n_rows>(phase, room, active, x, ahead);
+        mlp_phase<n_rows, bytes>(phase, room, active, x, ahead);
 }
 
 /* A step begins: what is known of its rows, and whether there is one. Ends with a barrier. */
@@ -748,7 +758,7 @@ static __device__ __forceinline__ unsigned begin_step(const struct step_params *
 
 /* grid: as many blocks as there are multiprocessors. Shared: keys and values on their way, [n_rows, the longest row] f32,
  * weights on their way. */
-template <int n_rows>
+template <int n_rows, bool bytes>
 static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct step_params p)
 {
     SHARED(struct step_room, room, 1);
@@ -761,7 +771,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     for (int r = (int)blockIdx.x; r < p.embed.rows.n; r += (int)gridDim.x)
         begin_row(&p, r);
     __syncthreads();
-    look_ahead<n_rows>(&p, &room->ring[0], room, keys, &ahead);
+    look_ahead<n_rows, bytes>(&p, &room->ring[0], room, keys, &ahead);
     grid_barrier(p.arrived, &met);
     for (int step = 0; step < (STEP_IS_BUILT ? p.max_steps : 0); step++) {
         unsigned active = begin_step(&p, room);
@@ -772,8 +782,8 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
             const struct step_phase *phase = &room->ring[at % RING];
             load_phase(&p, at + 2, &room->ring[(at + 2) % RING]);
             prefetch_lines(phase->soon, phase->soon_lines);
-            run_phase<n_rows>(&p, phase, room, active, x, keys, &ahead);
-            look_ahead<n_rows>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
+            run_phase<n_rows, bytes>(&p, phase, room, active, x, keys, &ahead);
+            look_ahead<n_rows, bytes>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
             grid_barrier(p.arrived, &met);
         }
     }
@@ -784,9 +794,18 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
 
 typedef void step_function(struct step_params);
 
-static step_function *kernel_for(int n)
+template <bool bytes> static step_function *kernel_of_form(int n)
 {
-    return n <= 1 ? step_kernel<1> : n <= 2 ? step_kernel<2> : n <= 4 ? step_kernel<4> : step_kernel<8>;
+    return n <= 1   ? step_kernel<1, bytes>
+           : n <= 2 ? step_kernel<2, bytes>
+           : n <= 4 ? step_kernel<4, bytes>
+                    : step_kernel<8, bytes>;
+}
+
+/* All weights of an engine have one form. */
+static step_function *kernel_for(const struct step_program *p)
+{
+    return p->params.tokens.bytes ? kernel_of_form<true>(p->n_rows) : kernel_of_form<false>(p->n_rows);
 }
 
 template <int n_rows> static size_t shared_for(int stride)
@@ -796,7 +815,7 @@ template <int n_rows> static size_t shared_for(int stride)
 
 bool step_fits(struct cuda_engine *c, struct step_program *p, int stride)
 {
-    const void *kernel = (const void *)kernel_for(p->n_rows);
+    const void *kernel = (const void *)kernel_for(p);
     const size_t fixed = sizeof(struct step_room) + STEP_SHARED_REST,
                  most = c->shared_most > fixed ? c->shared_most - fixed : 0,
                  an_eight = STEP_THREADS * sizeof(packed_weights);
@@ -829,8 +848,8 @@ bool cuda_step_launch(struct cuda_engine *c, const struct step_program *program,
     p.max_steps = max_steps;
     cudaError_t e = cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), c->stream);
     e = e ? e
-          : launch_cooperative(kernel_for(program->n_rows), c->n_multiprocessors, STEP_THREADS,
-                               program->shared, c->stream, p);
+          : launch_cooperative(kernel_for(program), c->n_multiprocessors, STEP_THREADS, program->shared,
+                               c->stream, p);
     if (e != cudaErrorCooperativeLaunchTooLarge && e != cudaErrorNotSupported) {
         cuda_check(c, e, "a step");
         return true;

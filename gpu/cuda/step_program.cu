@@ -226,11 +226,11 @@ static bool is_layer(const struct builder *b)
 static void share_out(struct builder *b, int l2_bytes)
 {
     const struct engine_weight *w = &b->phases[b->n_phases - 2].linear.weight;
-    size_t bytes = (size_t)w->n_out * (size_t)w->stride * sizeof(__half), most = (size_t)l2_bytes / 4;
+    size_t bytes = (size_t)w->n_out * weight_row_bytes(w), most = (size_t)l2_bytes / 4;
     int n = b->n_phases - 2, lines = (int)((bytes < most ? bytes : most) / LINE);
     for (int i = 0; i < n; i++) {
         int first = (int)((long)lines * i / n), last = (int)((long)lines * (i + 1) / n);
-        b->phases[i].soon = (const char *)w->data + (size_t)first * LINE;
+        b->phases[i].soon = weight_row(w, 0) + (size_t)first * LINE;
         b->phases[i].soon_lines = last - first;
     }
 }

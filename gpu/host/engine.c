@@ -360,6 +360,8 @@ int host_engine_open(const struct engine_options *options, struct engine **out, 
     h->options = *options;
     if (options->precision == PRECISION_FINEST)
         h->options.precision = PRECISION_F32;
+    if (options->precision == PRECISION_INT8)
+        h->options.precision = PRECISION_AUTO;
     h->isa = isa_detect();
     h->wide = wide_kernels_for(h->isa);
     h->rows = rows_kernels_for(h->isa);

@@ -21,15 +21,14 @@ void harness_hide_cublas(bool hide);
 /* tests/cuda/device.cu, on a real GPU */
 void *test_device_alloc(struct engine *, size_t bytes) __attribute__((weak));
 
-static struct engine *open_seeded(unsigned seed, int n_mels, int n_slots)
+static struct engine *open_seeded(unsigned seed, const struct engine_options *options)
 {
     const struct cuda_plugin_terms terms = cuda_plugin_ours();
-    const struct engine_options options = {.n_mels = n_mels, .n_slots = n_slots};
     struct engine *e = NULL;
     struct err err = {0};
     harness_seed(seed);
     harness_hide_cublas(seed == 0); /* then all products are our own */
-    if (captiond_cuda_open(&terms, &options, &e, &err) < 0)
+    if (captiond_cuda_open(&terms, options, &e, &err) < 0)
         fail_msg("%s", err.msg);
     return e;
 }
@@ -39,7 +38,7 @@ void test_engines(void (*fn)(struct engine *))
 {
     for (unsigned i = 0; i < N_SEEDS; i++) {
         unsigned seed = i ? (unsigned)(test_seed() + i) : 0;
-        struct engine *e = open_seeded(seed, 80, 1);
+        struct engine *e = open_seeded(seed, &(struct engine_options){.n_mels = 80});
         printf("%s, seed %u\n", e->name, seed);
         fn(e);
         engine_close(e);
@@ -48,7 +47,7 @@ void test_engines(void (*fn)(struct engine *))
 
 struct engine *test_engine_open(const struct engine_case *c, int n_mels)
 {
-    return open_seeded((unsigned)c->n_threads, n_mels, 1);
+    return open_seeded((unsigned)c->n_threads, &(struct engine_options){.n_mels = n_mels});
 }
 
 bool test_keeps_half(const char *isa, enum engine_precision precision)
@@ -109,13 +108,13 @@ static void open_destroy(struct engine *e)
 
 /* n_threads chooses the seed. */
 static struct engine *open_looked_at(const char *isa, int n_threads, enum engine_precision precision,
-                                     int n_slots)
+                                     const struct engine_options *options)
 {
     static struct engine_vtable v;
     if (!isa || strcmp(isa, isa_names[0]) != 0 || precision != PRECISION_AUTO || n_threads > N_SEEDS)
         return NULL;
     struct engine *e =
-        open_seeded(n_threads > 1 ? (unsigned)(test_seed() + (unsigned)n_threads) : 0, 80, n_slots);
+        open_seeded(n_threads > 1 ? (unsigned)(test_seed() + (unsigned)n_threads) : 0, options);
     real = e->v;
     v = *real;
     if (test_device_alloc)
@@ -133,10 +132,16 @@ static struct engine *open_looked_at(const char *isa, int n_threads, enum engine
 
 struct engine *open_engine(const char *isa, int n_threads, enum engine_precision precision)
 {
-    return open_looked_at(isa, n_threads, precision, 1);
+    return open_looked_at(isa, n_threads, precision, &(struct engine_options){.n_mels = 80});
 }
 
 struct engine *open_engine_of_many(const char *isa, int n_threads, enum engine_precision precision)
 {
-    return open_looked_at(isa, n_threads, precision, 64);
+    return open_looked_at(isa, n_threads, precision, &(struct engine_options){.n_mels = 80, .n_slots = 64});
+}
+
+struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_precision precision)
+{
+    return open_looked_at(isa, n_threads, precision,
+                          &(struct engine_options){.n_mels = 80, .precision = PRECISION_INT8});
 }

@@ -96,9 +96,9 @@ static void fill_cache(struct world *w, struct test_rng *rng, struct engine_kv *
     give_mat(w->e, k_v);
 }
 
-static struct world make_world(void)
+static struct world make_world(bool bytes)
 {
-    struct world w = {.e = open_engine("cuda", 1, PRECISION_AUTO)};
+    struct world w = {.e = (bytes ? open_engine_of_bytes : open_engine)("cuda", 1, PRECISION_AUTO)};
     struct engine *e = w.e;
     struct test_rng rng;
     struct err err = {0};
@@ -266,6 +266,7 @@ struct setting {
     int n_tokens;
     size_t shared_bytes;
     int flaw;
+    bool bytes; /* weights of 8 bits */
 };
 
 enum { SMALL = 99 << 10, MIDDLE = 120 << 10, LARGE = 227 << 10 }; /* shared memory of a block */
@@ -276,7 +277,7 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     int n = setting.rows, n_tokens = setting.n_tokens;
     harness_cooperative(cooperative, setting.multiprocessors);
     harness_shared_bytes(setting.shared_bytes);
-    struct world w = make_world();
+    struct world w = make_world(setting.bytes);
     harness_seed(setting.seed ? (unsigned)test_seed() + setting.seed : 0);
     for (int i = 0; setting.flaw >= 0 && i < outs[setting.flaw]; i++)
         w.layers[0].bias[setting.flaw][i] = 1e9f;
@@ -330,10 +331,11 @@ static void compare(int n, const struct outcome *a, const struct outcome *b)
 static void test_same_bits(void **state)
 {
     static const struct setting settings[] = {
-        {1, 4, 0, 1, SMALL, -1},    {1, 3, 1, 125, LARGE, -1}, {1, 34, 2, 1, LARGE, -1},
-        {1, 1, 3, 125, MIDDLE, -1}, {2, 1, 4, 61, LARGE, -1},  {2, 13, 5, 1, MIDDLE, -1},
-        {2, 5, 0, 61, SMALL, -1},   {3, 4, 6, 1, LARGE, -1},   {4, 7, 7, 30, SMALL, -1},
-        {5, 3, 0, 1, LARGE, -1},    {7, 9, 8, 1, SMALL, -1},   {8, 2, 9, 30, LARGE, -1},
+        {1, 4, 0, 1, SMALL, -1, false},    {1, 3, 1, 125, LARGE, -1, false}, {1, 34, 2, 1, LARGE, -1, false},
+        {1, 1, 3, 125, MIDDLE, -1, false}, {2, 1, 4, 61, LARGE, -1, false},  {2, 13, 5, 1, MIDDLE, -1, false},
+        {2, 5, 0, 61, SMALL, -1, false},   {3, 4, 6, 1, LARGE, -1, false},   {4, 7, 7, 30, SMALL, -1, false},
+        {5, 3, 0, 1, LARGE, -1, false},    {7, 9, 8, 1, SMALL, -1, false},   {8, 2, 9, 30, LARGE, -1, false},
+        {1, 9, 10, 1, SMALL, -1, true},    {2, 3, 0, 61, LARGE, -1, true},   {6, 4, 11, 1, SMALL, -1, true},
     };
     struct outcome *one = malloc(sizeof(*one)), *many = malloc(sizeof(*many));
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
@@ -353,7 +355,7 @@ static void test_flaws(void **state)
 {
     struct outcome *o = malloc(sizeof(*o));
     for (int i = 0; i < 8; i++) {
-        const struct setting setting = {i / 4 ? 3 : 1, 4, 0, 1, SMALL, i % 2 ? 4 : 0};
+        const struct setting setting = {i / 4 ? 3 : 1, 4, 0, 1, SMALL, i % 2 ? 4 : 0, false};
         run(setting, i / 2 % 2, o);
         assert_int_equal(o->n_active, 0);
         for (int k = 0; k < setting.rows * VOCAB; k++)
@@ -367,13 +369,13 @@ static void test_refused(void **state)
 {
     struct outcome *graph = malloc(sizeof(*graph)), *refused = malloc(sizeof(*refused));
     struct err err = {0};
-    const struct setting setting = {2, 4, 0, 1, SMALL, -1};
+    const struct setting setting = {2, 4, 0, 1, SMALL, -1, false};
     run(setting, false, graph);
     harness_fail("cudaLaunchCooperativeKernel", 0, TOO_LARGE);
     run(setting, true, refused);
     assert_true(harness_has_failed());
     compare(2, graph, refused);
-    struct world w = make_world();
+    struct world w = make_world(false);
     struct engine_graph *g = record(&w, 1);
     set_slots(&w, 1, 1);
     harness_fail("cudaLaunchCooperativeKernel", 0, NOT_READY);

@@ -69,6 +69,11 @@ struct engine *open_engine_of_many(const char *isa, int n_threads, enum engine_p
     return NULL;
 }
 
+struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_precision precision)
+{
+    return NULL;
+}
+
 /* In the generic form nothing converts in hardware. */
 bool test_keeps_half(const char *isa, enum engine_precision precision)
 {

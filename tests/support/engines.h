@@ -33,8 +33,9 @@ extern const bool test_engines_emulated;
 #define N_ISAS 4
 extern const char *const isa_names[N_ISAS];
 struct engine *open_engine(const char *isa, int n_threads, enum engine_precision);
-/* The same for many slots, or NULL where that makes no difference. */
+/* The same for many slots, or with weights of 8 bits; NULL where that makes no difference. */
 struct engine *open_engine_of_many(const char *isa, int n_threads, enum engine_precision);
+struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_precision);
 /* Whether it keeps weights and caches as half floats. */
 bool test_keeps_half(const char *isa, enum engine_precision);
 

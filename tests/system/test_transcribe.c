@@ -231,7 +231,7 @@ static void test_bad_command_lines(void **state)
         {"--gate maybe x.wav", "on or off"},
         {"--task sing x.wav", "transcribe or translate"},
         {"--engine steam x.wav", "auto, host or cuda"},
-        {"--precision f16 x.wav", "auto or f32"},
+        {"--precision f16 x.wav", "auto, f32 or int8"},
         {"--surprise x.wav", "surprise"},
         {"--beam-size 0 x.wav", "a whole number from 1 to 8"},
         {"--temperature 1.5 x.wav", "a number from 0 to 1"},

@@ -61,10 +61,13 @@ def encoder_flops(m):
     return m.audio_layers * linear + conv + m.text_layers * 2 * FRAMES * 2 * m.state * m.state
 
 
-def token_bytes(m):
-    """Weights, embedding as output layer, cross keys and values: half floats."""
-    weights = m.text_layers * 14 * m.state**2 * 2
-    return weights, m.vocab * m.state * 2, m.text_layers * 2 * FRAMES * m.state * 2
+HALF, INT8 = 2, 1 + 4 / 64  # bytes of a weight: 64 of 8 bits share a unit
+
+
+def token_bytes(m, size=HALF):
+    """Weights, embedding as output layer, cross keys and values, which are half floats."""
+    weights = m.text_layers * 14 * m.state**2 * size
+    return weights, m.vocab * m.state * size, m.text_layers * 2 * FRAMES * m.state * 2
 
 
 # --- the check: whisper.cpp on an RTX 5090 -------------------------------------------------------------------------
@@ -214,7 +217,7 @@ L2_BYTES, FUSED_ROWS, TEAMS, CROSS_PART = 50e6, 2, 4, 128
 ADDS = 1 / 4  # assumed: additions of 64 bits in the second-level cache, as a part of its bandwidth
 
 
-def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
+def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S, size=HALF):
     """[(phase, how often, rounds of loads, bytes, seconds)] of a step of n rows at half of the text. A block's first weights
     and keys are in its shared memory, the others in the second-level cache when its phase begins: they were asked for
     before the barrier. Additions to sums take a round before the barrier, and their bytes."""
@@ -222,27 +225,27 @@ def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
     groups, shares, parts = -(-n // TEAMS), d // 64, -(-FRAMES // CROSS_PART)
     past = n * 2 * (TOKENS // 2) * d * 2
     window = n * 2 * FRAMES * d * 2
-    logits = m.vocab * d * 2
+    logits = m.vocab * d * size
     soon = min(logits, L2_BYTES / 4)  # brought in during the other phases
     # Every block reads the whole residual: x, the sums that have not been added to it yet, and their bias.
     residual = gpu.multiprocessors * (n * d * (4 + 8) + 4 * d)
     # Each part of a window makes its head's query: the weight is read as often as there are parts.
-    query = 2 * d * d * (n * parts if fused else 1)
+    query = size * d * d * (n * parts if fused else 1)
     first_units = n * m.heads * parts <= gpu.multiprocessors  # a block's first one is all that it has
 
     def linear(name, n_in, n_out, rows=residual):
-        return name, layers, 1, 2 * n_in * n_out + rows, 0, NORM_S * (rows is residual) + PRODUCT_S
+        return name, layers, 1, size * n_in * n_out + rows, 0, NORM_S * (rows is residual) + PRODUCT_S
 
     # Every share of the outputs attends again, or joins the parts again.
     rows = [
         linear("QKV", d, 3 * d),
-        ("self-attention, output", layers, 2 if fused else 4, past * shares + groups * 2 * d * d, 8 * n * m.heads * d,
+        ("self-attention, output", layers, 2 if fused else 4, past * shares + groups * size * d * d, 8 * n * m.heads * d,
          2 * NORM_S + PRODUCT_S),
         ("cross-attention and its queries" if fused else "cross-attention", layers, (1 if first_units else 4) if fused else 2,
          window + (query + residual) * fused, 0, 2 * NORM_S + (NORM_S + PRODUCT_S) * fused),
-        ("joining its parts, output", layers, 2, n * m.heads * parts * 66 * 4 * shares + groups * 2 * d * d,
+        ("joining its parts, output", layers, 2, n * m.heads * parts * 66 * 4 * shares + groups * size * d * d,
          8 * n * m.heads * d, NORM_S + PRODUCT_S),
-        ("MLP", layers, 2, 2 * 8 * d * d + residual, 8 * n * (4 * d // 16) * d, NORM_S + 2 * PRODUCT_S),
+        ("MLP", layers, 2, size * 8 * d * d + residual, 8 * n * (4 * d // 16) * d, NORM_S + 2 * PRODUCT_S),
         ("logits, parts of select", 1, 1, logits, 0, NORM_S + PRODUCT_S + residual / gpu.l2),
         ("select, advance, embedding, rows", 1, 6, n * m.vocab // 32 * 24, 0, 3 * NORM_S),
     ]
@@ -254,7 +257,7 @@ def phases(gpu, m, n, barrier=BARRIER_S, l2_round=L2_ROUND_S):
     out = [(what, k, r, b + a, k * (barrier + r * l2_round + s + (stream if "logits" in what else (b + a / ADDS) / gpu.l2)))
            for what, k, r, b, a, s in rows]
     # What it takes at least: all bytes from memory, or the arithmetic.
-    floor = max((sum(token_bytes(m)[:2]) + n * token_bytes(m)[2]) / gpu.bandwidth, arithmetic)
+    floor = max((sum(token_bytes(m, size)[:2]) + n * token_bytes(m)[2]) / gpu.bandwidth, arithmetic)
     return out, max(total(out), floor)
 
 
@@ -309,6 +312,14 @@ def main():
     for m in (TINY, BASE):
         print(f"| {m.name}, a graph | " + " | ".join(f"{1e6 * total(step_parts(H100, m, n)):.0f}" for n in (1, 2, 4, 5, 8)) + " |")
         print(f"| {m.name}, one kernel | " + " | ".join(f"{1e6 * phases(H100, m, n)[1]:.0f}" for n in (1, 2, 4, 5, 8)) + " |")
+    print("\n## Weights of 8 bits, *predicted*\n")
+    print("| | MB of weights a step | µs a step, 1 row | 4 rows | a window at batch 1 |\n|---|---|---|---|---|")
+    for m in (TINY, BASE, TURBO):
+        encode = total(encode_parts(H100, m))
+        for name, size in (("half floats", HALF), ("8 bits", INT8)):
+            one, four = (phases(H100, m, n, size=size)[1] for n in (1, 4))
+            print(f"| {m.name}, {name} | {sum(token_bytes(m, size)[:2]) / 1e6:.0f} | {1e6 * one:.0f} | {1e6 * four:.0f} "
+                  f"| {1e3 * (encode + TOKENS * one):.1f} ms |")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ enum fiber_state { READY, AT_BARRIER, IN_WARP, SPINNING, ENDED };
 struct async_copy {
     void *to;
     const void *from;
-    int bytes, group;
+    int bytes, room, group; /* zeros behind the bytes, up to the room */
 };
 
 struct fiber {
@@ -595,20 +595,21 @@ void ldmatrix_4_transposed(unsigned *r, const void *row)
 static void report(const struct async_copy *c)
 {
     races_read(c->from, (size_t)c->bytes);
-    races_write(c->to, 16);
+    races_write(c->to, (size_t)c->room);
 }
 
 static void land(const struct async_copy *c)
 {
     memcpy(c->to, c->from, (size_t)c->bytes);
-    memset((char *)c->to + c->bytes, 0, (size_t)(16 - c->bytes));
+    memset((char *)c->to + c->bytes, 0, (size_t)(c->room - c->bytes));
 }
 
-void cp_async_16(void *shared, const void *global, int bytes)
+void harness_cp_async(void *shared, const void *global, int bytes, int room)
 {
-    if ((uintptr_t)shared % 16 || (bytes > 0 && (uintptr_t)global % 16) || bytes < 0 || bytes > 16)
-        harness_die("an asynchronous copy that is not aligned to 16 bytes, or too long");
-    struct async_copy c = {shared, global, bytes, now->n_groups};
+    if ((uintptr_t)shared % (unsigned)room || (bytes > 0 && (uintptr_t)global % (unsigned)room) ||
+        bytes < 0 || bytes > room)
+        harness_die("an asynchronous copy that is not aligned, or too long");
+    struct async_copy c = {shared, global, bytes, room, now->n_groups};
     report(&c);
     struct races_quiet quiet;
     now->copies.push_back(c);

@@ -204,6 +204,16 @@ static inline float __int_as_float(int i)
     return x;
 }
 
+/* Byte i of the result is the one of {b, a} that the i-th digit of `which` names. */
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which)
+{
+    uint64_t both = (uint64_t)b << 32 | a;
+    unsigned r = 0;
+    for (int i = 0; i < 4; i++)
+        r |= (unsigned)(both >> (which >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return r;
+}
+
 static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
@@ -215,9 +225,20 @@ void mma_16816(float *c, const unsigned *a, const unsigned *b);
 void ldmatrix_4(unsigned *r, const void *row);
 void ldmatrix_4_transposed(unsigned *r, const void *row);
 /* The bytes land when they are waited for; by a seed some do at once, while others may still read what was there. */
-void cp_async_16(void *shared, const void *global, int bytes);
+void harness_cp_async(void *shared, const void *global, int bytes, int room);
 void cp_async_commit(void);
 void harness_cp_wait(int groups_left);
+
+static inline void cp_async_16(void *shared, const void *global, int bytes)
+{
+    harness_cp_async(shared, global, bytes, 16);
+}
+
+template <int bytes> static inline void cp_async_few(void *shared, const void *global)
+{
+    static_assert(bytes == 4 || bytes == 8, "what a GPU copies");
+    harness_cp_async(shared, global, bytes, bytes);
+}
 
 template <int groups_left> static inline void cp_async_wait(void)
 {
