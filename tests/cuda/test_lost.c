@@ -46,7 +46,9 @@ static char model[300], inputs[N_INPUTS][300];
 
 /* What came of a run. */
 struct said {
-    char text[N_INPUTS][TEXT_BYTES]; /* of the commits */
+    char text
+        [N_INPUTS]
+        [TEXT_BYTES]; /* of the commits, and after a tilde of each partial: a window that is wrong shows at once */
     int n_commits, n_finals, n_gaps;
     char engine[64];
     bool failed;
@@ -64,7 +66,9 @@ static void take_events(struct pipeline *p, struct said *said)
 {
     static struct event e;
     while (captioner_next_event(p->captioner, &e)) {
-        if (e.type == EVENT_COMMIT)
+        if (e.type == EVENT_PARTIAL)
+            test_append(said->text[e.stream], TEXT_BYTES, " ~");
+        if (e.type == EVENT_COMMIT || e.type == EVENT_PARTIAL)
             test_append(said->text[e.stream], TEXT_BYTES, e.text);
         said->n_commits += e.type == EVENT_COMMIT;
         said->n_finals += e.type == EVENT_FINAL;
@@ -107,6 +111,7 @@ static void caption(const char *engine, const char *call, int after, struct said
     struct pipeline p;
     struct err err = {0};
     memset(said, 0, sizeof(*said));
+    harness_lose_device_at("", 0, 0);
     if (config_load(&config, sizeof(argv) / sizeof(argv[0]), argv, &action, &err) < 0 ||
         pipeline_open(&p, &config, on_wake, NULL, &err) < 0)
         fail_msg("%s", err.msg);
@@ -142,15 +147,16 @@ static void assert_said(const struct said *got, const struct said *want)
         assert_string_equal(got->text[i], want->text[i]);
 }
 
-/* Loses the GPU at that call: the other engine goes on, and says what `want` says. */
-static void lose_at(const char *call, int after, const struct said *want)
+/* Loses the GPU at that call: the other engine goes on, and says what `want` says. False: there are not so many calls. */
+static bool lose_at(const char *call, int after, const struct said *want)
 {
     static struct said said;
     caption("auto", call, after, &said);
     printf("lost at %s %d: %s\n", call, after, said.engine);
-    assert_true(harness_has_failed());
-    assert_non_null(strstr(said.engine, "host"));
+    bool lost = harness_has_failed();
+    assert_non_null(strstr(said.engine, lost ? "host" : "cuda"));
     assert_said(&said, want);
+    return lost;
 }
 
 /* The same words from the host engine alone, from the GPU alone, and wherever the one takes over from the other: in windows, prompts
@@ -168,12 +174,15 @@ static void no_word_goes_with_the_gpu(void **state)
     int n_launches = NEVER - harness_calls_left();
     assert_non_null(strstr(gpu.engine, "cuda"));
     assert_said(&gpu, &host);
+    /* Streams that wait at the same time share launches, twice as many at most, as it happens: the last places may not come. */
+    int n_lost = 0;
     for (int i = 0; i < PLACES; i++)
-        lose_at("LAUNCH", i * n_launches / PLACES, &host);
-    lose_at("cudaMemcpyAsync", 0, &host);
-    lose_at("cudaLaunchCooperativeKernel", 0, &host);
-    lose_at("cudaStreamSynchronize", 0, &host);
-    lose_at("cudaStreamSynchronize", 1, &host);
+        n_lost += lose_at("LAUNCH", i * n_launches / PLACES, &host);
+    assert_true(n_lost >= PLACES / 2);
+    assert_true(lose_at("cudaMemcpyAsync", 0, &host));
+    assert_true(lose_at("cudaLaunchCooperativeKernel", 0, &host));
+    assert_true(lose_at("cudaStreamSynchronize", 0, &host));
+    assert_true(lose_at("cudaStreamSynchronize", 1, &host));
 }
 
 /* Where the GPU was asked for there is no other engine: captions end, and it is said why. */
