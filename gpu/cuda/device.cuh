@@ -1,7 +1,8 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_shared_counter and prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this
+ * cp_async_commit, cp_async_wait, load_shared_counter, add_shared_sum and prefetch. A compiler that is not nvcc has defined
+ * them, and everything else that CUDA adds to C++, before this
  * file is read (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
@@ -81,6 +82,12 @@ static __device__ __forceinline__ unsigned load_shared_counter(const unsigned *p
     unsigned value;
     asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
     return value;
+}
+
+/* *sum += x in global memory, to which other blocks add at the same time. */
+static __device__ __forceinline__ void add_shared_sum(long long *sum, long long x)
+{
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" : : "l"(sum), "l"(x) : "memory");
 }
 
 /* Asks for a line of global memory to be brought into the second-level cache. */

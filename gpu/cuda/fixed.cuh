@@ -27,10 +27,4 @@ static __device__ __forceinline__ float from_fixed(long long sum)
     return sum & (FIXED_FLAWS - 1) ? NAN : (float)(sum >> FIXED_SHIFT) * (1.0f / FIXED_ONE);
 }
 
-/* Among others that add to the same sum at the same time. */
-static __device__ __forceinline__ void add_fixed(long long *to, long long sum)
-{
-    atomicAdd((unsigned long long *)to, (unsigned long long)sum);
-}
-
 #endif

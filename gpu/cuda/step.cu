@@ -426,7 +426,7 @@ static __device__ __forceinline__ void multiply_heads(const struct step_phase *p
             sum += __shfl_xor_sync(LANES, sum, bit);
         int row = u.first_row + r;
         if (eight == r && out < n_out && (active >> row & 1))
-            add_fixed(&phase->adds[row * n_out + out], sum);
+            add_shared_sum(&phase->adds[row * n_out + out], sum);
     }
 }
 
@@ -439,7 +439,8 @@ static __device__ __forceinline__ float attend_to_past(const struct step_phase *
 {
     const int keys_a_row = near<n_rows>::keys_a_row;
     struct engine_kv kv = phase->self;
-    int pos = r >= 0 ? room->rows[r].pos : -1, n_past = is_first && pos >= 0 ? near_past<n_rows>(pos) : 0;
+    int pos = r >= 0 && room->rows[r].pos < kv.n_ctx ? room->rows[r].pos : -1,
+        n_past = is_first && pos >= 0 ? near_past<n_rows>(pos) : 0;
     struct keys past = {};
     past.near = keys + team * keys_a_row * 2 * HEAD;
     past.near_from = pos - n_past;
@@ -585,7 +586,7 @@ static __device__ __forceinline__ void add_hidden(const struct step_phase *phase
     UNROLL
     for (int r = 0; r < n_rows; r++) {
         if (half == r && out < n_out && (active >> r & 1))
-            add_fixed(&phase->adds[r * n_out + out], sums[r]);
+            add_shared_sum(&phase->adds[r * n_out + out], sums[r]);
     }
 }
 

@@ -402,15 +402,30 @@ static bool run_warp(unsigned warp, const std::vector<unsigned> &lanes)
     return any;
 }
 
-/* Each warp of the block whose turn it is, once. Returns whether anything ran. */
+static bool is_ready(unsigned warp)
+{
+    size_t first = (size_t)warp * WARP, n = block->fibers.size();
+    for (size_t i = first; i < first + WARP && i < n; i++) {
+        if (block->fibers[i].state == READY)
+            return true;
+    }
+    return false;
+}
+
+/* Each warp of the block whose turn it is, once; of a cooperative block by a seed some not before its next turn. Returns
+ * whether anything ran, or could have. */
 static bool run_warps(void)
 {
     bool any = false;
     std::vector<unsigned> order = count_to((unsigned)block->warps.size()), lanes = count_to(WARP);
     shuffle(&order);
     shuffle(&lanes);
-    for (unsigned w : order)
-        any |= run_warp(w, lanes);
+    for (unsigned w : order) {
+        if (cooperative && harness_is_random() && harness_random(4) == 0)
+            any |= is_ready(w);
+        else
+            any |= run_warp(w, lanes);
+    }
     if (block->n_alive > 0 && block->n_at_barrier == block->n_alive) {
         release_barrier(); /* threads that have ended do not count */
         any = true;

@@ -152,11 +152,6 @@ static inline unsigned atomicAdd(unsigned *p, unsigned v)
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
-static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v)
-{
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
-}
-
 static inline int atomicMax(int *p, int v)
 {
     int before = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -247,6 +242,11 @@ template <int groups_left> static inline void cp_async_wait(void)
 
 /* Other blocks run before it looks. */
 unsigned load_shared_counter(const unsigned *);
+
+static inline void add_shared_sum(long long *sum, long long x)
+{
+    __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
+}
 
 static inline void __threadfence(void)
 {
