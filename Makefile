@@ -115,7 +115,7 @@ CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_a
 CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures lost step whisper)
 # Some of them once more, with the kernels under ThreadSanitizer.
 CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention linear_rows \
-	self_attention advance))
+	self_attention advance step))
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS) $(CUDA_RACES)),\
 	$(CUDA_TESTS) $(CUDA_RACES)))
 
@@ -237,6 +237,11 @@ $(BUILD)/cuda-races/%.o: %.cpp
 	$(Q)$(CXX) $(RACES_CXXFLAGS) -c -o $@ $<
 CUDA_RACES_OBJ := $(patsubst $(BUILD)/cuda-host/%,$(BUILD)/cuda-races/%,$(CUDA_TEST_OBJ))
 $(BUILD)/tests/races/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_RACES_OBJ)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+
+$(BUILD)/tests/races/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_RACES_OBJ)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka

@@ -10,6 +10,7 @@ void harness_cooperative(bool has, int multiprocessors);
 void harness_shared_bytes(size_t of_a_block);
 void harness_fail(const char *call, int after, int error);
 bool harness_has_failed(void);
+void __tsan_acquire(void *) __attribute__((weak)); /* under ThreadSanitizer: races in the step kernel */
 
 enum {
     HEADS = 2,
@@ -331,19 +332,25 @@ static void compare(int n, const struct outcome *a, const struct outcome *b)
 static void test_same_bits(void **state)
 {
     static const struct setting settings[] = {
-        {1, 4, 0, 1, SMALL, -1, false},    {1, 3, 1, 125, LARGE, -1, false}, {1, 34, 2, 1, LARGE, -1, false},
-        {1, 1, 3, 125, MIDDLE, -1, false}, {2, 1, 4, 61, LARGE, -1, false},  {2, 13, 5, 1, MIDDLE, -1, false},
-        {2, 5, 0, 61, SMALL, -1, false},   {3, 4, 6, 1, LARGE, -1, false},   {4, 7, 7, 30, SMALL, -1, false},
-        {5, 3, 0, 1, LARGE, -1, false},    {7, 9, 8, 1, SMALL, -1, false},   {8, 2, 9, 30, LARGE, -1, false},
-        {1, 9, 10, 1, SMALL, -1, true},    {2, 3, 0, 61, LARGE, -1, true},   {6, 4, 11, 1, SMALL, -1, true},
+        {1, 4, 0, 1, SMALL, -1, false},    {2, 3, 5, 61, LARGE, -1, false},
+        {5, 3, 6, 1, SMALL, -1, false}, /* these are looked at for races */
+        {1, 3, 1, 125, LARGE, -1, false},  {1, 34, 2, 1, LARGE, -1, false},
+        {1, 1, 3, 125, MIDDLE, -1, false}, {2, 1, 4, 61, LARGE, -1, false},
+        {2, 13, 7, 1, MIDDLE, -1, false},  {3, 4, 0, 1, LARGE, -1, false},
+        {4, 7, 8, 30, SMALL, -1, false},   {7, 9, 9, 1, SMALL, -1, false},
+        {8, 2, 10, 30, LARGE, -1, false},  {1, 9, 10, 1, SMALL, -1, true},
+        {2, 3, 0, 61, LARGE, -1, true},    {6, 4, 11, 1, SMALL, -1, true},
     };
+    size_t n = sizeof(settings) / sizeof(settings[0]);
     struct outcome *one = malloc(sizeof(*one)), *many = malloc(sizeof(*many));
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+    for (size_t i = 0; i < (__tsan_acquire ? 3 : n); i++) {
         struct setting graph = settings[i];
         graph.seed = 0;
         graph.multiprocessors = 4;
-        run(graph, false, many);
         run(settings[i], true, one);
+        if (__tsan_acquire)
+            continue; /* the kernels of the graph have tests of their own */
+        run(graph, false, many);
         compare(settings[i].rows, many, one);
     }
     free(one);
@@ -490,5 +497,7 @@ int main(void)
         cmocka_unit_test(test_same_bits), cmocka_unit_test(test_flaws), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_any_order), cmocka_unit_test(test_bound),
     };
+    if (__tsan_acquire)
+        cmocka_set_test_filter("test_same_bits");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
