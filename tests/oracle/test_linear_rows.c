@@ -317,35 +317,46 @@ static void test_batch_invariance(void **state)
     }
 }
 
-static void test_embed(void **state)
+/* Each weight by itself: as it is, or as far off as its rounding allows. */
+static void check_embed(struct engine *e, struct test_rng *rng, bool exact, struct rounding eps)
 {
     enum { VOCAB = 1003, STATE = 379, CTX = 448, ROWS = 40 };
+    struct layer l = make_layer(e, rng, VOCAB, STATE, exact);
+    struct rows rows = take_rows(e, ROWS);
+    struct mat positions = take_mat(e, CTX, STATE, STATE), out = take_mat(e, ROWS, STATE, STATE);
+    fill_mat(rng, positions, 1.0f);
+    for (int r = 0; r < ROWS; r++) {
+        rows.token[r] = r == 0 ? 0 : r == 1 ? VOCAB - 1 : test_rng_int(rng, 0, VOCAB - 1);
+        rows.pos[r] = r == 2 ? CTX - 1 : test_rng_int(rng, -1, CTX - 1);
+    }
+    e->v->embed(e, &(struct embed_args){rows, l.packed, positions.data, out});
+    wait_for(e);
+    for (int r = 0; r < ROWS; r++) {
+        const float *w = l.weight + rows.token[r] * STATE;
+        for (int k = 0; k < STATE && rows.pos[r] >= 0; k++) {
+            float sum = w[k] + at(positions, rows.pos[r])[k];
+            double off = eps.weight * fabs(w[k]) + eps.of_greatest * greatest_of(w, k / UNIT * UNIT, STATE);
+            assert_true(fabs(at(out, r)[k] - sum) <= (exact ? 0.0 : off + 4 * F32_EPS * (1.0 + fabs(sum))));
+        }
+    }
+    drop_layer(e, &l);
+    give_rows(e, rows);
+    give_mat(e, positions);
+    give_mat(e, out);
+}
+
+static void test_embed(void **state)
+{
     struct test_rng rng;
     test_rng_init(&rng, 3);
     for (int i = 0; i < N_ISAS * N_OPENERS; i++) {
-        struct engine *e = openers[i / N_ISAS](isa_names[i % N_ISAS], 2, PRECISION_AUTO);
+        const char *isa = isa_names[i % N_ISAS];
+        struct engine *e = openers[i / N_ISAS](isa, 2, PRECISION_AUTO);
         if (!e)
             continue;
-        struct layer l = make_layer(e, &rng, VOCAB, STATE, true);
-        struct rows rows = take_rows(e, ROWS);
-        struct mat positions = take_mat(e, CTX, STATE, STATE), out = take_mat(e, ROWS, STATE, STATE);
-        fill_mat(&rng, positions, 1.0f);
-        for (int r = 0; r < ROWS; r++) {
-            rows.token[r] = r == 0 ? 0 : r == 1 ? VOCAB - 1 : test_rng_int(&rng, 0, VOCAB - 1);
-            rows.pos[r] = r == 2 ? CTX - 1 : test_rng_int(&rng, -1, CTX - 1);
-        }
-        e->v->embed(e, &(struct embed_args){rows, l.packed, positions.data, out});
-        wait_for(e);
-        for (int r = 0; r < ROWS; r++) {
-            for (int k = 0; k < STATE && rows.pos[r] >= 0; k++) {
-                float sum = l.weight[rows.token[r] * STATE + k] + at(positions, rows.pos[r])[k];
-                assert_true(at(out, r)[k] == sum);
-            }
-        }
-        drop_layer(e, &l);
-        give_rows(e, rows);
-        give_mat(e, positions);
-        give_mat(e, out);
+        struct rounding eps = rounding_of(i / N_ISAS, test_keeps_half(isa, PRECISION_AUTO));
+        check_embed(e, &rng, true, eps);
+        check_embed(e, &rng, false, eps);
         engine_close(e);
     }
 }
