@@ -56,8 +56,8 @@ struct step_room {
     struct allowed allowed[ROWS_MAX];
     float weights[TEAMS * RUN_TOKENS_MAX];
     float queries[TEAMS * HEAD];
-    float heads[TEAMS * HEAD];                         /* a row's head each, by place */
-    float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
+    alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
+    alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
     float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
     bool goes_on;
 };
