@@ -261,10 +261,10 @@ int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
     struct mel_tables *t = (struct mel_tables *)calloc(1, sizeof(*t));
     struct host_tables *h = (struct host_tables *)calloc(1, sizeof(*h));
     cudaError_t e = cudaErrorMemoryAllocation;
+    c->mel = t;
     if (t && h) {
         fill_tables(h, n_mels);
         t->n_mels = n_mels;
-        c->mel = t;
         e = to_device(c, (void **)&t->window, h->window, sizeof(h->window));
         e = e ? e : to_device(c, (void **)&t->dft, h->dft, sizeof(h->dft));
         e = e ? e : to_device(c, (void **)&t->filters, h->filters, sizeof(h->filters));
