@@ -268,21 +268,24 @@ static __device__ __forceinline__ void end_search(struct beam_state *b, struct s
     slots->done = SLOT_DONE_EOT;
 }
 
-/* grid: rows. The block of the row of a search's first slot has the search: as long as there is any hypothesis, the first slot
- * has one. There are few such blocks, so none need be saved registers for (the 1). */
+/* grid: rows. The block of the last row of a search's first slot has the search: as long as there is any hypothesis, the first
+ * slot has one. The others look at nothing that it changes. There are few such blocks, so none need be saved registers for
+ * (the 1). */
 static __global__ void __launch_bounds__(ADVANCE_THREADS, 1) beam_advance_kernel(struct beam_advance_args a)
 {
     SHARED(int, row_of_beam, RUN_BEAMS_MAX);
     SHARED(struct ranked, ranked, RANKED_MAX);
     SHARED(struct verdict, verdict, 1);
-    int r = (int)blockIdx.x, pos = a.rows.pos[r];
-    if (pos < 0)
+    int r = (int)blockIdx.x, pos = a.rows.pos[r], first_slot = a.rows.slot[r];
+    if (pos < 0 || (r + 1 < a.rows.n && a.rows.slot[r + 1] == first_slot && a.rows.pos[r + 1] > pos))
         return;
-    int first_slot = a.rows.slot[r];
     struct slot_state *slots = &a.slots[first_slot];
     struct beam_state *b = &a.beams[first_slot];
-    int from = slots->n_prompt, n = slots->n_tokens, width = slots->n_beams;
-    if (width <= 1 || slots->first_slot != first_slot || slots->done != SLOT_ACTIVE || pos != n - 1)
+    int width = slots->n_beams;
+    if (width <= 1 || slots->first_slot != first_slot)
+        return;
+    int from = slots->n_prompt, n = slots->n_tokens;
+    if (slots->done != SLOT_ACTIVE || pos != n - 1)
         return;
     find_rows(&a, first_slot, row_of_beam);
     int n_ranked = rank_all(&a, first_slot, row_of_beam, ranked);
