@@ -11,8 +11,10 @@
 #   make gpu-kit       programs for gpu-check on a machine that cannot build them
 #   make release       everything in build/release, with code for every GPU that can run it
 #   make cuda-check    what nvcc made of the CUDA kernels: warnings, local memory, registers, tensor cores
-#   make cuda-mutants  plant mistakes into the CUDA engine, one at a time, and see that the tests notice
+#   make cuda-mutants  plant mistakes into the CUDA engine, one at a time, and see that the tests notice; ONLY=regex for
+#                      some of them, PART=3/8 for each eighth one
 #   make cuda-race-mutants  the same for missing barriers, that ThreadSanitizer must name
+#   make cuda-sanitize  the CUDA engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer, with three seeds
 #   make cuda-coverage  lines of gpu/cuda/ that the tests run on the processor, of which 95 % must be
 #   make fuzz          look for inputs that break the readers of model files, FUZZ_SECONDS=60 for each kind
 #   make bench         speed, memory and errors beside faster-whisper; FILE= takes another recording
@@ -113,9 +115,8 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tes
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
 CUDA_TESTS := $(patsubst %,$(BUILD)/tests/cuda/test_%,$(CUDA_TWINS) harness open failures lost step whisper)
-# Some of them once more, with the kernels under ThreadSanitizer.
-CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,layer_norm linear attention linear_rows \
-	self_attention advance step))
+# Those that run kernels once more, with the kernels under ThreadSanitizer.
+CUDA_RACES := $(if $(SAN)$(COVERAGE),,$(patsubst %,$(BUILD)/tests/races/test_%,$(CUDA_TWINS) step))
 TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tests/,$(subst *,%,$(T))),$(CUDA_TESTS) $(CUDA_RACES)),\
 	$(CUDA_TESTS) $(CUDA_RACES)))
 
@@ -236,15 +237,15 @@ $(BUILD)/cuda-races/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(RACES_CXXFLAGS) -c -o $@ $<
 CUDA_RACES_OBJ := $(patsubst $(BUILD)/cuda-host/%,$(BUILD)/cuda-races/%,$(CUDA_TEST_OBJ))
+define cuda_races_link
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+endef
+$(BUILD)/tests/races/test_step: $(BUILD)/tests/cuda/test_step.o $(CUDA_RACES_OBJ)
+	$(cuda_races_link)
 $(BUILD)/tests/races/test_%: $(BUILD)/tests/oracle/test_%.o $(CUDA_RACES_OBJ)
-	$(call say,LINK,$@)
-	@mkdir -p $(@D)
-	$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
-
-$(BUILD)/tests/races/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_RACES_OBJ)
-	$(call say,LINK,$@)
-	@mkdir -p $(@D)
-	$(Q)$(CXX) $(ALL_LDFLAGS) -fsanitize=thread -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
+	$(cuda_races_link)
 
 # A GPU that is none: the programs of gpu-check with the library for GPUs compiled for the harness.
 FAKE_GPU := $(BUILD)/fake-gpu
@@ -273,14 +274,15 @@ $(BUILD)/tests/cuda/test_%: $(BUILD)/tests/cuda/test_%.o $(CUDA_TEST_OBJ)
 	$(cuda_test_link)
 endif
 
-# The oracle tests and those of the PTX wrappers once more, for a real GPU.
-GPU_TESTS := $(patsubst %,$(BUILD)/tests/gpu/test_%,$(CUDA_TWINS) harness)
+# The oracle tests, those of the step in one kernel and of the PTX wrappers once more, for a real GPU.
+GPU_TESTS := $(patsubst %,$(BUILD)/tests/gpu/test_%,$(CUDA_TWINS) step harness)
+GPU_TEST_WRAPS := cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaLaunchCooperativeKernel
 GPU_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(BUILD)/tests/gpu/device.o $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) \
 	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
 define gpu_test_link
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
+$(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_WRAPS:%=-Xlinker --wrap=%) $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
 endef
 $(BUILD)/tests/gpu/device.o: tests/cuda/device.cu
 $(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu
@@ -289,6 +291,8 @@ $(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O3 -D_GNU_SOURCE -I. $(NVCC_ARCHS) -c -o $@ $<
 $(BUILD)/tests/gpu/test_harness: $(BUILD)/tests/gpu/harness.o $(GPU_TEST_OBJ)
+	$(gpu_test_link)
+$(BUILD)/tests/gpu/test_step: $(BUILD)/tests/cuda/test_step.o $(GPU_TEST_OBJ)
 	$(gpu_test_link)
 $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
 	$(gpu_test_link)
@@ -311,7 +315,7 @@ RELEASE_ARCHS ?= 75 80 86 87 88 89 90 100 103 110 120 121
 release:
 	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' programs
 
-.PHONY: cuda-coverage cuda-mutants cuda-check
+.PHONY: cuda-coverage cuda-mutants cuda-check cuda-sanitize
 cuda-check:
 	@$(MAKE) --no-print-directory -s BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' WERROR=1 build/release/$(notdir $(CUDA_PLUGIN))
 	@tests/cuda/compiled build/release/$(notdir $(CUDA_PLUGIN))
@@ -320,14 +324,22 @@ cuda-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS)
 cuda-mutants: export MUTANT_OBJECTS = $(CUDA_TEST_OBJ)
 cuda-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-mutants: $(CUDA_TESTS)
-	@tests/cuda/mutants $(BUILD) '$(or $(ONLY),.)'
+	@tests/cuda/mutants $(BUILD) '$(or $(ONLY),.)' '$(or $(PART),1/1)'
 .PHONY: cuda-race-mutants
 cuda-race-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP,$(RACES_CXXFLAGS)) -w -fsanitize=thread -include tests/cuda/harness/kernel.h
 cuda-race-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS) -fsanitize=thread
 cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
 cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
-cuda-race-mutants: $(CUDA_RACES) $(BUILD)/tests/oracle/test_linear_rows.o
+cuda-race-mutants: $(CUDA_RACES)
 	@tests/cuda/race-mutants $(BUILD)
+# The whole model once, the operations with each seed. Real speech would take minutes.
+cuda-sanitize:
+	@$(MAKE) --no-print-directory -s $(JOBS) SAN=address BUILD=build-address $(patsubst $(BUILD)/%,build-address/%,$(CUDA_TESTS))
+	@for seed in 1 2 3; do \
+		echo "seed $$seed"; \
+		CAPTIOND_TEST_SEED=$$seed CAPTIOND_TEST_MODELS=/nonexistent CAPTIOND_TEST_PATIENCE=4 \
+			tests/run build-address "cuda/test_$$([ $$seed = 1 ] || echo '[!w]')*" || exit 1; \
+	done
 cuda-coverage:
 	@$(MAKE) --no-print-directory -s BUILD=build/coverage COVERAGE=--coverage CUDA_ARCHS=80 \
 		$(patsubst $(BUILD)/%,build/coverage/%,$(CUDA_TESTS))

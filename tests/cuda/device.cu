@@ -1,11 +1,67 @@
 /* In the place of the harness where the oracle tests run on a real GPU: the same engine_cases.c, but memory that both sides
- * may touch, and nothing to choose about the order. */
+ * may touch, and nothing to choose about the order. What test_step wants of the device comes from the calls that the engine
+ * makes: the linker gives them to the __wrap_ functions here. */
 #include <cuda_runtime_api.h>
 #include <string.h>
 
+#define JOIN_(a, b)   a##b
+#define JOIN(a, b)    JOIN_(a, b)
+#define WRAPPED(name) JOIN(__wrap_, name)
+#define REAL(name)    JOIN(__real_, name)
+
+enum { ALL = 4 }; /* as many multiprocessors as the harness has: here, all that there are */
+
 struct engine;
 
+static bool has_cooperative = true;
+static int multiprocessors = ALL;
+static cudaError_t wanted;
+
 extern "C" {
+/* CUDA 12 has another name for it, by a macro. */
+cudaError_t REAL(cudaGetDeviceProperties)(cudaDeviceProp *, int device);
+cudaError_t REAL(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
+                                              size_t shared, cudaStream_t);
+
+cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
+{
+    cudaError_t e = REAL(cudaGetDeviceProperties)(p, device);
+    p->cooperativeLaunch = p->cooperativeLaunch && has_cooperative;
+    if (multiprocessors < ALL)
+        p->multiProcessorCount = multiprocessors;
+    return e;
+}
+
+cudaError_t WRAPPED(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
+                                                 size_t shared, cudaStream_t stream)
+{
+    cudaError_t e = wanted;
+    wanted = cudaSuccess;
+    return e ? e : REAL(cudaLaunchCooperativeKernel)(kernel, blocks, threads, params, shared, stream);
+}
+
+void harness_cooperative(bool has, int n)
+{
+    has_cooperative = has;
+    multiprocessors = n;
+}
+
+/* Of the one call that is wrapped. */
+void harness_fail(const char *call, int after, int error)
+{
+    wanted = (cudaError_t)error;
+}
+
+bool harness_has_failed(void)
+{
+    return wanted == cudaSuccess;
+}
+
+bool harness_has_races(void)
+{
+    return false;
+}
+
 void harness_seed(unsigned seed)
 {
 }

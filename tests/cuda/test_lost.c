@@ -26,7 +26,7 @@ void harness_lose_device_at(const char *call, int after, int error);
 int harness_calls_left(void);
 bool harness_has_failed(void);
 
-enum { LAUNCH_FAILURE = 719, N_INPUTS = 2, TEXT_BYTES = 4096, PATIENCE = 120 };
+enum { LAUNCH_FAILURE = 719, N_INPUTS = 2, TEXT_BYTES = 4096, PATIENCE = 1000 };
 
 /* In the place of gpu/engine.c, which would open the library for GPUs. */
 int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)

@@ -179,7 +179,7 @@ static void assert_same(const struct text *a, const struct text *b)
 
 /* --- a toy ------------------------------------------------------------------------------------------------------------ */
 
-enum { TOY_AUDIO = 70, TOY_TEXT = 24 }; /* a tile of attention and a part of one */
+enum { TOY_AUDIO = 70, TOY_TEXT = 14 }; /* a tile of attention and a part of one */
 
 /* *whole: the text of such an engine, up to `limit` tokens. */
 static void check_toy(const char *path, const float *pcm, struct whisper *host, const struct text *text,

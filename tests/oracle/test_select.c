@@ -192,7 +192,7 @@ static struct slot_state sampling_slot(const struct world *w, float temperature,
 /* Draws from softmax(logits / T): Pearson's chi-squared over the outcomes, and never a suppressed token. */
 static void check_distribution(struct world *w, struct test_rng *rng, float temperature)
 {
-    const int draws = test_engines_emulated ? 2000 : 20000;
+    const int draws = test_engines_emulated ? 800 : 20000;
     double *x = calloc((size_t)w->f.v.n, sizeof(double));
     int *count = calloc((size_t)w->f.v.n, sizeof(int));
     float *given = malloc((size_t)w->f.v.n * sizeof(float));
@@ -269,7 +269,7 @@ static void test_repeatable(void **state)
             w = make_world(isa_names[0], threads, large);
         if (!w.e)
             continue;
-        for (int r = 0; r < (test_engines_emulated ? 3 : 8); r++) {
+        for (int r = 0; r < (test_engines_emulated ? 2 : 8); r++) {
             for (int copy = 0; copy < 2; copy++) { /* the second time in another row, beside others */
                 int row = copy ? 9 - r : 0, n = copy ? 10 : 1;
                 for (int i = 0; i < n; i++) {

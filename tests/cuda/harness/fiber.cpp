@@ -74,7 +74,8 @@ static void context_switch(struct context *from, struct context *to)
 
 /* --- a block ------------------------------------------------------------------------------------------------------ */
 
-enum fiber_state { READY, AT_BARRIER, IN_WARP, SPINNING, ENDED };
+/* What a fiber stopped at; whether it can go on, its warp knows. */
+enum fiber_state { NOWHERE, AT_BARRIER, IN_WARP, SPINNING, ENDED };
 
 struct async_copy {
     void *to;
@@ -89,17 +90,19 @@ struct fiber {
     enum fiber_state state;
     unsigned warp;
     const void *site; /* of the barrier it waits at */
-    void (*fn)(void **, unsigned);
-    unsigned mask;
     std::vector<struct async_copy> copies;
     int n_groups; /* of copies committed */
     void *asan;
 };
 
 struct warp {
+    unsigned ready; /* lanes that can run */
     unsigned arrived;
     char *order;
+    /* of the operation that each lane waits in */
     void *args[WARP];
+    void (*fn[WARP])(void **, unsigned);
+    unsigned mask[WARP];
 };
 
 struct shared_array {
@@ -125,6 +128,9 @@ static bool cooperative;
 static std::vector<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
+/* The warp that runs: its number, and its lanes in the order of their turns. */
+static unsigned warp_now, turn;
+static std::vector<unsigned> lanes;
 static size_t shared_limit;
 static void (*block_body)(void *);
 static void *block_arg;
@@ -136,6 +142,7 @@ static size_t n_orders;
 static void *scheduler_asan;
 static const void *scheduler_stack;
 static size_t scheduler_stack_bytes;
+static bool from_scheduler;
 #endif
 
 struct harness_thread *harness_thread;
@@ -157,41 +164,88 @@ static char *next_order(void)
     abort();
 }
 
-static void to_scheduler(bool last)
+static void set_ready(struct fiber *f)
 {
-    struct fiber *f = now;
+    f->state = NOWHERE;
+    block->warps[f->warp].ready |= 1u << f->thread.lane;
+}
+
+static void set_waiting(struct fiber *f, enum fiber_state state)
+{
+    f->state = state;
+    block->warps[f->warp].ready &= ~(1u << f->thread.lane);
+}
+
+/* The lane of this warp that can run and whose turn is next; NULL: there is none. */
+static struct fiber *next_lane(void)
+{
+    unsigned ready = block->warps[warp_now].ready;
+    for (unsigned i = 0; ready && i < WARP; i++) {
+        unsigned lane = lanes[turn++ % WARP];
+        if (ready >> lane & 1)
+            return &block->fibers[warp_now * WARP + lane];
+    }
+    return nullptr;
+}
+
+/* A fiber has the processor, first of all or again. */
+static void arrive(void *asan)
+{
 #if ASAN
-    __sanitizer_start_switch_fiber(last ? nullptr : &f->asan, scheduler_stack, scheduler_stack_bytes);
+    const void *stack;
+    size_t bytes;
+    __sanitizer_finish_switch_fiber(asan, &stack, &bytes);
+    if (from_scheduler) {
+        scheduler_stack = stack;
+        scheduler_stack_bytes = bytes;
+        from_scheduler = false;
+    }
 #endif
-    races_switch_back();
-    context_switch(&f->context, &scheduler);
+    (void)asan;
+}
+
+/* On to the next lane of the warp, without a detour, or to the scheduler. */
+static void leave(void)
+{
+    struct fiber *f = now, *next = next_lane();
 #if ASAN
-    __sanitizer_finish_switch_fiber(f->asan, nullptr, nullptr);
+    __sanitizer_start_switch_fiber(f->state == ENDED ? nullptr : &f->asan,
+                                   next ? next->stack : scheduler_stack,
+                                   next ? STACK_BYTES : scheduler_stack_bytes);
 #endif
-    (void)last;
+    if (next) {
+        now = next;
+        harness_thread = &next->thread;
+        races_switch((void **)next->stack);
+    } else {
+        races_switch_back();
+    }
+    context_switch(&f->context, next ? &next->context : &scheduler);
+    arrive(f->asan);
 }
 
 static void fiber_entry(void)
 {
-#if ASAN
-    __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
-#endif
+    arrive(nullptr);
     races_acquire(&launch_order);
     block_body(block_arg);
     races_release(&end_order);
     if (!now->copies.empty())
         harness_die("a thread ends with asynchronous copies that it has not waited for");
-    now->state = ENDED;
+    set_waiting(now, ENDED);
     block->n_alive--;
-    to_scheduler(true);
+    leave();
     abort();
 }
 
+/* Runs a fiber, and whatever lanes of its warp are next, until none of them can go on. */
 static void resume(struct fiber *f)
 {
     now = f;
+    warp_now = f->warp;
     harness_thread = &f->thread;
 #if ASAN
+    from_scheduler = true;
     __sanitizer_start_switch_fiber(&scheduler_asan, f->stack, STACK_BYTES);
 #endif
     races_switch((void **)f->stack); /* the far end, which nobody reaches */
@@ -211,7 +265,7 @@ static void release_barrier(void)
         if (site && f.site != site)
             harness_die("threads of a block wait at different barriers");
         site = f.site;
-        f.state = READY;
+        set_ready(&f);
     }
     block->n_at_barrier = 0;
     block->barrier_order = next_order();
@@ -221,10 +275,10 @@ void harness_barrier(const void *site)
 {
     char *order = block->barrier_order;
     now->site = site;
-    now->state = AT_BARRIER;
+    set_waiting(now, AT_BARRIER);
     block->n_at_barrier++;
     races_release(order);
-    to_scheduler(false);
+    leave();
     races_acquire(order);
 }
 
@@ -233,8 +287,8 @@ unsigned load_shared_counter(const unsigned *p)
 {
     if (!cooperative)
         harness_die("a thread waits for other blocks, which a launch like this one does not have running");
-    now->state = SPINNING;
-    to_scheduler(false);
+    set_waiting(now, SPINNING);
+    leave();
     races_acquire((void *)(uintptr_t)p);
     return *p;
 }
@@ -243,23 +297,22 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 {
     struct fiber *f = now;
     struct warp *w = &block->warps[f->warp];
-    std::vector<struct fiber> &fibers = block->fibers;
     char *order = arg ? nullptr : w->order; /* nothing but __syncwarp orders accesses */
-    unsigned first = f->warp * WARP, lane = f->thread.lane, n_threads = (unsigned)fibers.size();
+    unsigned first = f->warp * WARP, lane = f->thread.lane, n_threads = (unsigned)block->fibers.size();
     unsigned exist = n_threads - first >= WARP ? ~0u : (1u << (n_threads - first)) - 1;
     if (!(mask >> lane & 1))
         harness_die("a warp operation's mask leaves out a lane that takes part");
     if (mask & ~exist)
         harness_die("a warp operation's mask names lanes that do not exist");
-    f->fn = fn;
-    f->mask = mask;
+    w->fn[lane] = fn;
+    w->mask[lane] = mask;
     w->args[lane] = arg;
     w->arrived |= 1u << lane;
     if (order)
         races_release(order);
     if ((w->arrived & mask) != mask) {
-        f->state = IN_WARP;
-        to_scheduler(false);
+        set_waiting(f, IN_WARP);
+        leave();
         if (order)
             races_acquire(order);
         return;
@@ -268,15 +321,12 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
         races_acquire(order);
     w->order = next_order();
     for (unsigned i = 0; i < WARP; i++) {
-        if ((mask >> i & 1) && (fibers[first + i].fn != fn || fibers[first + i].mask != mask))
+        if ((mask >> i & 1) && (w->fn[i] != fn || w->mask[i] != mask))
             harness_die("lanes of a warp meet in different operations");
     }
     fn(w->args, mask);
     w->arrived &= ~mask;
-    for (unsigned i = 0; i < WARP; i++) {
-        if ((mask >> i & 1) && i != lane)
-            fibers[first + i].state = READY;
-    }
+    w->ready |= mask;
 }
 
 /* --- shared memory ------------------------------------------------------------------------------------------------ */
@@ -367,7 +417,7 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         f->thread.index = {i % threads.x, i / threads.x % threads.y, i / (threads.x * threads.y)};
         f->thread.lane = i % WARP;
         f->warp = i / WARP;
-        f->state = READY;
+        b->warps[f->warp].ready |= 1u << i % WARP;
         f->stack = take_stack();
         context_init(&f->context, f->stack, fiber_entry);
     }
@@ -385,46 +435,24 @@ static void finish_block(struct block *b)
     harness_block = nullptr;
 }
 
-/* Runs a warp until each of its lanes waits or has ended. Returns whether anything ran. */
-static bool run_warp(unsigned warp, const std::vector<unsigned> &lanes)
-{
-    bool any = false;
-    for (bool again = true; again;) {
-        again = false;
-        for (unsigned lane : lanes) {
-            unsigned i = warp * WARP + lane;
-            if (i >= block->fibers.size() || block->fibers[i].state != READY)
-                continue;
-            resume(&block->fibers[i]);
-            any = again = true;
-        }
-    }
-    return any;
-}
-
-static bool is_ready(unsigned warp)
-{
-    size_t first = (size_t)warp * WARP, n = block->fibers.size();
-    for (size_t i = first; i < first + WARP && i < n; i++) {
-        if (block->fibers[i].state == READY)
-            return true;
-    }
-    return false;
-}
-
-/* Each warp of the block whose turn it is, once; of a cooperative block by a seed some not before its next turn. Returns
- * whether anything ran, or could have. */
+/* Each warp of the block whose turn it is, once, until each of its lanes waits or has ended; of a cooperative block by a seed
+ * some not before its next turn. Returns whether anything ran, or could have. */
 static bool run_warps(void)
 {
     bool any = false;
-    std::vector<unsigned> order = count_to((unsigned)block->warps.size()), lanes = count_to(WARP);
+    std::vector<unsigned> order = count_to((unsigned)block->warps.size());
+    lanes = count_to(WARP);
     shuffle(&order);
     shuffle(&lanes);
     for (unsigned w : order) {
-        if (cooperative && harness_is_random() && harness_random(4) == 0)
-            any |= is_ready(w);
-        else
-            any |= run_warp(w, lanes);
+        if (cooperative && harness_is_random() && harness_random(4) == 0) {
+            any |= block->warps[w].ready != 0;
+            continue;
+        }
+        warp_now = w;
+        turn = 0;
+        for (struct fiber *f; (f = next_lane()); any = true)
+            resume(f);
     }
     if (block->n_alive > 0 && block->n_at_barrier == block->n_alive) {
         release_barrier(); /* threads that have ended do not count */
@@ -442,12 +470,11 @@ static bool take_turn(struct block *b)
     block = b;
     harness_block = &b->index;
     for (struct fiber &f : b->fibers) {
-        if (f.state != SPINNING)
-            continue;
-        f.state = READY;
-        waiting.push_back(&f);
+        if (f.state == SPINNING)
+            waiting.push_back(&f);
     }
     for (struct fiber *f : waiting) {
+        set_ready(f);
         resume(f);
         any |= f->state != SPINNING;
     }
@@ -492,14 +519,11 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
     block_body = body;
     block_arg = arg;
     shared_limit = harness_shared_most(kernel);
-    races_release(&launch_order);
     cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
-    {
-        struct races_quiet quiet;
-        running.resize(together ? order.size() : 1);
-    }
+    running.resize(together ? order.size() : 1);
+    races_release(&launch_order);
     for (unsigned i : order) {
         struct block *b = &running[together ? i : 0];
         start_block(b, i, threads, blocks, shared);

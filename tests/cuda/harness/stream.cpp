@@ -127,11 +127,12 @@ extern "C" cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    RUNTIME_CALL();
     struct CUstream_st *s = runtime_stream(stream);
     if (s->capture)
         return runtime_error(cudaErrorStreamCaptureUnsupported);
+    /* An error of a wait is one of the work, which is over all the same. */
     runtime_drain_until([s] { return s->queue.empty(); });
+    RUNTIME_CALL();
     return cudaSuccess;
 }
 
@@ -182,6 +183,7 @@ extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureM
 {
     RUNTIME_CALL();
     runtime_stream(s)->capture = new CUgraph_st{};
+    runtime_stream(s)->has_begun_graph = true;
     runtime_stream(s)->last.clear();
     return cudaSuccess;
 }
@@ -192,6 +194,7 @@ extern "C" cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t s, cudaGraph_t
 {
     RUNTIME_CALL();
     runtime_stream(s)->capture = g;
+    runtime_stream(s)->has_begun_graph = false;
     runtime_stream(s)->last.clear();
     for (size_t i = 0; i < n; i++)
         runtime_stream(s)->last.push_back(after[i]->index);
@@ -205,7 +208,10 @@ extern "C" cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
     if (!capture)
         return runtime_error(cudaErrorIllegalState);
     runtime_stream(s)->capture = nullptr;
-    RUNTIME_CALL();
-    *g = capture;
-    return cudaSuccess;
+    cudaError_t wanted = runtime_fault(__func__);
+    if (wanted == cudaSuccess)
+        *g = capture;
+    else if (runtime_stream(s)->has_begun_graph)
+        delete capture;
+    return wanted;
 }
