@@ -15,6 +15,7 @@ struct engine;
 
 static bool has_cooperative = true;
 static int multiprocessors = ALL;
+static size_t shared_most;
 static cudaError_t wanted;
 
 extern "C" {
@@ -27,8 +28,10 @@ cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
 {
     cudaError_t e = REAL(cudaGetDeviceProperties)(p, device);
     p->cooperativeLaunch = p->cooperativeLaunch && has_cooperative;
-    if (multiprocessors < ALL)
+    if (multiprocessors != ALL && multiprocessors < p->multiProcessorCount)
         p->multiProcessorCount = multiprocessors;
+    if (shared_most > 0 && shared_most < p->sharedMemPerBlockOptin)
+        p->sharedMemPerBlockOptin = shared_most;
     return e;
 }
 
@@ -46,6 +49,11 @@ void harness_cooperative(bool has, int n)
     multiprocessors = n;
 }
 
+void harness_shared_bytes(size_t of_a_block)
+{
+    shared_most = of_a_block;
+}
+
 /* Of the one call that is wrapped. */
 void harness_fail(const char *call, int after, int error)
 {
@@ -55,11 +63,6 @@ void harness_fail(const char *call, int after, int error)
 bool harness_has_failed(void)
 {
     return wanted == cudaSuccess;
-}
-
-bool harness_has_races(void)
-{
-    return false;
 }
 
 void harness_seed(unsigned seed)

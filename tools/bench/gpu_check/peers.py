@@ -1,13 +1,13 @@
-"""The first 30 s of a recording through faster-whisper and openai-whisper, whichever are installed: a line of JSON each.
+"""The first 30 s of a recording through faster-whisper or openai-whisper: a line of JSON, or of why there is none.
 
-usage: peers.py MODEL RECORDING cuda|cpu      MODEL: a folder of CTranslate2; ggml's files neither can read
+usage: peers.py faster-whisper|openai-whisper MODEL RECORDING cuda|cpu      MODEL: a folder of CTranslate2
 """
 import json
 import pathlib
 import sys
 import time
 
-REPEATS = 5
+REPEATS = 3
 
 
 def least(transcribe):
@@ -64,16 +64,14 @@ def openai(folder, pcm, device):
 
 
 def main():
-    folder, recording, device = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    if not (folder / "model.bin").exists():
-        return
-    for peer in (faster, openai):
-        try:
-            print(json.dumps(peer(folder, window(recording), device)), flush=True)
-        except ImportError as e:
-            print(f"{peer.__name__}: not installed: {e}", flush=True)
-        except Exception as e:  # a peer that fails must not cost the other
-            print(f"{peer.__name__}: {type(e).__name__}: {e}", flush=True)
+    name, folder, recording, device = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    peer = {"faster-whisper": faster, "openai-whisper": openai}[name]
+    try:
+        print(json.dumps(peer(folder, window(recording), device)))
+    except ImportError as e:
+        print(f"{name}, which is not installed: {e}")
+    except Exception as e:
+        print(f"{name}: {type(e).__name__}: {e}")
 
 
 if __name__ == "__main__":

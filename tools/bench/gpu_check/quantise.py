@@ -64,6 +64,14 @@ def to_i8(values):
     return np.rint(values * scales[:, None]).astype(np.int8), scales
 
 
+def vocabulary(folder, n):
+    """The n tokens by their numbers, as CTranslate2's own library wants them beside the model."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ids = {**tokenizer["model"]["vocab"], **{t["content"]: t["id"] for t in tokenizer["added_tokens"]}}
+    names = {i: t for t, i in ids.items()}
+    return [names.get(i, f"<|{i}|>") for i in range(n)]
+
+
 def write_ct2_int8(source, to):
     """A folder with the matrices in 8 bits, a scale a row; everything else as it was."""
     variables, aliases = read_ct2(source / "model.bin")
@@ -85,6 +93,8 @@ def write_ct2_int8(source, to):
     for path in source.iterdir():
         if path.name != "model.bin":
             shutil.copy(path, to / path.name)
+    if not list(to.glob("vocabulary.*")):
+        (to / "vocabulary.json").write_text(json.dumps(vocabulary(source, len(variables["decoder/embeddings/weight"])), ensure_ascii=False))
 
 
 # --- ggml, q5_0 ------------------------------------------------------------------------------------------------------
