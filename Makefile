@@ -191,8 +191,9 @@ NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(fi
 NVCC_LAST   := $(lastword $(CUDA_ARCHS))
 NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
-# Products and sums are contracted the same way in every form of a kernel (ffp-contract), so that its bits can be compared;
-# and kernels load eight half floats as one value of another type. Where such a value is not aligned a GPU faults: so do the tests.
+# No compiler makes one operation of a product and a sum by itself (fmad, ffp-contract): it would not in every form of a kernel,
+# whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
+# type; where such a value is not aligned a GPU faults, and so do the tests.
 HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(or $(SANFLAGS),-fsanitize=alignment -fsanitize-undefined-trap-on-error) $(COVERAGE) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC -MMD -MP -I. $(DEFS) \
 	-isystem $(CUDA_HOME)/include
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
@@ -201,7 +202,7 @@ CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 $(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++20 -O3 -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
+	$(Q)$(NVCC) -std=c++20 -O3 -fmad=false -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
 		$(NVCC_ARCHS) -MMD -MP -c -o $@ $<
 
 $(CUDA_PLUGIN): $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) $(BUILD)/daemon/base/err.o $(BUILD)/gpu/mel_filter.o \

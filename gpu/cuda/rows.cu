@@ -124,12 +124,12 @@ int cuda_embed(struct cuda_engine *c, const struct embed_args *a)
     return cuda_check(c, cudaGetLastError(), "embed");
 }
 
-#define STEP_THREADS 64
+#define ROWS_THREADS 64
 
-static __global__ void __launch_bounds__(STEP_THREADS)
+static __global__ void __launch_bounds__(ROWS_THREADS)
     rows_from_slots_kernel(struct rows rows, const struct slot_state *slots)
 {
-    int r = (int)blockIdx.x * STEP_THREADS + (int)threadIdx.x;
+    int r = (int)blockIdx.x * ROWS_THREADS + (int)threadIdx.x;
     if (r >= rows.n)
         return;
     row_from_slot(&rows, r, slots);
@@ -139,7 +139,7 @@ int cuda_rows_from_slots(struct cuda_engine *c, const struct rows_from_slots_arg
 {
     if (a->rows.n <= 0)
         return 0;
-    LAUNCH(rows_from_slots_kernel, (a->rows.n + STEP_THREADS - 1) / STEP_THREADS, STEP_THREADS, 0, c->stream,
+    LAUNCH(rows_from_slots_kernel, (a->rows.n + ROWS_THREADS - 1) / ROWS_THREADS, ROWS_THREADS, 0, c->stream,
            a->rows, a->slots);
     return cuda_check(c, cudaGetLastError(), "rows_from_slots");
 }
