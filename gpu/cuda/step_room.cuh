@@ -1,0 +1,123 @@
+/* What a block of the step kernel has in shared memory, and which units of a phase are whose. Inside step.cu. */
+#ifndef CAPTIOND_GPU_CUDA_STEP_ROOM_CUH
+#define CAPTIOND_GPU_CUDA_STEP_ROOM_CUH
+
+#include "gpu/cuda/select.cuh"
+#include "gpu/cuda/step.cuh"
+
+#define STEP_WARPS (STEP_THREADS / WARP)
+#define TEAMS      (STEP_THREADS / ATTENTION_THREADS)
+#define RING       3 /* phases that are known: this one, the next, and the one after, which is on its way */
+
+/* What a block multiplies at once, eight weights a thread. */
+#define HEAD_EIGHTS (HEAD / 8)
+#define HEAD_OUTS   (STEP_THREADS / HEAD_EIGHTS) /* outputs with a head */
+#define DOWN_OUTS   (STEP_THREADS / 2)           /* outputs with a chunk of the MLP */
+#define QUERY_OUTS  (HEAD / STEP_WARPS)          /* of a head's query a warp */
+#define MLP_CHUNKS  4                            /* that a block has at once */
+#define AHEAD_MOST  8
+
+static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
+static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
+
+/* What is known of a row throughout a step. */
+struct step_row {
+    int pos, slot, audio, n_frames;
+};
+
+/* A block's shared memory. */
+struct step_room {
+    struct step_phase ring[RING];
+    struct step_row rows[ROWS_MAX];
+    struct allowed allowed[ROWS_MAX];
+    float weights[TEAMS * RUN_TOKENS_MAX];
+    float queries[TEAMS * HEAD];
+    alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
+    alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
+    float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
+    bool goes_on;
+};
+
+/* A thread's first weights of the next phase, which are on their way to shared memory: each thread waits for its own. */
+struct ahead {
+    packed_weights *weights; /* the first; STEP_THREADS further is the next */
+    int n;
+    float bias;
+};
+
+static __device__ __forceinline__ packed_weights *weights_of(const struct ahead *a, int k)
+{
+    return a->weights + k * STEP_THREADS;
+}
+
+/* Keys and values that are in shared memory when attention to them begins, in all teams: with many rows, the newest alone. */
+template <int n_rows> struct near {
+    static const int keys = n_rows <= FUSED_ROWS ? CROSS_PART : TEAMS;
+    static const int rows = n_rows < TEAMS ? n_rows : TEAMS; /* that a block attends with at once */
+    static const int keys_a_row = keys / rows;
+    static const int bytes = keys * 2 * HEAD * (int)sizeof(__half);
+};
+
+static __device__ __forceinline__ int unit_of_warp(int warp)
+{
+    return warp * (int)gridDim.x + (int)blockIdx.x; /* neighbours are in different blocks */
+}
+
+static __device__ __forceinline__ int first_unit(void)
+{
+    return unit_of_warp((int)threadIdx.x / WARP);
+}
+
+static __device__ __forceinline__ int n_units(void)
+{
+    return STEP_WARPS * (int)gridDim.x;
+}
+
+/* A block's unit of the products with heads: some rows, a head, some outputs. */
+struct head_unit {
+    int first_row, head, share;
+};
+
+static __device__ __forceinline__ struct head_unit unit_of_heads(const struct linear_rows_params *l, int unit,
+                                                                 int n_rows)
+{
+    int n_head = l->weight.n_in / HEAD, n_shares = (l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS;
+    return {unit / n_shares / n_head * n_rows, unit / n_shares % n_head, unit % n_shares};
+}
+
+static __device__ __forceinline__ int n_head_units(const struct linear_rows_params *l, int n, int n_rows)
+{
+    return (n + n_rows - 1) / n_rows * (l->weight.n_in / HEAD) *
+           ((l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS);
+}
+
+static __device__ __forceinline__ int head_out(struct head_unit u, int me)
+{
+    return u.share * HEAD_OUTS + me / HEAD_EIGHTS;
+}
+
+/* A thread's eight weights of a head, among all of the output's. */
+static __device__ __forceinline__ int head_eight(struct head_unit u, int me)
+{
+    return u.head * HEAD_EIGHTS + me % HEAD_EIGHTS;
+}
+
+/* A team's unit of cross-attention: a row, a head, a part of the window. */
+struct window_unit {
+    int row, head, part, n_keys;
+};
+
+static __device__ __forceinline__ struct window_unit
+unit_of_window(const struct cross_params *c, const struct step_room *room, int n, int unit)
+{
+    int n_parts = (c->kv.n_ctx + CROSS_PART - 1) / CROSS_PART, n_head = c->kv.n_head;
+    struct window_unit u = {0, unit / n_parts % n_head, unit % n_parts, 0};
+    if (unit >= n * n_head * n_parts)
+        return u;
+    u.row = unit / n_parts / n_head;
+    if (room->rows[u.row].pos >= 0)
+        u.n_keys = keys_in_part(room->rows[u.row].n_frames, u.part);
+    return u;
+}
+
+#endif
