@@ -18,8 +18,10 @@ static int encode(const struct tokenizer *t, const char *text, int32_t **tokens,
         n--;
     if (n == 0)
         return 0;
-    if (n > PROMPT_BYTES)
-        return err_set(err, -E2BIG, "a prompt of %zu bytes: at most %d are read", n, PROMPT_BYTES);
+    if (n > PROMPT_BYTES) {
+        err_set(err, -E2BIG, "a prompt of %zu bytes: at most %d are read", n, PROMPT_BYTES);
+        return -E2BIG;
+    }
     int r = -ENOMEM;
     char *spaced = NULL;
     *tokens = calloc(n + 1, sizeof(**tokens)); /* a token has a byte at least */

@@ -91,12 +91,12 @@ static void reference(const struct layer *l, struct variant v, struct rounding e
     }
     for (int o = 0; o < l->n_out; o++) {
         const float *w = l->weight + (size_t)o * (size_t)l->n_in;
-        double sum = 0.0, magnitude = 0.0, carried = 0.0;
+        double sum = 0.0, magnitude = 0.0, carried = 0.0, greatest = 0.0;
         for (int k = 0; k < l->n_in; k++) {
             sum += in[k] * w[k];
             magnitude += fabs(in[k] * w[k]);
-            carried += error[k] * fabs(w[k]);
-            carried += eps.of_greatest * greatest_of(w, k / UNIT * UNIT, l->n_in) * fabs(in[k]);
+            greatest = k % UNIT ? greatest : greatest_of(w, k, l->n_in);
+            carried += error[k] * fabs(w[k]) + eps.of_greatest * greatest * fabs(in[k]);
         }
         if (v.bias) {
             sum += l->bias[o];
