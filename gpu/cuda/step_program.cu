@@ -292,6 +292,8 @@ static bool build(struct builder *b, struct step_program *program)
         if (!add_layer(b))
             return false;
     }
+    if (b->n_phases == 0) /* what is known of the rows is known from the second phase on */
+        return false;
     const struct step_note *select = add_normed(b, PHASE_LOGITS, false) ? next(b, OP_SELECT) : NULL;
     const struct step_note *advance = select ? next(b, OP_ADVANCE) : NULL;
     if (!advance || b->at != b->notes->n || !is_bare(&b->phases[b->n_phases - 1].linear))

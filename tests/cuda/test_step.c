@@ -461,7 +461,7 @@ static void test_any_order(void **state)
 static void test_bound(void **state)
 {
     enum { IN = 768 * CHUNK, ROWS = 4 };
-    static const float sums[6] = {8192.0f, -8192.0f, 8191.0f, -8191.5f, 1e30f, 0.25f};
+    static const float sums[6] = {65536.0f, -65536.0f, 65535.0f, -65535.5f, 1e30f, 0.25f};
     static const bool flaws[6] = {true, true, false, false, true, false};
     struct engine *e = open_engine("cuda", 1, PRECISION_AUTO);
     struct mat in = take_mat(e, ROWS, IN, IN), x = take_mat(e, ROWS, FIXED_OUTS, FIXED_OUTS);
@@ -474,7 +474,7 @@ static void test_bound(void **state)
     }
     for (int i = 0; i < IN; i++) { /* and one has all of them */
         values[6 * IN + i] = i % CHUNK == 0;
-        at(in, 3)[i] = i % CHUNK == 0 ? 8191.0f : 0.0f;
+        at(in, 3)[i] = i % CHUNK == 0 ? 65535.0f : 0.0f;
     }
     at(in, 1)[77] = NAN;
     for (int i = 0; i < IN; i++)
@@ -484,7 +484,7 @@ static void test_bound(void **state)
         assert_true(flaws[o] ? isnan(at(x, 0)[o]) : at(x, 0)[o] == sums[o]);
     for (int o = 0; o < FIXED_OUTS; o++)
         assert_true(isnan(at(x, 1)[o]) && isnan(at(x, 2)[o]));
-    assert_true(at(x, 3)[6] == 8191.0f * 768);
+    assert_true(at(x, 3)[6] == 65535.0f * 768);
     free(values);
     give_mat(e, in);
     give_mat(e, x);
