@@ -123,7 +123,7 @@ static const struct config_key keys[] = {
      .choices = "auto|f32|int8",
      .help = "Number format of the products; auto: the fastest that the processor has; int8: on a GPU, "
              "weights of\n"
-             "8 bits in the text decoder"},
+             "8 bits in the text decoder, where inputs times beam-size are below 16"},
     {.name = "threads",
      .type = CONFIG_INT,
      .offset = FIELD(threads),
