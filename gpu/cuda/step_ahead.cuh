@@ -89,12 +89,6 @@ static __device__ __forceinline__ void look_at_heads(const struct linear_rows_pa
         bring_weights<bytes>(weights_of(ahead, 0), &l->weight, head_out(u, me), head_eight(u, me));
 }
 
-/* How many keys before a row's newest one are near, of the row's team in a block's first unit. */
-template <int n_rows> static __device__ __forceinline__ int near_past(int pos)
-{
-    return pos < near<n_rows>::keys_a_row ? pos : near<n_rows>::keys_a_row - 1;
-}
-
 template <int n_rows>
 static __device__ __forceinline__ void look_at_past(const struct step_phase *next, int n,
                                                     const struct step_room *room, int me, __half *keys)

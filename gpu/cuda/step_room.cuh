@@ -102,6 +102,12 @@ static __device__ __forceinline__ int head_eight(struct head_unit u, int me)
     return u.head * HEAD_EIGHTS + me % HEAD_EIGHTS;
 }
 
+/* How many keys before a row's newest one are near, of the row's team in a block's first unit. */
+template <int n_rows> static __device__ __forceinline__ int near_past(int pos)
+{
+    return pos < near<n_rows>::keys_a_row ? pos : near<n_rows>::keys_a_row - 1;
+}
+
 /* A team's unit of cross-attention: a row, a head, a part of the window. */
 struct window_unit {
     int row, head, part, n_keys;
