@@ -33,9 +33,10 @@ static __device__ __forceinline__ float fixed_product(const struct engine_weight
 }
 
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
- * many loads are under way at once. */
+ * many loads are under way at once. Left alone ptxas would spill for more blocks of two rows than are needed. */
 template <int n_rows, int n_outs, bool bytes>
-static __global__ void __launch_bounds__(WARPS *WARP) linear_rows_kernel(struct linear_rows_params p)
+static __global__ void __launch_bounds__(WARPS *WARP, n_rows < 8 ? 7 : 0)
+    linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);
     int warp = (int)threadIdx.x / WARP, stride = p.weight.stride, first = (int)blockIdx.y * n_rows;
