@@ -1,9 +1,9 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_shared_counter, add_shared_sum and prefetch. A compiler that is not nvcc has defined
- * them, and everything else that CUDA adds to C++, before this
- * file is read (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
+ * cp_async_commit, cp_async_wait, load_shared_counter, add_shared_sum and prefetch. A compiler that is not nvcc has
+ * defined them, and everything else that CUDA adds to C++, before this file is read (tests/cuda/harness/kernel.h), so the
+ * same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
  * its size is never taken from the name; lanes that take part in a warp operation are always all 32. */
@@ -145,10 +145,11 @@ template <int groups_left> static __device__ __forceinline__ void cp_async_wait(
 
 #define WARP  32
 #define LANES 0xffffffffu
-#define HEAD  64 /* values of an attention head, of every Whisper */
+#define HEAD  64  /* values of an attention head, of every Whisper */
+#define LINE  128 /* bytes that are fetched at once */
 
-/* The same value, of which the compiler does not know where it comes from: what is made of it in a loop does not take registers
- * throughout the kernel. */
+/* The same value, of which the compiler does not know where it comes from: what is made of it in a loop does not take
+ * registers throughout the kernel. */
 static __device__ __forceinline__ int afresh(int x)
 {
     asm volatile("" : "+r"(x));

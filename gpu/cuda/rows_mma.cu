@@ -1,9 +1,9 @@
 /* linear_rows on tensor cores, for engines with many slots.
  *
  * The weight is the operand of 16 rows, an output each, and comes straight from memory; eight rows of the input are the
- * columns of the other operand. A value of the input is two half floats, the nearest one and 2¹¹ times what that leaves, with sums of
- * their own: 22 bits of it. A lane's places in two fragments are eight neighbours in memory, 16 bytes: a product does not
- * mind which value has which place, as long as both operands agree.
+ * columns of the other operand. A value of the input is two half floats, the nearest one and 2¹¹ times what that leaves,
+ * with sums of their own: 22 bits of it. A lane's places in two fragments are eight neighbours in memory, 16 bytes: a
+ * product does not mind which value has which place, as long as both operands agree.
  *
  * A block has 32 outputs at a time and keeps its rows, normalised and split, in shared memory. Four warps share n_in, each
  * 32 values in turn, and their sums are added in their order. Nothing of that depends on how many rows there are: a row has
@@ -56,10 +56,9 @@ static __device__ __forceinline__ void load_ahead(const struct engine_weight *w,
 /* Brings the weights of another OUTS outputs into the second-level cache. */
 static __device__ __forceinline__ void prefetch_outs(const struct engine_weight *w, int first)
 {
-    const int line = 128;
     int n = w->n_out - first < OUTS ? w->n_out - first : OUTS;
     const char *from = (const char *)(w->data + (size_t)first * (size_t)w->stride);
-    for (int i = (int)threadIdx.x * line; i < n * w->stride * (int)sizeof(__half); i += WARPS * WARP * line)
+    for (int i = (int)threadIdx.x * LINE; i < n * w->stride * (int)sizeof(__half); i += WARPS * WARP * LINE)
         prefetch(from + i);
 }
 

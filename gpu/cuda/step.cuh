@@ -45,8 +45,6 @@ struct step_phase {
     int soon_lines;        /* of LINE bytes */
 };
 
-#define LINE 128 /* bytes that are fetched at once */
-
 struct step_params {
     const struct step_phase *phases; /* the last one is PHASE_FINISH */
     int n_phases;

@@ -371,8 +371,7 @@ static __device__ __forceinline__ void finish_row(const struct step_params *p, s
     probe_row(s, pos, logits, a->logits.cols);
     struct choice c =
         choose(&s->rules, pos + 1, &room->allowed[r], p->parts + (size_t)r * n_parts, logits, a->logits.cols);
-    __syncthreads(); /* nobody reads the slot any more */
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0) { /* what is written here, nobody else has read */
         a->chosen[r] = c.id;
         a->logprob[r] = c.logprob;
         advance_slot(s, &c.id, &c.logprob, 1);

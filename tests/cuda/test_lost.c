@@ -15,11 +15,9 @@
 #include "daemon/base/clock.h"
 #include "daemon/log.h"
 #include "daemon/pipeline.h"
-#include "gpu/cuda/plugin.h"
+#include "tests/cuda/linked_engine.h"
 #include "tests/support/tiny_model.h"
 
-int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_options *, struct engine **,
-                       struct err *);
 /* tests/cuda/harness/ */
 void harness_lose_device(int error);
 void harness_lose_device_at(const char *call, int after, int error);
@@ -27,20 +25,6 @@ int harness_calls_left(void);
 bool harness_has_failed(void);
 
 enum { LAUNCH_FAILURE = 719, N_INPUTS = 2, TEXT_BYTES = 4096, PATIENCE = 1000 };
-
-/* In the place of gpu/engine.c, which would open the library for GPUs. */
-int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)
-{
-    const struct cuda_plugin_terms terms = cuda_plugin_ours();
-    return strcmp(name, "cuda") ? host_engine_open(options, out, err)
-                                : captiond_cuda_open(&terms, options, out, err);
-}
-
-void engine_close(struct engine *e)
-{
-    if (e)
-        e->v->destroy(e);
-}
 
 static char model[300], inputs[N_INPUTS][300];
 

@@ -12,35 +12,21 @@
 
 #include "daemon/whisper_model.h"
 #include "decoder/host_run.h"
-#include "gpu/cuda/plugin.h"
 #include "gpu/whisper.h"
+#include "tests/cuda/linked_engine.h"
 #include "tests/support/tiny_model.h"
 
 #define FIXTURE "tests/fixtures/speech.flac"
 #define SECONDS 5
 
-int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_options *, struct engine **,
-                       struct err *);
 /* tests/cuda/harness/ */
 void harness_seed(unsigned);
 void harness_hide_cublas(bool hide);
 void harness_fail(const char *call, int after, int error);
+bool harness_has_failed(void);
+void harness_cooperative(bool has, int multiprocessors);
 
 enum { NOT_SUPPORTED = 801 };
-
-/* In the place of gpu/engine.c, which would open the library for GPUs. */
-int engine_open(const char *name, const struct engine_options *options, struct engine **out, struct err *err)
-{
-    const struct cuda_plugin_terms terms = cuda_plugin_ours();
-    return strcmp(name, "cuda") ? host_engine_open(options, out, err)
-                                : captiond_cuda_open(&terms, options, out, err);
-}
-
-void engine_close(struct engine *e)
-{
-    if (e)
-        e->v->destroy(e);
-}
 
 struct kind {
     enum engine_precision precision;
@@ -233,9 +219,10 @@ static void test_toy(void **state)
     harness_seed((unsigned)test_seed() | 1);
     check_toy(path, pcm, host, &text, (struct kind){PRECISION_AUTO, 16, 0.02}, 9, &again);
     check_toy(path, pcm, host, &text, (struct kind){PRECISION_INT8, 1, 0.6}, 9, &again);
-    /* Where the driver has no conditional nodes the host asks before each step. */
+    /* Where no step is one kernel, and the driver has no conditional nodes, the host asks before each step. */
     harness_seed(0);
     harness_hide_cublas(false);
+    harness_cooperative(false, 4);
     harness_fail("cudaGraphConditionalHandleCreate", 0, NOT_SUPPORTED);
     struct whisper *chains = open_model(path, "cuda");
     encode(chains, pcm, TOY_AUDIO * 320);
@@ -243,6 +230,7 @@ static void test_toy(void **state)
     again.eot =
         whole.tokens[6]; /* ends early, and leaves a counter of 0 to who does not wait for the next one */
     decode(chains, &again, 2, 0, TOY_TEXT);
+    assert_true(harness_has_failed());
     assert_int_equal(again.stop, RUN_STOP_EOT);
     again = text;
     decode(chains, &again, 2, 0, TOY_TEXT);
@@ -252,6 +240,7 @@ static void test_toy(void **state)
     assert_int_equal(again.n, 5);
     assert_memory_equal(again.tokens, whole.tokens, 5 * sizeof(int32_t));
     whisper_close(chains);
+    harness_cooperative(true, 4);
     whisper_close(host);
     tiny_model_finish(&model);
     tiny_folder_remove(folder);

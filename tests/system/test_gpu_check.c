@@ -34,11 +34,22 @@ static int run(const char *command, char *said, size_t size)
     return WEXITSTATUS(status);
 }
 
+static void skip_with_a_gpu(void)
+{
+    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
+        test_skip("there is a GPU here");
+}
+
+static const char *build_folder(void)
+{
+    const char *build = getenv("CAPTIOND_BUILD");
+    return build ? build : "build";
+}
+
 static void test_no_gpu(void **state)
 {
     char said[4096];
-    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
-        test_skip("there is a GPU here");
+    skip_with_a_gpu();
     assert_int_equal(run("tools/gpu-check 2>&1", said, sizeof(said)), 77);
     assert_non_null(strstr(said, "there is no NVIDIA GPU here"));
     assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
@@ -48,13 +59,11 @@ static void test_no_gpu(void **state)
 static void test_daemon(void **state)
 {
     char command[1024], said[4096];
-    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
-    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
-        test_skip("there is a GPU here");
+    skip_with_a_gpu();
     snprintf(command, sizeof(command),
              "%s/captiond --config /dev/null --engine cuda --model %s/packs/toy/model.bin --socket none "
              "--input file:tests/fixtures/harbour.flac 2>&1",
-             build, folder);
+             build_folder(), folder);
     assert_int_equal(run(command, said, sizeof(said)), 1);
     if (!strstr(said, "engine cuda: there is no "))
         fail_msg("%s", said);
@@ -66,13 +75,11 @@ static void test_daemon_auto(void **state)
 {
     static const char why[] = "the host engine computes: engine cuda: there is no ";
     char command[1024], said[4096];
-    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
-    if (access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0)
-        test_skip("there is a GPU here");
+    skip_with_a_gpu();
     snprintf(command, sizeof(command),
              "head -c 32000 /dev/zero | %s/captiond --config /dev/null --engine auto --model "
              "%s/packs/toy/model.bin --socket none --once --input pipe:16000,1,s16le 2>&1",
-             build, folder);
+             build_folder(), folder);
     assert_int_equal(run(command, said, sizeof(said)), 0);
     const char *first = strstr(said, why);
     if (!first || strstr(first + 1, why) || !strstr(first, " on host "))
@@ -123,14 +130,13 @@ static void make_pack(void)
 static void test_fake_gpu(void **state)
 {
     char command[2048], said[1 << 16];
-    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
-    snprintf(command, sizeof(command), "%s/fake-gpu/gpu-probe", build);
+    snprintf(command, sizeof(command), "%s/fake-gpu/gpu-probe", build_folder());
     if (access(command, X_OK) < 0)
         test_skip("the CUDA Toolkit's headers are missing");
     snprintf(command, sizeof(command),
              "PATH=%s:$PATH python3 tools/bench/gpu_check/gpu_check.py %s/fake-gpu --packs %s/packs --out "
              "%s/out --toy --seconds 200 2>&1",
-             folder, build, folder, folder);
+             folder, build_folder(), folder, folder);
     int status = run(command, said, sizeof(said));
     if (status != 0)
         fail_msg("status %d: %s", status, said);
