@@ -358,7 +358,7 @@ cuda-setup:
 gpu-check:
 	@tools/gpu-check $(BUILD)
 
-.PHONY: run test check bench accuracy hotwords stress fuzz deps test-models format tidy install uninstall
+.PHONY: run test check bench accuracy hotwords stress fuzz deps format tidy install uninstall
 deps:
 	@tools/setup/deps build model test check
 
@@ -381,16 +381,19 @@ fuzz:
 bench:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
+	@tools/setup/test-models $(BUILD)
 	@FILE='$(FILE)' tools/bench/run $(BUILD)
 
 accuracy:
 	@tools/setup/deps build model
 	@$(MAKE) --no-print-directory $(JOBS) programs
+	@tools/setup/test-models $(BUILD)
 	@FOLDER='$(FOLDER)' tools/bench/accuracy/run $(BUILD) $(ARGS)
 
 hotwords:
 	@tools/setup/deps build model hotwords
 	@$(MAKE) --no-print-directory $(JOBS) programs
+	@tools/setup/test-models $(BUILD)
 	@python3 tools/bench/hotwords/recall.py $(BUILD) $(ARGS)
 
 # A recording of some length with natural pauses is best; the fixture is short and synthetic.

@@ -5,10 +5,11 @@
 #include <stdint.h>
 
 #define MODEL_PACKAGES_MAX 2
-#define MODEL_FILES_MAX    3
-#define MODEL_PARTS_MAX    4
+#define MODEL_FILES_MAX    4
+#define MODEL_PARTS_MAX    5
 
-/* A Python package that carries a model as data: a CTranslate2 folder, if need be in parts. */
+/* A Python package that carries a model as data: a CTranslate2 folder, if need be in parts. We read no
+ * vocabulary.txt, but CTranslate2's own library opens no folder without it. */
 struct model_package {
     const char *name, *version;
 };

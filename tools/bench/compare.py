@@ -104,8 +104,8 @@ def main():
         folder = subprocess.run([f"{build}/captiond-model", "path", model], text=True, stdout=subprocess.PIPE)
         if folder.returncode:
             sys.exit(1)
-        if not os.path.isdir(folder.stdout.strip()):
-            sys.exit(f"{model}: faster-whisper reads CTranslate2 folders only")
+        if not list(pathlib.Path(folder.stdout.strip()).glob("vocabulary.*")):
+            sys.exit(f"{model}: faster-whisper reads CTranslate2 folders with their vocabulary only")
         peer = FasterWhisper(folder.stdout.strip(), file, threads)
         captiond(build, model, file, threads)
         ours, theirs = [], []

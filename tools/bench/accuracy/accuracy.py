@@ -51,6 +51,9 @@ def model_folder(build, model):
     folder = found.stdout.strip()
     if found.returncode or not os.path.isfile(f"{folder}/model.bin"):
         sys.exit(f"{model}: no CTranslate2 folder, which is what the peers read: {found.stderr}")
+    if not list(pathlib.Path(folder).glob("vocabulary.*")):
+        sys.exit(f"{model}: {folder} has no vocabulary, without which faster-whisper does not open it: "
+                 f"remove the folder and run captiond-model get {model}")
     return folder
 
 
