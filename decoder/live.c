@@ -239,13 +239,20 @@ void live_set(struct live *l, const struct live_settings *settings)
     l->next = *settings;
 }
 
-/* Takes over the settings for the utterance that begins. True where text of the ones before is no context for it. */
+static bool told_the_same(const struct live_settings *a, const struct live_settings *b)
+{
+    return a->n_told == b->n_told && memcmp(a->told, b->told, (size_t)a->n_told * sizeof(*a->told)) == 0;
+}
+
+/* Takes over the settings for the utterance that begins. True where text of the ones before is no context for it: a name that
+ * stands there as it was misheard would outweigh the hotword that somebody has set because of it. */
 static bool take_settings(struct live *l)
 {
     const char *before = l->settings.language, *language = l->next.language;
     bool same = before == language || (before && language && strcmp(before, language) == 0);
     bool anew = !same || l->next.language_choice != l->settings.language_choice;
-    bool changes = anew || l->next.translate != l->settings.translate;
+    bool changes =
+        anew || l->next.translate != l->settings.translate || !told_the_same(&l->next, &l->settings);
     l->settings = l->next;
     if (anew)
         start_language(l);

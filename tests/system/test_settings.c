@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sndfile.h>
+
 static struct daemon d;
 static struct lines *l; /* of the control socket */
 
@@ -155,6 +157,45 @@ static void changes_language_and_task(void **state)
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
 
+/* Speaks the fixture's first sentence, and returns what is committed of it. */
+static const char *say_first_sentence(struct lines *captions)
+{
+    enum { SPEECH = 16000 * 26 / 10, PAUSE = 16000 * 2 };
+    static short pcm[SPEECH + PAUSE];
+    static char text[400];
+    SF_INFO info = {0};
+    SNDFILE *f = sf_open("tests/fixtures/harbour.flac", SFM_READ, &info);
+    assert_non_null(f);
+    assert_int_equal(sf_readf_short(f, pcm, SPEECH), SPEECH);
+    sf_close(f);
+    for (size_t sent = 0; sent < sizeof(pcm);) {
+        ssize_t n = write(d.in, (char *)pcm + sent, sizeof(pcm) - sent);
+        assert_true(n > 0);
+        sent += (size_t)n;
+    }
+    text[0] = '\0';
+    for (char *line; (line = lines_next(captions, DAEMON_TIMEOUT_MS)) && !line_is(line, "final");) {
+        if (line_is(line, "commit"))
+            test_append(text, sizeof(text), line_string(line, "text"));
+    }
+    return text;
+}
+
+/* The same words, spelt as it is told: in America, and from then on in Britain. */
+static void the_next_sentence_follows_a_setting(void **state)
+{
+    static struct lines captions;
+    daemon_start_idle(&d, (const char *[]){"--beam-size", "1", NULL});
+    lines_init(l, daemon_connect(d.control));
+    lines_init(&captions, daemon_connect(d.captions));
+    expect(say_first_sentence(&captions), "harbor ");
+    expect(SET("hotwords", "harbour"), "\"hotwords\":\"harbour\"");
+    expect(say_first_sentence(&captions), "harbour ");
+    close(captions.fd);
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
 /* The reply to `pause` is a promise: whoever asks next hears of the pause, though the input takes a moment for it. */
 static void tells_a_pause_at_once(void **state)
 {
@@ -175,6 +216,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_what_the_model_cannot, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_language_and_task, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_what_the_model_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_next_sentence_follows_a_setting, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_long_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(tells_a_pause_at_once, set_up, tear_down),
     };
