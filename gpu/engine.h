@@ -312,7 +312,8 @@ struct engine {
     /* Windows that the encoder should take together, at most; 1 where one after the other is as fast. What linear gives for a
      * row then depends on no other row. */
     int windows_max;
-    char name[48]; /* for people: "host bf16 (avx512bf16)" */
+    char name[48];      /* for people: "host bf16 (avx512bf16)" */
+    const char *repeat; /* for people: how the last graph was repeated; NULL: there is one way */
 };
 
 #define ENGINE_WINDOWS_MAX 16 /* no engine's windows_max is greater */

@@ -241,6 +241,11 @@ const char *whisper_engine_name(const struct whisper *w)
     return w->engine->name;
 }
 
+const char *whisper_repeats(const struct whisper *w)
+{
+    return w->engine->repeat;
+}
+
 int whisper_beams_max(const struct whisper *w)
 {
     if (!text_decoder_searches(w->decoder))

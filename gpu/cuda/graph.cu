@@ -154,6 +154,7 @@ static bool has_loop(struct cuda_engine *c, struct engine_graph *g, const int32_
 static void launch_chain(struct cuda_engine *c, struct engine_graph *g, const int32_t *n_active,
                          int max_times)
 {
+    c->base.repeat = "launches";
     for (int i = 0; i < max_times && !cuda_failed(c); i++) {
         if (n_active) {
             cuda_copy(c, c->counter, n_active, sizeof(*n_active), "a loop");
@@ -176,10 +177,11 @@ void cuda_graph_launch(struct engine *e, struct engine_graph *g, const int32_t *
         c->err = g->err;
     } else if (n_active && max_times > 0 && g->step && c->cooperative &&
                cuda_step_launch(c, g->step, n_active, max_times)) {
-        return; /* submitted, or failed */
+        c->base.repeat = "kernel"; /* submitted, or failed */
     } else if (!n_active || !has_loop(c, g, n_active)) {
         launch_chain(c, g, n_active, max_times);
     } else if (max_times > 0) {
+        c->base.repeat = "graph";
         cuda_check(c, cuda_set(c, g->rounds, max_times), "a loop");
         cuda_check(c, cudaGraphLaunch(g->loop, c->stream), "a loop");
     }

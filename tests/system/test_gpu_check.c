@@ -152,6 +152,7 @@ static void test_fake_gpu(void **state)
         json_t *row = json_array_get(times, i);
         assert_true(number(row, "batch") == (double)(i + 1));
         assert_true(number(row, "encode_ms") > 0.0 && number(row, "step_us") > 0.0);
+        assert_string_equal(json_string_value(json_object_get(row, "steps")), "kernel");
         double ms = number(row, "windows_ms"), factor = number(row, "times_real_time");
         assert_true(factor > 29e3 * (double)(i + 1) / ms && factor < 31e3 * (double)(i + 1) / ms);
     }

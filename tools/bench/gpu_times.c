@@ -3,8 +3,8 @@
  * Times of a model on an engine, a line of JSON for each. The recording's first 30 s are the window of everyone.
  *
  * batch:N is N windows at once: milliseconds to encode one, microseconds a step of all, milliseconds until all have 90
- * tokens, and how many times faster than real time that is; the least of several. More windows than the engine has slots go
- * one group after the other.
+ * tokens, and how many times faster than real time that is; the least of several. "steps" says how they were repeated
+ * (gpu/whisper.h). More windows than the engine has slots go one group after the other.
  *
  * streams:N is N live inputs that each want a pass a second: a window encoded, forty tokens given, a draft of ten
  * verified and five new tokens. Whoever waits is taken at once, as one batch. What a batch took moves a clock that nobody waits
@@ -133,12 +133,13 @@ static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
         one_ms = fmin(one_ms, spent[1]);
         all_ms = fmin(all_ms, spent[2]);
     }
+    const char *steps = whisper_repeats(b->whisper);
     if (r == 0)
         printf("{\"engine\": \"%s\", \"batch\": %d, \"slots\": %d, \"tokens\": %d, \"encode_ms\": %.4f, "
-               "\"step_us\": %.2f, "
+               "\"step_us\": %.2f, \"steps\": \"%s\", "
                "\"windows_ms\": %.3f, \"times_real_time\": %.1f}\n",
                whisper_engine_name(b->whisper), n, b->n_slots, b->n_tokens, encode_ms / n,
-               1e3 * (all_ms - one_ms) / (b->n_tokens - 1), encode_ms + all_ms,
+               1e3 * (all_ms - one_ms) / (b->n_tokens - 1), steps ? steps : "", encode_ms + all_ms,
                30e3 * n / (encode_ms + all_ms));
     return r;
 }

@@ -240,9 +240,9 @@ def markdown(r):
                       for t in r["transcripts"]])
     if r["times"]:
         out += "## Times\n\nWindows of 30 s, 90 tokens each unless the model is smaller. Shares are of 798 TFLOP/s and 3.0 TB/s, in brackets of what was measured here.\n\n"
-        out += table(["model", "batch", "encode, ms a window", "µs a step", "µs a token", "all, ms", "ms a window", "times real time",
+        out += table(["model", "batch", "encode, ms a window", "µs a step", "µs a token", "steps by", "all, ms", "ms a window", "times real time",
                       "FLOP, encoder", "bytes, step"],
-                     [[t["model"], t["batch"] if t["batch"] <= t["slots"] else f"{t['batch']}, in groups of {t['slots']}", f"{t['encode_ms']:.3f}", f"{t['step_us']:.0f}", f"{t['step_us'] / t['batch']:.1f}",
+                     [[t["model"], t["batch"] if t["batch"] <= t["slots"] else f"{t['batch']}, in groups of {t['slots']}", f"{t['encode_ms']:.3f}", f"{t['step_us']:.0f}", f"{t['step_us'] / t['batch']:.1f}", t["steps"],
                        f"{t['windows_ms']:.1f}", f"{t['windows_ms'] / t['batch']:.2f}", f"{t['times_real_time']:.0f}",
                        f"{percent(t, 'encode_share')} ({percent(t, 'encode_share_here')})",
                        f"{percent(t, 'step_share')} ({percent(t, 'step_share_here')})"] for t in r["times"]])
