@@ -64,7 +64,9 @@ ARCH     := $(shell uname -m)
 
 # --- the CUDA engine: a library of its own, opened at run time, built where there is a toolkit -----------------
 NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
-CUDA     ?= $(if $(NVCC),1,0)
+ifndef CUDA
+CUDA     := $(if $(NVCC),$(shell printf '12.4\n%s\n' "$$($(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" | sort -VC && echo 1),)
+endif
 # Compute capabilities with code of their own; the last one also as PTX, for newer GPUs.
 CUDA_ARCHS ?= 80 90
 
@@ -128,7 +130,7 @@ say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-
 all: programs
 programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) cuda-said ; @:
 cuda-said:
-	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc is missing'))
+	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc 12.4 or later is missing (make cuda-setup)'))
 tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
 ifdef PKGS_MISSING
@@ -311,8 +313,8 @@ gpu-kit:
 	@$(MAKE) --no-print-directory $(JOBS) CUDA_ARCHS='$(or $(KIT_ARCHS),$(CUDA_ARCHS))' gpu-tests
 	@tools/bench/gpu_check/kit $(BUILD) gpu-packs
 .PHONY: gpu-kit
-# Every GPU from Turing on that CUDA 13 knows, and PTX of the last for those to come.
-RELEASE_ARCHS ?= 75 80 86 87 88 89 90 100 103 110 120 121
+# Every GPU from Turing on that this toolkit knows, and PTX of the last for those to come.
+RELEASE_ARCHS ?= $(filter $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)),75 80 86 87 88 89 90 100 103 110 120 121)
 release:
 	@$(MAKE) --no-print-directory BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' programs
 

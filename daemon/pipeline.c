@@ -88,6 +88,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         .engine = engine_setting(config, engine, sizeof(engine)),
         .n_threads = config->threads ? config->threads : n_processors(),
         .precision = (enum engine_precision)config->precision,
+        .yields = true, /* a service takes no core to wait with */
         .n_audio_slots = config->n_inputs,
         .n_text_slots = config->n_inputs * config->beam_size,
     };

@@ -27,7 +27,8 @@ static void *open_plugin(struct err *err)
         snprintf(path, sizeof(path), "%s%s%s", program, plugin_folders[i], CUDA_PLUGIN_FILE);
         if (access(path, F_OK) < 0)
             continue;
-        void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        /* Never unloaded: what CUDA has in this process outlives an engine. */
+        void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
         if (!plugin)
             err_set(err, -ENODEV, "engine cuda: %s", dlerror());
         return plugin;

@@ -332,6 +332,8 @@ struct engine_options {
     int n_slots; /* sequences that are decoded at once, at most; an engine may compute in another way for many */
     int n_windows; /* that may wait to be encoded at once; 0: one */
     bool deferred; /* test mode of the host engine: no work is done before wait */
+    bool
+        yields; /* a wait for a device leaves the processor to others, and ends some tens of microseconds later */
 };
 
 /* Opens the engine called "host" or "cuda". 0 or a negative errno, -ENOENT where its library is not installed. */

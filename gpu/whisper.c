@@ -149,7 +149,8 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
                                           .n_mels = w->dims->n_mels,
                                           .n_slots = w->n_text_slots,
                                           .n_windows = together ? options->n_audio_slots : 1,
-                                          .deferred = options->deferred};
+                                          .deferred = options->deferred,
+                                          .yields = options->yields};
     int r = open_engine(options->engine, &engine, &w->engine, no_device, err);
     if (r < 0)
         return r;

@@ -21,9 +21,9 @@ struct whisper_options {
     const char *engine; /* "host", "cuda", or "auto": cuda where it can be used with this model, else host */
     int n_threads;
     enum engine_precision precision;
-    bool deferred;
-    int n_audio_slots; /* windows that can be encoded at once, ≥ 1 */
-    int n_text_slots;  /* sequences, ≥ 1 */
+    bool deferred, yields; /* as in engine_options */
+    int n_audio_slots;     /* windows that can be encoded at once, ≥ 1 */
+    int n_text_slots;      /* sequences, ≥ 1 */
 };
 
 /* Loads a model (gpu/weights.h says what there is) and readies the engine. The file is checked completely before use

@@ -76,8 +76,9 @@ static const char *misfit(const struct whisper *w, const struct text_run *r)
     if (rules->eot < 0 || rules->eot >= n_vocab || rules->timestamp_begin < 0 ||
         rules->timestamp_begin > n_vocab || rules->no_timestamps >= n_vocab)
         return "a special token is not in the vocabulary";
-    if (!(rules->temperature >= 0.0f) || isinf(rules->temperature))
-        return "the temperature is not a number from 0 on";
+    if (rules->temperature != 0.0f &&
+        (!(rules->temperature >= RUN_TEMPERATURE_LEAST) || isinf(rules->temperature)))
+        return "the temperature is neither 0 nor a number from a millionth on";
     return beam_misfit(r);
 }
 

@@ -18,6 +18,8 @@
 #define RUN_AUDIO_FRAMES 1500 /* n_audio_ctx: 20 ms each, 30 s */
 #define RUN_BEAMS_MAX    8    /* hypotheses of a beam search */
 
+#define RUN_TEMPERATURE_LEAST 1e-6f /* 1 / temperature is a number */
+
 /* The decoding rules of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules), as
  * numbers. Token ids are the model's own. */
 struct token_rules {
@@ -29,7 +31,8 @@ struct token_rules {
     int32_t max_initial_timestamp; /* greatest index of the first timestamp (50 = 1.00 s), -1: any */
     int32_t mask;                  /* index of the suppression mask for every sampled token, -1: none */
     int32_t first_mask;            /* the same, in addition, for the first sampled token only, -1: none */
-    float temperature; /* 0: argmax, ties to the lower id; else sample from softmax(logits / temperature) */
+    float temperature; /* 0: argmax, ties to the lower id; else, from RUN_TEMPERATURE_LEAST on: sample from
+                          softmax(logits / temperature) */
     uint64_t seed;     /* of the sampling, together with the position: a run can be repeated exactly */
 };
 

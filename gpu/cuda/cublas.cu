@@ -32,7 +32,7 @@ struct cublas *cublas_open(cudaStream_t stream)
     struct cublas *b = (struct cublas *)calloc(1, sizeof(*b));
     if (!b)
         return NULL;
-    b->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    b->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (b->library && look_up(b->library, "cublasCreate_v2", &b->create) &&
         look_up(b->library, "cublasDestroy_v2", &b->destroy) &&
         look_up(b->library, "cublasSetStream_v2", &b->set_stream) &&

@@ -33,6 +33,20 @@ static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, 
                                        params, shared, stream);
 }
 
+/* One thread of a kernel as a node of a graph, behind another node or, with NULL, behind none. */
+template <class... Params>
+static inline cudaError_t add_kernel_node(cudaGraphNode_t *node, cudaGraph_t to,
+                                          const cudaGraphNode_t *behind, void (*kernel)(Params...),
+                                          Params... params)
+{
+    void *pointers[] = {&params...};
+    cudaKernelNodeParams p = {};
+    p.func = (void *)kernel;
+    p.gridDim = p.blockDim = dim3(1);
+    p.kernelParams = pointers;
+    return cudaGraphAddKernelNode(node, to, behind, behind ? 1 : 0, &p);
+}
+
 static __device__ __forceinline__ unsigned shared_address(const void *p)
 {
     return (unsigned)__cvta_generic_to_shared(p);

@@ -138,23 +138,28 @@ static const struct engine_vtable vtable = {
 };
 /* clang-format on */
 
-static int find_device(cudaDeviceProp *device, struct err *err)
+/* A runtime of CUDA 12 also starts on drivers of 12.0 to 12.3, which know no loops inside graphs, and so cannot load the code
+ * that asks for them. */
+#define DRIVER_LEAST (CUDART_VERSION < 13000 ? 12040 : CUDART_VERSION / 1000 * 1000)
+
+static int find_device(bool yields, cudaDeviceProp *device, struct err *err)
 {
     int driver = 0, n = 0;
-    const int needed = CUDART_VERSION / 1000;
     cudaDriverGetVersion(&driver);
     cudaError_t e = cudaGetDeviceCount(&n);
     if (driver == 0)
         return err_set(err, -ENODEV,
                        "engine cuda: there is no NVIDIA driver; install one, or use --engine host");
-    if (e == cudaErrorInsufficientDriver)
+    if (e == cudaErrorInsufficientDriver || driver < DRIVER_LEAST)
         return err_set(
             err, -ENODEV,
-            "engine cuda: the NVIDIA driver knows CUDA up to %d.%d, this engine needs %d.0; update the "
+            "engine cuda: the NVIDIA driver knows CUDA up to %d.%d, this engine needs %d.%d; update the "
             "driver, or use --engine host",
-            driver / 1000, driver % 1000 / 10, needed);
+            driver / 1000, driver % 1000 / 10, DRIVER_LEAST / 1000, DRIVER_LEAST % 1000 / 10);
     if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0))
         return err_set(err, -ENODEV, "engine cuda: there is no NVIDIA GPU; use --engine host");
+    if (e == cudaSuccess && yields)
+        e = cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
     e = e ? e : cudaSetDevice(0);
     e = e ? e : cudaGetDeviceProperties(device, 0);
     if (e != cudaSuccess)
@@ -203,7 +208,7 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
                        CUDA_PLUGIN_FILE, ours.version, terms->version);
     if (options->precision == PRECISION_F32)
         return err_set(err, -ENOTSUP, "engine cuda: it computes in half precision; --engine host has f32");
-    int r = find_device(&device, err);
+    int r = find_device(options->yields, &device, err);
     if (r < 0) {
         cudaGetLastError(); /* or a later engine's first launch would be taken to have failed */
         return r;

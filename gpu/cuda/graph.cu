@@ -80,21 +80,6 @@ static __global__ void continue_kernel(cudaGraphConditionalHandle handle, const 
     cudaGraphSetConditional(handle, again);
 }
 
-/* Adds continue_kernel to a graph, behind a node if one is given. *node: itself. */
-static cudaError_t add_question(struct cuda_engine *c, struct engine_graph *g, cudaGraph_t to,
-                                const cudaGraphNode_t *behind, cudaGraphConditionalHandle handle)
-{
-    cudaGraph_t same;
-    cudaError_t e = cudaStreamBeginCaptureToGraph(c->stream, to, behind, NULL, behind ? 1 : 0,
-                                                  cudaStreamCaptureModeThreadLocal);
-    if (e != cudaSuccess)
-        return e;
-    LAUNCH(continue_kernel, 1, 1, 0, c->stream, handle, g->n_active, g->rounds);
-    e = cudaGetLastError();
-    cudaError_t end = cudaStreamEndCapture(c->stream, &same);
-    return e != cudaSuccess ? e : end;
-}
-
 static cudaError_t add_while(cudaGraphNode_t *node, cudaGraph_t to, const cudaGraphNode_t *behind,
                              cudaGraphNodeParams *params)
 {
@@ -106,16 +91,14 @@ static cudaError_t add_while(cudaGraphNode_t *node, cudaGraph_t to, const cudaGr
 }
 
 /* question → WHILE { body → question } */
-static cudaError_t make_loop(struct cuda_engine *c, struct engine_graph *g, const int32_t *n_active)
+static cudaError_t make_loop(struct engine_graph *g, const int32_t *n_active)
 {
     cudaGraphConditionalHandle handle;
-    cudaGraphNode_t first, loop, body;
-    size_t one = 1;
+    cudaGraphNode_t first, loop, body, next;
     g->n_active = n_active;
     cudaError_t e = cudaGraphCreate(&g->loop_graph, 0);
     e = e ? e : cudaGraphConditionalHandleCreate(&handle, g->loop_graph, 0, 0);
-    e = e ? e : add_question(c, g, g->loop_graph, NULL, handle);
-    e = e ? e : cudaGraphGetNodes(g->loop_graph, &first, &one);
+    e = e ? e : add_kernel_node(&first, g->loop_graph, NULL, continue_kernel, handle, n_active, g->rounds);
     if (e != cudaSuccess)
         return e;
     cudaGraphNodeParams params = {};
@@ -128,7 +111,7 @@ static cudaError_t make_loop(struct cuda_engine *c, struct engine_graph *g, cons
         return e;
     cudaGraph_t inside = params.conditional.phGraph_out[0];
     e = cudaGraphAddChildGraphNode(&body, inside, NULL, 0, g->body);
-    e = e ? e : add_question(c, g, inside, &body, handle);
+    e = e ? e : add_kernel_node(&next, inside, &body, continue_kernel, handle, n_active, g->rounds);
     return e ? e : cudaGraphInstantiate(&g->loop, g->loop_graph, 0);
 }
 
@@ -145,7 +128,7 @@ static bool has_loop(struct cuda_engine *c, struct engine_graph *g, const int32_
         cudaGraphDestroy(g->loop_graph);
     g->loop = NULL;
     g->loop_graph = NULL;
-    c->chains = make_loop(c, g, n_active) != cudaSuccess;
+    c->chains = make_loop(g, n_active) != cudaSuccess;
     if (c->chains)
         cudaGetLastError(); /* has been dealt with */
     return !c->chains;

@@ -22,7 +22,8 @@
 #include "gpu/cuda/step_ahead.cuh"
 #include "gpu/cuda/step_phases.cuh"
 
-/* Before Ampere the kernel does not fit its registers, and is not launched. */
+/* Before Ampere the kernel does not fit its registers, and is not launched; nor is what a newer GPU's driver compiles of such
+ * PTX. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define STEP_IS_BUILT false
 #else
@@ -157,7 +158,9 @@ bool step_fits(struct cuda_engine *c, struct step_program *p, int stride)
     p->params.stride = stride;
     p->params.n_ahead = n_ahead < AHEAD_MOST ? (int)n_ahead : AHEAD_MOST;
     p->shared += (size_t)p->params.n_ahead * an_eight;
+    cudaFuncAttributes built;
     bool fits =
+        cudaFuncGetAttributes(&built, kernel) == cudaSuccess && built.ptxVersion >= 80 &&
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most) == cudaSuccess &&
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, STEP_THREADS, p->shared) ==
             cudaSuccess &&

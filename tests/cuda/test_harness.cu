@@ -254,10 +254,7 @@ static void test_while_node(void **state)
     assert_int_equal(cudaGraphAddNode(&node, g, NULL, 0, &p), cudaSuccess);
 #endif
     cudaGraph_t body = p.conditional.phGraph_out[0];
-    assert_int_equal(cudaStreamBeginCaptureToGraph(s, body, NULL, NULL, 0, cudaStreamCaptureModeThreadLocal),
-                     cudaSuccess);
-    LAUNCH(count_kernel, 1, 1, 0, s, handle, left, counter);
-    assert_int_equal(cudaStreamEndCapture(s, &body), cudaSuccess);
+    assert_int_equal(add_kernel_node(&node, body, NULL, count_kernel, handle, left, counter), cudaSuccess);
     assert_int_equal(cudaGraphInstantiate(&exec, g, 0), cudaSuccess);
     assert_int_equal(cudaStreamSynchronize(0), cudaSuccess);
     assert_int_equal(cudaGraphLaunch(exec, s), cudaSuccess);

@@ -12,6 +12,7 @@ int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_opt
                        struct err *);
 /* tests/cuda/harness/device.cpp: version of the driver, what cudaGetDeviceCount returns, compute capability, bytes (0: many) */
 void harness_machine(int driver, int error_of_count, int major, size_t memory);
+unsigned harness_device_flags(void); /* that were set */
 
 enum { SUCCESS = 0, INSUFFICIENT_DRIVER = 35, NO_DEVICE = 100, GOOD = 99000 };
 
@@ -38,6 +39,7 @@ static void test_machines(void **state)
     } cases[] = {
         {0, INSUFFICIENT_DRIVER, 8, -ENODEV, 0, "no NVIDIA driver"},
         {12020, INSUFFICIENT_DRIVER, 8, -ENODEV, 0, "knows CUDA up to 12.2"},
+        {12030, SUCCESS, 8, -ENODEV, 0, "knows CUDA up to 12.3"},
         {GOOD, NO_DEVICE, 8, -ENODEV, 0, "no NVIDIA GPU"},
         {GOOD, SUCCESS, 6, -ENODEV, 0, "too old"},
         {GOOD, SUCCESS, 8, -ENOMEM, 1 << 20, "no memory for attention"},
@@ -58,6 +60,21 @@ static void test_terms(void **state)
     expect_refusal(&terms, &single, -ENOTSUP, "half precision");
     terms.vtable_bytes++;
     expect_refusal(&terms, &options, -ENOTSUP, "of version");
+}
+
+/* A daemon's waits leave the processor to others: cudaDeviceScheduleBlockingSync. */
+static void test_waits(void **state)
+{
+    const struct cuda_plugin_terms terms = cuda_plugin_ours();
+    for (int yields = 0; yields < 2; yields++) {
+        struct engine *e = NULL;
+        struct err err = {0};
+        assert_int_equal(
+            captiond_cuda_open(&terms, &(struct engine_options){.n_mels = 80, .yields = yields}, &e, &err),
+            0);
+        assert_int_equal(harness_device_flags(), yields ? 4 : 0);
+        e->v->destroy(e);
+    }
 }
 
 /* An engine that is open and finds no more memory goes on with what it has. */
@@ -91,6 +108,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_machines),
         cmocka_unit_test(test_terms),
+        cmocka_unit_test(test_waits),
         cmocka_unit_test(test_little_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

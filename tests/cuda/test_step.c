@@ -10,6 +10,7 @@ void harness_cooperative(bool has, int multiprocessors);
 void harness_shared_bytes(size_t of_a_block);
 void harness_fail(const char *call, int after, int error);
 bool harness_has_failed(void);
+bool harness_ptx(int version); /* that kernels were compiled for; false where that cannot be chosen */
 void __tsan_acquire(void *) __attribute__((weak)); /* under ThreadSanitizer: races in the step kernel */
 
 enum {
@@ -258,6 +259,7 @@ struct outcome {
     int32_t n_active;
     float align[SLOTS][STEPS][LAYERS][FRAMES];
     float logits[SLOTS][VOCAB];
+    const char *repeat;
 };
 
 /* What is run, and where: with a bias of the first layer's product `flaw` that nothing can be added to, −1: none. */
@@ -293,6 +295,7 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     wait_for(w.e);
     memcpy(o->slots, w.slots, sizeof(o->slots));
     o->n_active = *w.n_active;
+    o->repeat = w.e->repeat;
     for (int r = 0; r < n; r++) {
         int slot = w.rows.slot[r];
         memcpy(o->logits[r], at(w.logits, r), sizeof(o->logits[r]));
@@ -348,9 +351,11 @@ static void test_same_bits(void **state)
         graph.seed = 0;
         graph.multiprocessors = 4;
         run(settings[i], true, one);
+        assert_string_equal(one->repeat, "kernel");
         if (__tsan_acquire)
             continue; /* the kernels of the graph have tests of their own */
         run(graph, false, many);
+        assert_string_equal(many->repeat, "graph");
         compare(settings[i].rows, many, one);
     }
     free(one);
@@ -371,7 +376,8 @@ static void test_flaws(void **state)
     free(o);
 }
 
-/* That it is launched at all; and the graph where somebody else has a part of the GPU, or an error where it is broken. */
+/* The graph where somebody else has a part of the GPU, or where there is no code of a step but an empty one; an error where
+ * the GPU is broken. */
 static void test_refused(void **state)
 {
     struct outcome *graph = malloc(sizeof(*graph)), *refused = malloc(sizeof(*refused));
@@ -381,7 +387,14 @@ static void test_refused(void **state)
     harness_fail("cudaLaunchCooperativeKernel", 0, TOO_LARGE);
     run(setting, true, refused);
     assert_true(harness_has_failed());
+    assert_string_equal(refused->repeat, "graph");
     compare(2, graph, refused);
+    if (harness_ptx(75)) {
+        run(setting, true, refused);
+        assert_string_equal(refused->repeat, "graph");
+        compare(2, graph, refused);
+        harness_ptx(80);
+    }
     struct world w = make_world(false);
     struct engine_graph *g = record(&w, 1);
     set_slots(&w, 1, 1);

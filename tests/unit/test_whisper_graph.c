@@ -683,6 +683,8 @@ static void what_does_not_fit_is_refused(void **state)
     struct text_run bad = good->run;
     bad.rules.temperature = NAN;
     refused(w, bad, "temperature nan");
+    bad.rules.temperature = 1e-40f;
+    refused(w, bad, "a temperature whose inverse is infinite");
     bad.rules.temperature = 1.0f;
     bad.beam.width = 2;
     refused(w, bad, "a search with a temperature");

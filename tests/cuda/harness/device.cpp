@@ -142,6 +142,7 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribut
 
 /* What a test wants the machine to be. */
 static int driver_version = CUDART_VERSION, compute_major = 8, n_multiprocessors = 4;
+static int ptx_version = 80;
 static bool has_cooperative = true;
 static cudaError_t count_error = cudaSuccess;
 
@@ -177,6 +178,20 @@ extern "C" void harness_cooperative(bool has, int multiprocessors)
     n_multiprocessors = multiprocessors;
 }
 
+extern "C" bool harness_ptx(int version)
+{
+    ptx_version = version;
+    return true;
+}
+
+extern "C" cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *)
+{
+    RUNTIME_CALL();
+    *a = cudaFuncAttributes{};
+    a->ptxVersion = ptx_version;
+    return cudaSuccess;
+}
+
 /* One block a multiprocessor, of whatever fits at all. */
 extern "C" cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, const void *kernel, int threads,
                                                                      size_t shared)
@@ -204,6 +219,20 @@ extern "C" cudaError_t cudaSetDevice(int device)
 {
     RUNTIME_CALL();
     return device == 0 ? cudaSuccess : runtime_error(cudaErrorInvalidDevice);
+}
+
+static unsigned device_flags;
+
+extern "C" unsigned harness_device_flags(void)
+{
+    return device_flags;
+}
+
+extern "C" cudaError_t cudaSetDeviceFlags(unsigned flags)
+{
+    RUNTIME_CALL();
+    device_flags = flags;
+    return cudaSuccess;
 }
 
 extern "C" cudaError_t cudaDriverGetVersion(int *version)

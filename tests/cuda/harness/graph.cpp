@@ -46,21 +46,25 @@ extern "C" cudaError_t cudaGraphDestroy(cudaGraph_t g)
     return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes, size_t *n)
-{
-    RUNTIME_CALL();
-    for (size_t i = 0; nodes && i < *n && i < g->handles.size(); i++)
-        nodes[i] = g->handles[i].get();
-    *n = g->handles.size();
-    return cudaSuccess;
-}
-
 static std::vector<size_t> indices(const cudaGraphNode_t *nodes, size_t n)
 {
     std::vector<size_t> after;
     for (size_t i = 0; i < n; i++)
         after.push_back(nodes[i]->index);
     return after;
+}
+
+cudaError_t harness_add_node(cudaGraphNode_t *node, cudaGraph_t g, const cudaGraphNode_t *behind,
+                             void (*run)(void *), void *arg, void (*drop)(void *))
+{
+    std::shared_ptr<void> keep(arg, drop);
+    cudaError_t wanted = runtime_fault("cudaGraphAddKernelNode");
+    if (wanted != cudaSuccess)
+        return wanted;
+    runtime_add_node(
+        g, [run, keep] { run(keep.get()); }, indices(behind, behind ? 1 : 0));
+    *node = g->handles.back().get();
+    return cudaSuccess;
 }
 
 extern "C" cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t *node, cudaGraph_t g,

@@ -314,6 +314,20 @@ static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, 
     return cudaGetLastError();
 }
 
+cudaError_t harness_add_node(cudaGraphNode_t *, cudaGraph_t to, const cudaGraphNode_t *behind,
+                             void (*run)(void *), void *arg, void (*drop)(void *));
+
+template <class... Params>
+static inline cudaError_t add_kernel_node(cudaGraphNode_t *node, cudaGraph_t to,
+                                          const cudaGraphNode_t *behind, void (*kernel)(Params...),
+                                          Params... params)
+{
+    struct harness_call<Params...> *c = new harness_call<Params...> {
+        dim3(1), dim3(1), 0, false, kernel, std::tuple<Params...>(params...)
+    };
+    return harness_add_node(node, to, behind, harness_call<Params...>::run, c, harness_call<Params...>::drop);
+}
+
 /* --- libraries opened at run time ---------------------------------------------------------------------------------- */
 
 extern "C" void *harness_dlopen(const char *name, int flags);

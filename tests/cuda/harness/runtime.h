@@ -41,7 +41,6 @@ struct operation {
 struct CUstream_st {
     std::deque<struct operation> queue;
     struct CUgraph_st *capture;
-    bool has_begun_graph;     /* the one that is captured: nobody else knows it yet */
     std::vector<size_t> last; /* nodes that the next one depends on */
 };
 

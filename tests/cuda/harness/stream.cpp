@@ -183,21 +183,7 @@ extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureM
 {
     RUNTIME_CALL();
     runtime_stream(s)->capture = new CUgraph_st{};
-    runtime_stream(s)->has_begun_graph = true;
     runtime_stream(s)->last.clear();
-    return cudaSuccess;
-}
-
-extern "C" cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t s, cudaGraph_t g,
-                                                     const cudaGraphNode_t *after, const cudaGraphEdgeData *,
-                                                     size_t n, cudaStreamCaptureMode)
-{
-    RUNTIME_CALL();
-    runtime_stream(s)->capture = g;
-    runtime_stream(s)->has_begun_graph = false;
-    runtime_stream(s)->last.clear();
-    for (size_t i = 0; i < n; i++)
-        runtime_stream(s)->last.push_back(after[i]->index);
     return cudaSuccess;
 }
 
@@ -211,7 +197,7 @@ extern "C" cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
     cudaError_t wanted = runtime_fault(__func__);
     if (wanted == cudaSuccess)
         *g = capture;
-    else if (runtime_stream(s)->has_begun_graph)
+    else
         delete capture;
     return wanted;
 }
