@@ -25,6 +25,7 @@ extern "C" {
 
 struct mel_tables;
 struct cublas;
+struct downloads;
 struct select_part;
 struct step_notes;
 struct step_program;
@@ -43,6 +44,7 @@ struct cuda_engine {
     struct engine_graph *recording;
     bool chains;      /* the driver has no conditional graphs */
     int32_t *counter; /* pinned: what chains look at */
+    struct downloads *downloads;
     struct mel_tables *mel;
     struct cublas *cublas; /* NULL: products are our own */
     float *product;        /* [product_floats] of libcublas */
@@ -119,6 +121,12 @@ int cuda_check(struct cuda_engine *, cudaError_t, const char *what);
 bool cuda_failed(const struct cuda_engine *);
 /* In order with the operations, in any direction. */
 void cuda_copy(struct cuda_engine *, void *to, const void *from, size_t bytes, const char *what);
+/* download.cu: to memory of the host, which is written by cuda_synchronize, or before when there is much. */
+int cuda_downloads_create(struct cuda_engine *, struct err *);
+void cuda_downloads_destroy(struct downloads *); /* NULL is accepted */
+void cuda_download(struct cuda_engine *, void *to, const void *from, size_t bytes);
+/* Waits for all that was submitted, and hands out what was downloaded unless something has failed. */
+int cuda_synchronize(struct cuda_engine *);
 /* *p = value, in order with the operations. */
 cudaError_t cuda_set(struct cuda_engine *, int32_t *p, int32_t value);
 

@@ -80,13 +80,13 @@ static void upload(struct engine *e, void *dst, const void *host_src, size_t byt
 
 static void download(struct engine *e, void *host_dst, const void *src, size_t bytes)
 {
-    cuda_copy(cuda_of(e), host_dst, src, bytes, "download");
+    cuda_download(cuda_of(e), host_dst, src, bytes);
 }
 
 static int wait(struct engine *e, struct err *err)
 {
     struct cuda_engine *c = cuda_of(e);
-    cuda_check(c, cudaStreamSynchronize(c->stream), "the GPU failed");
+    cuda_synchronize(c);
     int code = c->err.code;
     if (code && err)
         *err = c->err;
@@ -101,6 +101,7 @@ static void destroy(struct engine *e)
     struct cuda_engine *c = cuda_of(e);
     cublas_close(c->cublas);
     cuda_mel_destroy(c->mel);
+    cuda_downloads_destroy(c->downloads);
     cudaFree(c->product);
     cudaFree(c->partial);
     cudaFree(c->parts);
@@ -193,7 +194,8 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
     if (e != cudaSuccess)
         return err_set(err, e == cudaErrorMemoryAllocation ? -ENOMEM : -EIO,
                        "engine cuda: %s does not start: %s", device->name, cudaGetErrorString(e));
-    return cuda_mel_create(c->options.n_mels, c, err);
+    int r = cuda_downloads_create(c, err);
+    return r < 0 ? r : cuda_mel_create(c->options.n_mels, c, err);
 }
 
 extern "C" __attribute__((visibility("default"))) int

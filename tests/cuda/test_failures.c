@@ -379,13 +379,42 @@ static void test_many_slots(void **state)
     e->v->destroy(e);
 }
 
+/* Results are handed out by wait, however many or large they are: submitting them does not wait for the GPU. */
+static void test_downloads(void **state)
+{
+    enum { N = 3 << 20, MANY = 1000 };
+    struct engine *e = NULL;
+    struct err err = {0};
+    int32_t *in = calloc(N, sizeof(*in)), *out = calloc(N, sizeof(*out)), few[MANY] = {0};
+    assert_int_equal(open_one(&e, &err), 0);
+    int32_t *device = e->v->alloc(e, N * sizeof(*in));
+    for (int i = 0; i < N; i++)
+        in[i] = i + 1;
+    e->v->upload(e, device, in, N * sizeof(*in));
+    e->v->download(e, few, device + 5, sizeof(few[0]));
+    assert_int_equal(few[0], 0);
+    assert_int_equal(e->v->wait(e, &err), 0);
+    assert_int_equal(few[0], 6);
+    for (int i = 0; i < MANY; i++)
+        e->v->download(e, &few[i], device + 2 * i, sizeof(few[i]));
+    e->v->download(e, out, device, N * sizeof(*out));
+    assert_int_equal(e->v->wait(e, &err), 0);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(few[i], 2 * i + 1);
+    assert_memory_equal(out, in, N * sizeof(*in));
+    e->v->free(e, device);
+    e->v->destroy(e);
+    free(in);
+    free(out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call),      cmocka_unit_test(test_lost_device),
         cmocka_unit_test(test_no_code),         cmocka_unit_test(test_misfits),
         cmocka_unit_test(test_another_counter), cmocka_unit_test(test_recorded_errors),
-        cmocka_unit_test(test_many_slots),
+        cmocka_unit_test(test_many_slots),      cmocka_unit_test(test_downloads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,6 +78,9 @@ extern "C" cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                        !(runtime_is_device(from) || runtime_is_pinned(from))))
         return runtime_error(cudaErrorStreamCaptureUnsupported);
     runtime_push(s, [=] { memmove(to, from, bytes); });
+    /* To memory that may be paged out nothing is copied behind the caller's back. */
+    if (runtime_is_device(from) && !runtime_is_device(to) && !runtime_is_pinned(to))
+        runtime_drain_until([s] { return runtime_stream(s)->queue.empty(); });
     return cudaSuccess;
 }
 
