@@ -1,6 +1,6 @@
 /* Without a GPU: what make gpu-check and the daemon say, and the whole of gpu-check on a GPU that is none (build/fake-gpu: the
  * same programs, with the library for GPUs compiled for tests/cuda/harness), so that its faults show here first.
- * tests/run: 240 s */
+ * tests/run: shared, 240 s */
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
