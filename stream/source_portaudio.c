@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #include <portaudio.h>
@@ -26,7 +27,6 @@
 #include "daemon/base/clock.h"
 #include "stream/alsa_setup.h"
 #include "stream/frame_fifo.h"
-#include "stream/portaudio_devices.h"
 #include "stream/source_kinds.h"
 #include "stream/trial.h"
 
@@ -98,6 +98,137 @@ static int take_lock(struct err *err)
         nanosleep(&pause, NULL);
     }
     return 0;
+}
+
+/* --- devices ------------------------------------------------------------------------------------------------ */
+
+static const PaDeviceInfo *any_input_device(int index)
+{
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
+    return info && info->maxInputChannels > 0 ? info : NULL;
+}
+
+/* Those that people may choose from: without what alsa_setup_monitors has added. */
+static const PaDeviceInfo *input_device(int index)
+{
+    const PaDeviceInfo *info = any_input_device(index);
+    bool ours = info && (strcmp(info->name, ALSA_MONITOR_PULSE) == 0 ||
+                         strcmp(info->name, ALSA_MONITOR_PIPEWIRE) == 0);
+    return ours ? NULL : info;
+}
+
+static int monitor_device(const char *name)
+{
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = any_input_device(i);
+        if (info && strcmp(info->name, name) == 0)
+            return i;
+    }
+    return paNoDevice;
+}
+
+/* Where no device is called "default", PortAudio takes the first there is, which may be a monitor. paNoDevice if there
+ * is none. */
+static int default_device(void)
+{
+    int index = Pa_GetDefaultInputDevice();
+    if (index >= 0 && input_device(index))
+        return index;
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        if (input_device(i))
+            return i;
+    }
+    return paNoDevice;
+}
+
+/* Appends "a, b, c" to text, as far as it fits. part: only names that contain it; NULL: all. */
+static void list_names(const char *part, char *text, size_t size)
+{
+    const char *comma = "";
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = input_device(i);
+        size_t used = strlen(text);
+        if (!info || (part && !strcasestr(info->name, part)))
+            continue;
+        snprintf(text + used, size - used, "%s%s", comma, info->name);
+        comma = ", ";
+    }
+}
+
+/* The exact name, else the one name that contains it, whatever the case. */
+static int device_by_name(const char *name, struct err *err)
+{
+    int found = paNoDevice, n_found = 0;
+    for (int i = 0; i < Pa_GetDeviceCount(); i++) {
+        const PaDeviceInfo *info = input_device(i);
+        if (info && strcmp(info->name, name) == 0)
+            return i;
+        if (info && strcasestr(info->name, name)) {
+            found = i;
+            n_found++;
+        }
+    }
+    if (n_found == 1)
+        return found;
+    char names[ERR_MSG_MAX - 128] = "";
+    list_names(n_found > 1 ? name : NULL, names, sizeof(names));
+    if (n_found > 1)
+        return err_set(err, -ENOTUNIQ, "several input devices are called \"%s\": %s", name, names);
+    return err_set(err, -ENODEV, "no input device is called \"%s\"; there %s%s", name,
+                   names[0] ? "are: " : "are none", names);
+}
+
+static int playing_monitor(struct err *err)
+{
+    static const char *const names[] = {ALSA_MONITOR_PIPEWIRE, ALSA_MONITOR_PULSE};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        int index = monitor_device(names[i]);
+        if (index >= 0 && alsa_can_capture(names[i]))
+            return index;
+    }
+    return err_set(err, -ENODEV,
+                   "no monitor: it needs PulseAudio or PipeWire's Pulse server, running, and ALSA's "
+                   "pulse plugin");
+}
+
+static bool is_monitor(const char *name)
+{
+    return name && strcmp(name, ALSA_MONITOR_PULSE) == 0;
+}
+
+/* name: of a device, ALSA_MONITOR_PULSE for either monitor, NULL for the default one. Its index or a negative errno. */
+static int find_device(const char *name, struct err *err)
+{
+    if (is_monitor(name))
+        return playing_monitor(err);
+    if (name)
+        return device_by_name(name, err);
+    int index = default_device();
+    return index >= 0 ? index : err_set(err, -ENODEV, "there is no input device; is a sound server running?");
+}
+
+static void describe_device(int index, bool is_default, struct source_device *d)
+{
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(index);
+    *d = (struct source_device){.channels = info->maxInputChannels,
+                                .default_rate = (int)info->defaultSampleRate,
+                                .is_default = is_default,
+                                .is_monitor = strcasestr(info->name, "monitor") != NULL};
+    snprintf(d->name, sizeof(d->name), "%s", info->name);
+    snprintf(d->host_api, sizeof(d->host_api), "%s", Pa_GetHostApiInfo(info->hostApi)->name);
+}
+
+static int list_devices(struct source_device *devices, int max)
+{
+    int n = 0, chosen = default_device();
+    for (int i = 0; i < Pa_GetDeviceCount() && n < max; i++) {
+        if (input_device(i))
+            describe_device(i, i == chosen, &devices[n++]);
+    }
+    int monitor = monitor_device(ALSA_MONITOR_PULSE);
+    if (monitor >= 0 && n < max)
+        describe_device(monitor, false, &devices[n++]);
+    return n;
 }
 
 /* --- the callback ------------------------------------------------------------------------------------------- */
@@ -278,12 +409,11 @@ static int open_stream(struct device_source *s, int index, struct err *err)
 
 static int open_device(struct device_source *s, const char *name, struct err *err)
 {
-    int index = portaudio_device_find(name, err);
+    int index = find_device(name, err);
     int r = index < 0 ? index : open_stream(s, index, err);
     if (r == 0)
         snprintf(s->base.info.name, sizeof(s->base.info.name), "%s",
-                 portaudio_is_monitor(name) ? "monitor of the default output"
-                                            : Pa_GetDeviceInfo(index)->name);
+                 is_monitor(name) ? "monitor of the default output" : Pa_GetDeviceInfo(index)->name);
     return r;
 }
 
@@ -316,13 +446,13 @@ __attribute__((constructor)) static void rehearse(void)
     PaError code = initialize();
     int r = code == paNoError ? 0 : from_pa(code, "cannot start PortAudio", &err);
     if (r == 0 && strcmp(task, "list") == 0)
-        trial_end(0, devices, sizeof(*devices) * (size_t)portaudio_device_list(devices, DEVICES_MAX));
+        trial_end(0, devices, sizeof(*devices) * (size_t)list_devices(devices, DEVICES_MAX));
     const char *space = strchr(task, ' '), *name = space ? space + 1 : NULL;
     if (r == 0 && strncmp(task, "open", 4) == 0) {
         struct device_source *s = create_source();
         r = s ? open_device(s, name, &err) : -ENOMEM;
     } else if (r == 0) {
-        r = portaudio_device_find(name, &err);
+        r = find_device(name, &err);
     }
     trial_end(r < 0 ? -r : 0, err.msg, r < 0 ? strlen(err.msg) : 0);
 }
@@ -433,7 +563,7 @@ int source_list_devices(struct source_device *devices, int max, struct err *err)
         return r;
     r = try_elsewhere("list", devices, sizeof(*devices) * (size_t)max, &n_said, err);
     if (n_users > 0 || (r == -ECHILD && initialize() == paNoError)) {
-        n_ours = portaudio_device_list(ours, DEVICES_MAX);
+        n_ours = list_devices(ours, DEVICES_MAX);
         if (n_users == 0)
             Pa_Terminate();
         r = 0;
