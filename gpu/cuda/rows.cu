@@ -33,9 +33,11 @@ static __device__ __forceinline__ float fixed_product(const struct engine_weight
 }
 
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
- * many loads are under way at once. Left alone ptxas would spill for more blocks of two rows than are needed. */
+ * many loads are under way at once. Left alone ptxas would spill for more blocks than are needed. */
 template <int n_rows, int n_outs, bool bytes>
-static __global__ void __launch_bounds__(WARPS *WARP, n_rows < 8 ? 7 : 0)
+static __global__ void __launch_bounds__(WARPS *WARP, n_rows < 4   ? 7
+                                                      : n_rows < 8 ? 6
+                                                                   : 0)
     linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);

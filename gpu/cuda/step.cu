@@ -68,20 +68,21 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
 }
 
 /* A step begins: what is known of its rows, and whether there is one. Ends with a barrier. */
-static __device__ __forceinline__ unsigned begin_step(const struct step_params *p, struct step_room *room)
+static __device__ __forceinline__ void begin_step(const struct step_params *p, struct step_room *room)
 {
     int r = (int)threadIdx.x;
-    unsigned active = 0;
     if (r < p->embed.rows.n) {
         int slot = p->embed.rows.slot[r];
         room->rows[r] = {p->embed.rows.pos[r], slot, p->slots[slot].audio, p->slots[slot].n_frames};
     }
-    if (r == 0)
+    if (r == 0) {
+        unsigned active = 0;
+        for (int i = 0; i < p->embed.rows.n; i++)
+            active |= (unsigned)(p->embed.rows.pos[i] >= 0) << i;
+        room->active = active;
         room->goes_on = *p->n_active > 0;
+    }
     __syncthreads();
-    for (int i = 0; i < p->embed.rows.n; i++)
-        active |= (unsigned)(room->rows[i].pos >= 0) << i;
-    return active;
 }
 
 /* grid: as many blocks as there are multiprocessors. Shared: keys and values on their way, [n_rows, the longest row] f32,
@@ -92,7 +93,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     SHARED(struct step_room, room, 1);
     DYNAMIC_SHARED(__half, keys);
     float *x = (float *)(keys + near<n_rows>::bytes / sizeof(__half));
-    struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride) + threadIdx.x, p.n_ahead, 0.0f};
+    struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride), p.n_ahead, 0.0f};
     unsigned met = 0;
     load_phase(&p, 0, &room->ring[0]);
     load_phase(&p, 1, &room->ring[1]);
@@ -101,19 +102,19 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     __syncthreads();
     look_ahead<n_rows, bytes>(&p, &room->ring[0], room, keys, &ahead);
     grid_barrier(p.arrived, &met);
-    for (int step = 0; step < (STEP_IS_BUILT ? p.max_steps : 0); step++) {
-        unsigned active = begin_step(&p, room);
-        if (!room->goes_on)
-            break;
-        for (int i = 0; i < p.n_phases; i++) {
-            int at = (int)met - 1; /* of all steps' phases */
-            const struct step_phase *phase = &room->ring[at % RING];
-            load_phase(&p, at + 2, &room->ring[(at + 2) % RING]);
-            prefetch_lines(phase->soon, phase->soon_lines);
-            run_phase<n_rows, bytes>(&p, phase, room, active, x, keys, &ahead);
-            look_ahead<n_rows, bytes>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
-            grid_barrier(p.arrived, &met);
+    const int end = STEP_IS_BUILT ? p.max_steps * p.n_phases : 0;
+    for (int at = 0; at < end; at++) { /* of all steps' phases */
+        if (at % p.n_phases == 0) {
+            begin_step(&p, room);
+            if (!room->goes_on)
+                break;
         }
+        const struct step_phase *phase = &room->ring[at % RING];
+        load_phase(&p, at + 2, &room->ring[(at + 2) % RING]);
+        prefetch_lines(phase->soon, phase->soon_lines);
+        run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
+        look_ahead<n_rows, bytes>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
+        grid_barrier(p.arrived, &met);
     }
     cp_async_wait<0>();
 }
@@ -175,7 +176,7 @@ bool cuda_step_launch(struct cuda_engine *c, const struct step_program *program,
 {
     struct step_params p = program->params;
     p.n_active = n_active;
-    p.max_steps = max_steps;
+    p.max_steps = max_steps < RUN_TOKENS_MAX ? max_steps : RUN_TOKENS_MAX; /* no slot has more */
     cudaError_t e = cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), c->stream);
     e = e ? e
           : launch_cooperative(kernel_for(program), c->n_multiprocessors, STEP_THREADS, program->shared,

@@ -35,19 +35,20 @@ struct step_room {
     alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
     alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
     float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
+    unsigned active; /* bit r: row r is not idle */
     bool goes_on;
 };
 
 /* A thread's first weights of the next phase, which are on their way to shared memory: each thread waits for its own. */
 struct ahead {
-    packed_weights *weights; /* the first; STEP_THREADS further is the next */
+    packed_weights *weights; /* [n][STEP_THREADS] */
     int n;
     float bias;
 };
 
 static __device__ __forceinline__ packed_weights *weights_of(const struct ahead *a, int k)
 {
-    return a->weights + k * STEP_THREADS;
+    return a->weights + k * STEP_THREADS + threadIdx.x;
 }
 
 /* Keys and values that are in shared memory when attention to them begins, in all teams: with many rows, the newest alone. */
