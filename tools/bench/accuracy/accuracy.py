@@ -3,6 +3,7 @@
 Writes a report in Markdown and all figures as JSON. See README.md for the folder's layout.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -31,7 +32,7 @@ def parse():
     p.add_argument("--python", default=os.environ.get("CAPTIOND_PEERS", sys.executable),
                    help="Python environments that have the peers, joined by colons")
     p.add_argument("--threads", type=int, default=os.cpu_count(), help="of captiond, and of all for the speed")
-    p.add_argument("--peer-threads", type=int, default=os.cpu_count())
+    p.add_argument("--peer-processes", type=int, default=os.cpu_count(), help="of a peer at a time, each of one thread")
     p.add_argument("--rounds", type=int, default=5, help="of the speed; 0: leave it out")
     p.add_argument("--subset", type=int, default=0, help="take only as many recordings")
     p.add_argument("--longest", type=float, default=0, help="leave out recordings of more seconds")
@@ -67,9 +68,9 @@ class Study:
         self.recordings = [r for r in recordings if not self.english_only or r.language in (None, "en")]
         self.captiond = Captiond(options.build, model, options.threads, cache, options.fresh)
         self.faster = peers.Peer(measures.FASTER, pythons["faster_whisper"], "worker_faster.py", self.folder,
-                                 options.peer_threads, cache, options.fresh, "float32")
+                                 cache, options.fresh, "float32")
         self.openai = peers.Peer(measures.OPENAI, pythons["whisper"], "worker_openai.py", self.folder,
-                                 options.peer_threads, cache, options.fresh)
+                                 cache, options.fresh)
         self.claims, self.differences, self.losses = [], [], []
         self.tables = {}  # {mode: {recording: {side: Alignment}}}
         self.stray = {}  # {mode: {recording: {side: words}}}
@@ -144,30 +145,30 @@ class Study:
                                      options.rounds, cache)
         self.claims += measures.speeds(self.model, self.timings)
 
-    def fill(self):
-        """The peers' side of everything but the speed."""
-        for mode in (GREEDY, BEAM):
-            for peer in (self.faster, self.openai):
-                say(f"{self.model}, {mode.name}: {peer.name}")
-                for recording in self.recordings:
-                    peer.transcribe(recording, mode)
-        for mode in (PLAIN, WORDS):
-            say(f"{self.model}, {mode.name}: {self.openai.name}")
-            for recording in self.recordings:
-                self.openai.transcribe(recording, mode)
-        for recording in self.recordings if not self.english_only else []:
-            self.openai.ask(recording, do="detect")
+    def ask_peers(self, n_processes):
+        """Lets the peers fill the cache with all that is asked of them but the speed, the longest recordings first."""
+        say(f"{self.model}: the peers")
+        asked = [lambda r, mode=mode, peer=peer: peer.transcribe(r, mode)
+                 for mode in (GREEDY, BEAM) for peer in (self.faster, self.openai)]
+        asked.append(lambda r: self.openai.transcribe(r, WORDS))
+        if not self.english_only:
+            asked.append(lambda r: self.openai.ask(r, do="detect"))
+        asked = [asked, [lambda r: self.openai.transcribe(r, PLAIN)]]  # the last one looks at greedy answers
+        longest = sorted(self.recordings, key=lambda r: -r.seconds)
+        with concurrent.futures.ThreadPoolExecutor(n_processes) as pool:
+            for questions in asked:
+                for answer in [pool.submit(question, r) for r in longest for question in questions]:
+                    answer.result()
         self.faster.close()
         self.openai.close()
 
     def run(self, options, pythons, cache):
+        self.ask_peers(options.peer_processes)
         self.measure_errors()
         self.measure_unstamped()
         self.measure_tokens()
         self.measure_words()
         self.measure_languages()
-        self.faster.close()
-        self.openai.close()
         if options.rounds:
             self.measure_speed(options, pythons["faster_whisper"], cache)
 
@@ -183,7 +184,7 @@ def main():
         study = Study(options, model, recordings, pythons, cache)
         peers.prepare(recordings, study.faster, cache)
         if options.peers_only:
-            study.fill()
+            study.ask_peers(options.peer_processes)
             continue
         study.run(options, pythons, cache)
         studies.append(study)

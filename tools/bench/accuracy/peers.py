@@ -3,8 +3,10 @@ import hashlib
 import json
 import os
 import pathlib
+import queue
 import subprocess
 import sys
+import threading
 
 import modes
 
@@ -32,12 +34,13 @@ class Worker:
 
 
 class Peer:
-    """A peer with a model, which is loaded when the first answer is not in the cache."""
+    """A peer with a model, for any number of threads: each question has a process of one thread for itself, for these programs
+    gain little from a second one. A model is loaded when an answer is not in the cache."""
 
-    def __init__(self, name, python, script, model, threads, cache, fresh, *more):
+    def __init__(self, name, python, script, model, cache, fresh, *more):
         self.name, self.model = name, model
-        self.start = lambda: Worker(python, script, model, threads, *more, log=open(cache / f"{script}.log", "a"))
-        self.worker = None
+        self.start = lambda: Worker(python, script, model, 1, *more, log=open(cache / f"{script}.log", "a"))
+        self.idle = queue.SimpleQueue()  # workers
         self.folder = cache
         self.fresh = set() if fresh else None  # what was asked for in this run; None: answers of earlier runs are good
         self.kind = "/".join([script, *more])
@@ -51,9 +54,13 @@ class Peer:
         self.weights = hashlib.sha256((pathlib.Path(model) / "model.bin").read_bytes()).hexdigest()
 
     def run(self, **request):
-        if not self.worker:
-            self.worker = self.start()
-        return self.worker.ask(**request)
+        try:
+            worker = self.idle.get_nowait()
+        except queue.Empty:
+            worker = self.start()
+        answer = worker.ask(**request)
+        self.idle.put(worker)
+        return answer
 
     def ask(self, recording, **request):
         """As run, for a recording, from the cache if it is there."""
@@ -63,7 +70,7 @@ class Peer:
         if path.exists() and (self.fresh is None or path in self.fresh):
             return json.loads(path.read_text(encoding="utf-8"))
         answer = self.run(file=str(recording.wav), **request)
-        part = path.with_suffix(f".{os.getpid()}")
+        part = path.with_suffix(f".{threading.get_ident()}")
         part.write_text(json.dumps(answer), encoding="utf-8")
         part.rename(path)
         if self.fresh is not None:
@@ -78,9 +85,8 @@ class Peer:
         return self.ask(recording, do="transcribe", language=recording.language, **mode.request())
 
     def close(self):
-        if self.worker:
-            self.worker.close()
-        self.worker = None
+        while not self.idle.empty():
+            self.idle.get().close()
 
 
 def find_python(pythons, module):
