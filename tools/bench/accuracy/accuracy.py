@@ -148,17 +148,16 @@ class Study:
     def ask_peers(self, n_processes):
         """Lets the peers fill the cache with all that is asked of them but the speed, the longest recordings first."""
         say(f"{self.model}: the peers")
-        asked = [lambda r, mode=mode, peer=peer: peer.transcribe(r, mode)
-                 for mode in (GREEDY, BEAM) for peer in (self.faster, self.openai)]
-        asked.append(lambda r: self.openai.transcribe(r, WORDS))
+        questions = [lambda r, mode=mode, peer=peer: peer.transcribe(r, mode)
+                     for mode in (GREEDY, BEAM) for peer in (self.faster, self.openai)]
+        questions.append(lambda r: self.openai.transcribe(r, WORDS))
         if not self.english_only:
-            asked.append(lambda r: self.openai.ask(r, do="detect"))
-        asked = [asked, [lambda r: self.openai.transcribe(r, PLAIN)]]  # the last one looks at greedy answers
+            questions.append(lambda r: self.openai.ask(r, do="detect"))
         longest = sorted(self.recordings, key=lambda r: -r.seconds)
         with concurrent.futures.ThreadPoolExecutor(n_processes) as pool:
-            for questions in asked:
-                for answer in [pool.submit(question, r) for r in longest for question in questions]:
-                    answer.result()
+            for answer in [pool.submit(question, r) for r in longest for question in questions]:
+                answer.result()
+            list(pool.map(lambda r: self.openai.transcribe(r, PLAIN), longest))  # it looks at the greedy answers
         self.faster.close()
         self.openai.close()
 
