@@ -19,7 +19,7 @@ extern "C" {
 #define CUDA_SLOTS_MANY                                                                                      \
     16 /* from here on the rows of a step are bound by arithmetic, not by reading weights */
 #define CUDA_HEADS_MAX 20
-#define CROSS_PART     128   /* keys that one block attends to */
+#define CROSS_PART     192    /* keys that one block attends to */
 #define CUDA_VOCAB_MAX 52000 /* above every Whisper's */
 #define CROSS_PARTS    ((RUN_AUDIO_FRAMES + CROSS_PART - 1) / CROSS_PART)
 
@@ -35,7 +35,7 @@ struct cuda_engine {
     struct engine_options options;
     int n_multiprocessors, l2_bytes;
     size_t shared_most;  /* of a block */
-    bool cooperative;    /* all blocks of a launch can be there at once */
+    bool clusters;       /* blocks that hand over through shared memory, all there at once: step.cu */
     bool many_slots;     /* linear_rows on tensor cores */
     bool bytes;          /* weights of the decoder */
     cudaStream_t stream; /* all operations */

@@ -1,7 +1,7 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_shared_counter, add_shared_sum and prefetch. A compiler that is not nvcc has
+ * cp_async_commit, cp_async_wait, load_counter, add_to_counter, in_block, cluster_arrive, cluster_wait and prefetch. A compiler that is not nvcc has
  * defined them, and everything else that CUDA adds to C++, before this file is read (tests/cuda/harness/kernel.h), so the
  * same kernels also run on a processor.
  *
@@ -23,14 +23,52 @@
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
     kernel<<<(blocks), (threads), (shared), (stream)>>>(__VA_ARGS__)
 
-/* All blocks are there at once, and may wait for one another; or an error, and nothing is launched. */
-template <class Param>
-static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
-                                             cudaStream_t stream, Param param)
+/* What a launch of clusters is told; its attributes are in here, so it is neither copied nor moved. */
+struct cluster_launch {
+    cudaLaunchConfig_t config;
+    cudaLaunchAttribute attributes[2];
+};
+
+static inline void set_cluster_launch(struct cluster_launch *l, int blocks, int cluster, int threads,
+                                      size_t shared, cudaStream_t stream)
 {
+    *l = {};
+    l->attributes[0].id = cudaLaunchAttributeClusterDimension;
+    l->attributes[0].val.clusterDim = {(unsigned)cluster, 1, 1};
+    l->attributes[1].id = cudaLaunchAttributeCooperative;
+    l->attributes[1].val.cooperative = 1;
+    l->config.gridDim = dim3((unsigned)blocks);
+    l->config.blockDim = dim3((unsigned)threads);
+    l->config.dynamicSmemBytes = shared;
+    l->config.stream = stream;
+    l->config.attrs = l->attributes;
+    l->config.numAttrs = 2;
+}
+
+/* How many clusters of so many blocks the GPU can have at once; 0: none. */
+template <class Param>
+static inline int clusters_at_once(void (*kernel)(Param), int cluster, int threads, size_t shared)
+{
+    struct cluster_launch l;
+    int n = 0;
+    set_cluster_launch(&l, cluster, cluster, threads, shared, 0);
+    l.config.numAttrs = 1;
+    return cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ==
+                           cudaSuccess &&
+                       cudaOccupancyMaxActiveClusters(&n, (const void *)kernel, &l.config) == cudaSuccess
+                   ? n
+                   : 0;
+}
+
+/* Clusters of `cluster` blocks, which are all there at once and may wait for one another; or an error, and nothing is launched. */
+template <class Param>
+static inline cudaError_t launch_clusters(void (*kernel)(Param), int blocks, int cluster, int threads,
+                                          size_t shared, cudaStream_t stream, Param param)
+{
+    struct cluster_launch l;
     void *params[] = {&param};
-    return cudaLaunchCooperativeKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
-                                       params, shared, stream);
+    set_cluster_launch(&l, blocks, cluster, threads, shared, stream);
+    return cudaLaunchKernelExC(&l.config, (const void *)kernel, params);
 }
 
 /* One thread of a kernel as a node of a graph, behind another node or, with NULL, behind none. */
@@ -90,18 +128,46 @@ static __device__ __forceinline__ void ldmatrix_4_transposed(unsigned *r, const 
                  : "memory");
 }
 
-/* What other blocks have made of a counter by now; never a value that this multiprocessor has kept. */
-static __device__ __forceinline__ unsigned load_shared_counter(const unsigned *p)
+/* What other blocks have made of a counter by now. What they did before they added to it has happened for this thread. */
+static __device__ __forceinline__ unsigned load_counter(const unsigned *p)
 {
     unsigned value;
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
     return value;
 }
 
-/* *sum += x in global memory, to which other blocks add at the same time. */
-static __device__ __forceinline__ void add_shared_sum(long long *sum, long long x)
+/* Everything that this thread knows to have happened has happened for who sees the sum. */
+static __device__ __forceinline__ void add_to_counter(unsigned *p, unsigned n)
 {
-    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" : : "l"(sum), "l"(x) : "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(p), "r"(n) : "memory");
+}
+
+/* Where the block of this rank in the cluster has what this block has at `shared`. */
+template <class T> static __device__ __forceinline__ T *in_block(T *shared, int rank)
+{
+#if __CUDA_ARCH__ >= 900
+    unsigned long long there;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(shared), "r"(rank));
+    return (T *)there;
+#else
+    return shared;
+#endif
+}
+
+/* All threads of all blocks of a cluster meet: none goes on behind cluster_wait before all have been at cluster_arrive, and
+ * what they did before that has happened for it. Lanes of a warp are together at both. */
+static __device__ __forceinline__ void cluster_arrive(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" : : : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void cluster_wait(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory");
+#endif
 }
 
 /* Asks for a line of global memory to be brought into the second-level cache. */
@@ -211,21 +277,17 @@ static __device__ __forceinline__ void load_eight(const __half *from, float to[8
     split_eight(*(const uint4 *)from, to);
 }
 
-/* All blocks of a cooperative launch meet; what any thread wrote before, every thread sees behind it. *met counts the
- * barriers of a launch (the same in every block), *arrived begins at 0. */
-static __device__ __forceinline__ void grid_barrier(unsigned *arrived, unsigned *met)
+/* A block: until a counter has reached `value`; it may wrap around. Returns what it was. Ends with a barrier. */
+static __device__ __forceinline__ unsigned wait_for_counter(const unsigned *p, unsigned value)
 {
-    *met += 1;
-    __syncthreads();
+    SHARED(unsigned, seen, 1);
     if (threadIdx.x == 0) {
-        const unsigned all = *met * gridDim.x;
-        __threadfence();
-        atomicAdd(arrived, 1u);
-        while ((int)(load_shared_counter(arrived) - all) < 0)
-            continue;
-        __threadfence();
+        do
+            seen[0] = load_counter(p);
+        while ((int)(seen[0] - value) < 0);
     }
     __syncthreads();
+    return seen[0];
 }
 
 /* Writes an element of a matrix of either type. */

@@ -230,7 +230,7 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     c->many_slots = options->n_slots >= CUDA_SLOTS_MANY;
     c->bytes = options->precision == PRECISION_INT8 && !c->many_slots; /* those are bound by other things */
     snprintf(c->base.name, sizeof(c->base.name), "cuda %s (%.30s)", c->bytes ? "int8" : "f16", device.name);
-    c->cooperative = device.cooperativeLaunch && device.major >= 8 && !c->many_slots; /* step.cu */
+    c->clusters = device.cooperativeLaunch && device.major >= 9 && !c->many_slots; /* step.cu */
     r = start(c, &device, err);
     if (r < 0) {
         destroy(&c->base);

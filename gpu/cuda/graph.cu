@@ -158,7 +158,7 @@ void cuda_graph_launch(struct engine *e, struct engine_graph *g, const int32_t *
         cuda_fail(c, -ENOTSUP, "engine cuda: a graph cannot be launched while another one is recorded");
     } else if (g->err.code) {
         c->err = g->err;
-    } else if (n_active && max_times > 0 && g->step && c->cooperative &&
+    } else if (n_active && max_times > 0 && g->step && c->clusters &&
                cuda_step_launch(c, g->step, n_active, max_times)) {
         c->base.repeat = "kernel"; /* submitted, or failed */
     } else if (!n_active || !has_loop(c, g, n_active)) {

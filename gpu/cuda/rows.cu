@@ -8,10 +8,8 @@
 #include <errno.h>
 
 #define WARPS        4
-#define SHARED_BYTES (48 << 10)
+#define SHARED_BYTES (44 << 10) /* and the norm has some */
 #define BLOCKS_A_SM  8
-
-static_assert(SHARED_BYTES / sizeof(float) / FIXED_CHUNK < FIXED_FLAWS, "no row has too many chunks");
 
 /* A warp: sums of a group of outputs, as finish_group wants them. */
 template <int n_rows, int n_outs, bool bytes>
@@ -20,16 +18,6 @@ static __device__ __forceinline__ float product(const struct engine_weight *weig
     float sums[n_rows * n_outs];
     multiply<n_rows, n_outs, bytes>(weight, out, x, sums);
     return warp_sums<n_rows * n_outs>(sums);
-}
-
-/* The same, in fixed point. */
-template <int n_rows, int n_outs, bool bytes>
-static __device__ __forceinline__ float fixed_product(const struct engine_weight *weight, int out,
-                                                      const float *x)
-{
-    long long sums[(n_rows * n_outs + 1) / 2] = {};
-    multiply_fixed_from<n_rows, n_outs, bytes>(weight, out, x, 0, sums);
-    return fixed_sums<n_rows * n_outs>(sums);
 }
 
 /* grid: outputs, groups of n_rows rows. Shared: [n_rows, stride] f32. A warp has n_outs neighbouring outputs at a time: that
@@ -49,13 +37,12 @@ static __global__ void __launch_bounds__(WARPS *WARP, n_rows < 4   ? 7
         return;
     take_rows(&p, first, n_rows, active, x);
     if (p.gamma)
-        norm_rows(n_rows, active, p.gamma, p.beta, p.weight.n_in, stride, x);
+        norm_rows<n_rows, WARPS * WARP>(active, p.gamma, p.beta, p.weight.n_in, stride, x, x);
     for (int group = (int)blockIdx.x * WARPS + warp; group * n_outs < p.weight.n_out;
          group += (int)gridDim.x * WARPS) {
         int out = first_of_group(&p.weight, group, n_outs);
         finish_group<n_rows, n_outs>(&p, first, active, group, out,
-                                     p.add.data ? fixed_product<n_rows, n_outs, bytes>(&p.weight, out, x)
-                                                : product<n_rows, n_outs, bytes>(&p.weight, out, x));
+                                     product<n_rows, n_outs, bytes>(&p.weight, out, x));
     }
 }
 
@@ -88,7 +75,7 @@ int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
     int room = SHARED_BYTES / (int)sizeof(float) / w->stride, n = a->rows.n;
     if (a->in.type != DTYPE_F32 || a->out.type != DTYPE_F32 || a->in.cols != w->n_in ||
         a->out.cols != w->n_out || (a->add.data && (a->add.type != DTYPE_F32 || a->add.cols != w->n_out)) ||
-        room < 1)
+        room < 1 || (a->gamma && w->n_in > NORM_MAX))
         return cuda_fail(c, -EINVAL, "linear_rows: types or shapes do not fit");
     if (n <= 0)
         return 0;
@@ -114,7 +101,16 @@ int cuda_linear_rows(struct cuda_engine *c, const struct linear_rows_args *a)
 static __global__ void __launch_bounds__(EMBED_THREADS)
     embed_kernel(struct rows rows, struct engine_weight tokens, const float *positions, struct mat out)
 {
-    embed_row(&rows, (int)blockIdx.x, &tokens, positions, out);
+    int r = (int)blockIdx.x, token = rows.token[r], pos = rows.pos[r];
+    if (pos < 0 || token < 0 || token >= tokens.n_out)
+        return;
+    float *to = (float *)out.data + (size_t)r * (size_t)out.stride;
+    for (int i = (int)threadIdx.x; i < tokens.stride / 8; i += EMBED_THREADS) {
+        float eight[8];
+        embed_eight(&tokens, positions, token, pos, i, eight);
+        for (int k = 0; k < 8 && i * 8 + k < tokens.n_in; k++)
+            to[i * 8 + k] = eight[k];
+    }
 }
 
 int cuda_embed(struct cuda_engine *c, const struct embed_args *a)

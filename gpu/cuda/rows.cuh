@@ -2,16 +2,16 @@
  * kernel for each, step.cu one for all.
  *
  * A row's sum has the same order whatever is computed beside it and in whichever kernel, so a draft verified at once gives
- * the bits that its tokens give one by one; where something is added to it, none matters (fixed.cuh). A lane has eight
- * weights of an output at a time, for up to eight rows. */
+ * the bits that its tokens give one by one. A lane has eight weights of an output at a time, for up to eight rows. */
 #ifndef CAPTIOND_GPU_CUDA_ROWS_CUH
 #define CAPTIOND_GPU_CUDA_ROWS_CUH
 
 #include "gpu/cuda/cuda.cuh"
-#include "gpu/cuda/fixed.cuh"
 
 #define ROWS_MAX    8
 #define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
+#define NORM_MAX    1280
+#define NORM_CHUNKS (NORM_MAX / WARP)
 
 struct linear_rows_params {
     struct rows rows;
@@ -28,34 +28,56 @@ int cuda_linear_rows_mma(struct cuda_engine *, const struct linear_rows_params *
  * does it by these three. */
 typedef uint4 packed_weights;
 
-static __device__ __forceinline__ const float *unit_of(const struct engine_weight *w, int out, int i)
-{
-    return w->units + (size_t)out * (size_t)weight_units(w) + i * 8 / UNIT_INPUTS;
-}
+struct weight_cursor {
+    const char *eight;
+    const float *unit;
+};
 
 template <bool bytes>
-static __device__ __forceinline__ packed_weights load_weights(const struct engine_weight *w, int out, int i)
+static __device__ __forceinline__ struct weight_cursor weight_at(const struct engine_weight *w, int out, int i)
 {
     const size_t at = (size_t)out * (size_t)w->stride + (size_t)i * 8;
+    if constexpr (bytes)
+        return {(const char *)(w->bytes + at), w->units + (size_t)out * (size_t)weight_units(w) + i * 8 / UNIT_INPUTS};
+    else
+        return {(const char *)(w->data + at), NULL};
+}
+
+/* So many outputs on, at the same inputs. */
+template <bool bytes>
+static __device__ __forceinline__ void next_outputs(struct weight_cursor *c, const struct engine_weight *w, int n)
+{
+    c->eight += (size_t)n * (size_t)w->stride * (bytes ? 1 : sizeof(__half));
+    if constexpr (bytes)
+        c->unit += n * weight_units(w);
+}
+
+/* WARP eights on. */
+template <bool bytes> static __device__ __forceinline__ void next_warp(struct weight_cursor *c)
+{
+    c->eight += WARP * 8 * (bytes ? 1 : sizeof(__half));
+    if constexpr (bytes)
+        c->unit += WARP * 8 / UNIT_INPUTS;
+}
+
+template <bool bytes> static __device__ __forceinline__ packed_weights load_weights(struct weight_cursor c)
+{
     if constexpr (bytes) {
-        const uint2 eight = *(const uint2 *)(w->bytes + at);
-        return make_uint4(eight.x, eight.y, (unsigned)__float_as_int(*unit_of(w, out, i)), 0);
+        const uint2 eight = *(const uint2 *)c.eight;
+        return make_uint4(eight.x, eight.y, (unsigned)__float_as_int(*c.unit), 0);
     } else {
-        return *(const uint4 *)(w->data + at);
+        return *(const uint4 *)c.eight;
     }
 }
 
 /* To shared memory; there when the thread has waited. */
-template <bool bytes>
-static __device__ __forceinline__ void bring_weights(packed_weights *to, const struct engine_weight *w,
-                                                     int out, int i)
+template <bool bytes> static __device__ __forceinline__ void bring_weights(packed_weights *to, struct weight_cursor c)
 {
-    const size_t at = (size_t)out * (size_t)w->stride + (size_t)i * 8;
     if constexpr (bytes) {
-        cp_async_few<8>(to, w->bytes + at);
-        cp_async_few<4>(&to->z, unit_of(w, out, i));
+        cp_async_few<8>(to, c.eight);
+        cp_async_few<4>(&to->z, c.unit);
     } else {
-        cp_async_16(to, w->data + at, sizeof(*to));
+        cp_async_16(to, c.eight, sizeof(*to));
     }
 }
 
@@ -95,41 +117,82 @@ static __device__ __forceinline__ void take_rows(const struct linear_rows_params
     __syncthreads();
 }
 
-/* A block: layer norm of rows in shared memory, a warp a row. Ends with a barrier. */
-static __device__ __forceinline__ void norm_rows(int n_rows, unsigned active, const float *gamma,
-                                                 const float *beta, int n, int stride, float *rows)
+/* A block: the sum of all chunks' sums, from shared memory. */
+static __device__ __forceinline__ float sum_of_chunks(const float *sums, int n)
 {
-    int me = afresh((int)threadIdx.x), lane = me % WARP;
-    for (int r = me / WARP; r < n_rows; r += (int)blockDim.x / WARP) {
-        float *x = rows + r * stride, sum = 0.0f, squares = 0.0f;
-        if (!(active >> r & 1))
-            continue;
-        for (int i = lane; i < n; i += WARP)
-            sum += x[place(i, stride)];
-        const float mean = warp_sum(sum) / (float)n;
-        for (int i = lane; i < n; i += WARP)
-            squares += (x[place(i, stride)] - mean) * (x[place(i, stride)] - mean);
-        const float scale = rsqrtf(warp_sum(squares) / (float)n + 1e-5f);
-        for (int i = lane; i < n; i += WARP)
-            x[place(i, stride)] = (x[place(i, stride)] - mean) * scale * gamma[i] + beta[i];
+    int lane = (int)threadIdx.x % WARP;
+    float sum = lane < n ? sums[lane] : 0.0f;
+    if (n > WARP)
+        sum += lane + WARP < n ? sums[lane + WARP] : 0.0f;
+    return warp_sum(sum);
+}
+
+/* A block of n_threads: layer norm of rows in shared memory of up to NORM_MAX values, which lie as `place` says, to the same
+ * place or another one. A row is summed in chunks of 32 values, so that its sum does not depend on how many warps there are.
+ * Ends with a barrier. */
+template <int n_rows, int n_threads>
+static __device__ __forceinline__ void norm_rows(unsigned active, const float *gamma, const float *beta, int n,
+                                                 int stride, const float *from, float *to)
+{
+    SHARED(float, sums, n_rows *NORM_CHUNKS);
+    SHARED(float, squares, n_rows *NORM_CHUNKS);
+    const int at_most = (NORM_MAX + n_threads - 1) / n_threads; /* values of a thread */
+    int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, n_chunks = (n + WARP - 1) / WARP;
+    const float part = 1.0f / (float)n;
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
+            if (c >= n_chunks)
+                break;
+            float sum = warp_sum(i < n ? from[r * stride + place(i, stride)] : 0.0f);
+            if (lane == 0)
+                sums[r * NORM_CHUNKS + c] = sum;
+        }
+    }
+    __syncthreads();
+    float mean[n_rows];
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        mean[r] = sum_of_chunks(sums + r * NORM_CHUNKS, n_chunks) * part;
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
+            if (c >= n_chunks)
+                break;
+            float d = i < n ? from[r * stride + place(i, stride)] - mean[r] : 0.0f, sum = warp_sum(d * d);
+            if (lane == 0)
+                squares[r * NORM_CHUNKS + c] = sum;
+        }
+    }
+    __syncthreads();
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        const float scale = rsqrtf(sum_of_chunks(squares + r * NORM_CHUNKS, n_chunks) * part + 1e-5f);
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int i = k * n_threads + (int)threadIdx.x, at = r * stride + place(i, stride);
+            if (i < n && (active >> r & 1))
+                to[at] = (from[at] - mean[r]) * scale * gamma[i] + beta[i];
+        }
     }
     __syncthreads();
 }
 
 /* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
- * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum.
- * last_bit 2: over lanes that are even, or odd. */
-template <int n, class T> static __device__ __forceinline__ T warp_sums(T *v, int last_bit = 1)
+ * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum. */
+template <int n> static __device__ __forceinline__ float warp_sums(float *v)
 {
     int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
     for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
         bool high = lane & bit;
         for (int i = 0; i < left; i++) {
-            T give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
+            float give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
             v[i] = keep + __shfl_xor_sync(LANES, give, bit);
         }
     }
-    for (; bit >= last_bit; bit /= 2)
+    for (; bit > 0; bit /= 2)
         v[0] += __shfl_xor_sync(LANES, v[0], bit);
     return v[0];
 }
@@ -156,79 +219,19 @@ static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], 
     }
 }
 
-/* A lane's part of the sums [n_outs][n_rows] += neighbouring outputs, from eight times `first` values on. */
-template <int n_rows, int n_outs, bool bytes>
-static __device__ __forceinline__ void multiply_from(const struct engine_weight *weight, int out,
-                                                     const float *x, int first, float *sums)
-{
-    int stride = weight->stride;
-    for (int i = first + (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
-        float w[n_outs][8];
-        for (int o = 0; o < n_outs; o++)
-            split_weights<bytes>(load_weights<bytes>(weight, out + o, i), w[o]);
-        multiply_eight<n_rows, n_outs>(w, x, stride, i, sums);
-    }
-}
-
-/* The same of all values. */
+/* A lane's part of the sums [n_outs][n_rows] of neighbouring outputs. */
 template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply(const struct engine_weight *weight, int out, const float *x,
                                                 float *sums)
 {
+    int stride = weight->stride;
     for (int i = 0; i < n_outs * n_rows; i++)
         sums[i] = 0.0f;
-    multiply_from<n_rows, n_outs, bytes>(weight, out, x, 0, sums);
-}
-
-/* --- products in fixed point ------------------------------------------------------------------------------------------- */
-
-/* Two neighbouring lanes have the two halves of a chunk of each of n sums. The even one adds the first half of the chunks to
- * its sums [(n + 1) / 2], the odd one the others. */
-template <int n> static __device__ __forceinline__ void add_chunks(const float *halves, long long *sums)
-{
-    bool odd = threadIdx.x & 1;
-    if (n == 1)
-        sums[0] += to_fixed(halves[0] + __shfl_xor_sync(LANES, halves[0], 1));
-    for (int i = 0; i < n / 2; i++) {
-        float give = odd ? halves[i] : halves[i + n / 2], keep = odd ? halves[i + n / 2] : halves[i];
-        sums[i] += to_fixed(keep + __shfl_xor_sync(LANES, give, 1));
-    }
-}
-
-/* Over a warp: lane l has the sum of value l / (32 / n). */
-template <int n> static __device__ __forceinline__ float fixed_sums(long long *sums)
-{
-    const int m = (n + 1) / 2; /* of even lanes, and of odd ones */
-    int mine = (int)threadIdx.x % WARP / (WARP / n);
-    long long sum = warp_sums<m>(sums, 2);
-    return from_fixed(__shfl_sync(LANES, sum, mine % m * (WARP / m) + mine / m));
-}
-
-/* All lanes of a warp; those behind the end of the row have nothing to multiply. */
-template <int n_rows, int n_outs, bool bytes>
-static __device__ __forceinline__ void multiply_chunks(const packed_weights *weights, const float *x,
-                                                       int stride, int i, long long *sums)
-{
-    float halves[n_rows * n_outs] = {}, w[n_outs][8];
-    if (i < stride / 8) {
+    for (int i = (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
+        float w[n_outs][8];
         for (int o = 0; o < n_outs; o++)
-            split_weights<bytes>(weights[o], w[o]);
-        multiply_eight<n_rows, n_outs>(w, x, stride, i, halves);
-    }
-    add_chunks<n_rows * n_outs>(halves, sums);
-}
-
-/* From eight times `first` values on, a multiple of 32, as multiply_from. */
-template <int n_rows, int n_outs, bool bytes>
-static __device__ __forceinline__ void multiply_fixed_from(const struct engine_weight *weight, int out,
-                                                           const float *x, int first, long long *sums)
-{
-    for (; first < weight->stride / 8; first += WARP) {
-        int i = first + (int)threadIdx.x % WARP;
-        packed_weights w[n_outs] = {};
-        for (int o = 0; o < n_outs && i < weight->stride / 8; o++)
-            w[o] = load_weights<bytes>(weight, out + o, i);
-        multiply_chunks<n_rows, n_outs, bytes>(w, x, weight->stride, i, sums);
+            split_weights<bytes>(load_weights<bytes>(weight_at<bytes>(weight, out + o, i)), w[o]);
+        multiply_eight<n_rows, n_outs>(w, x, stride, i, sums);
     }
 }
 
@@ -270,25 +273,17 @@ static __device__ __forceinline__ void finish_group(const struct linear_rows_par
         finish(p, row, mine_out, sum, p->bias ? p->bias[mine_out] : 0.0f, added_to(p, row, mine_out));
 }
 
-/* All threads of a block. */
-static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
-                                                 const struct engine_weight *tokens, const float *positions,
-                                                 struct mat out)
+/* Eight neighbouring values of a token at a position. */
+static __device__ __forceinline__ void embed_eight(const struct engine_weight *tokens, const float *positions,
+                                                   int token, int pos, int i, float to[8])
 {
-    int token = rows->token[r], pos = rows->pos[r];
-    if (pos < 0 || token < 0 || token >= tokens->n_out)
-        return;
-    const float *position = positions + (size_t)pos * (size_t)tokens->n_in;
-    float *to = (float *)out.data + (size_t)r * (size_t)out.stride;
-    for (int i = (int)threadIdx.x; i < tokens->stride / 8; i += (int)blockDim.x) {
-        float embedding[8];
-        if (tokens->bytes)
-            split_weights<true>(load_weights<true>(tokens, token, i), embedding);
-        else
-            split_weights<false>(load_weights<false>(tokens, token, i), embedding);
-        for (int k = 0; k < 8 && i * 8 + k < tokens->n_in; k++)
-            to[i * 8 + k] = embedding[k] + position[i * 8 + k];
-    }
+    const float *position = positions + (size_t)pos * (size_t)tokens->n_in + i * 8;
+    if (tokens->bytes)
+        split_weights<true>(load_weights<true>(weight_at<true>(tokens, token, i)), to);
+    else
+        split_weights<false>(load_weights<false>(weight_at<false>(tokens, token, i)), to);
+    for (int k = 0; k < 8 && i * 8 + k < tokens->n_in; k++)
+        to[k] += position[k];
 }
 
 /* One thread: the newest token of the row's slot. */

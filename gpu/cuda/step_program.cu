@@ -1,9 +1,7 @@
-/* From the operations of a recording to the phases of a step.
+/* From the operations of a recording to the layers of a step.
  *
  * While a graph is recorded its operations are noted. A step of up to ROWS_MAX rows without beams is the known sequence of
- * them; everything else has the graph alone. Fused are: self-attention and cross-attention's joining with the product that
- * follows; and with few rows cross-attention with its queries, and both products of the MLP. What lies between is then not
- * written, and the residual moves from one x to the other (step.cu). */
+ * them; everything else has the graph alone. What lies between the operations, but for the logits, is then not written. */
 #include "gpu/cuda/step.cuh"
 
 #include <stdlib.h>
@@ -24,7 +22,7 @@ struct step_note {
     };
 };
 
-#define NOTES_MAX (STEP_PHASES_MAX + 5)
+#define NOTES_MAX (8 * STEP_LAYERS_MAX + 5)
 
 struct step_notes {
     int n;
@@ -65,22 +63,12 @@ NOTE(cross_attention_args, OP_CROSS, cross)
 NOTE(select_args, OP_SELECT, select)
 NOTE(advance_args, OP_ADVANCE, advance)
 
-/* --- phases ------------------------------------------------------------------------------------------------------------ */
+/* --- layers ------------------------------------------------------------------------------------------------------------ */
 
 struct builder {
-    struct cuda_engine *engine;
     const struct step_notes *notes;
     int at;
-    struct step_phase *phases;
-    int n_phases;
-    int stride_max;  /* of the rows in shared memory */
-    int n;           /* rows */
-    struct mat x[2]; /* the recording's, and ours */
-    int in;          /* which one has the residual */
-    bool is_pending; /* less what is in the newest sums, and this bias */
-    const float *bias;
-    long long *sums[2];
-    int newest;
+    struct mat x; /* the residual */
 };
 
 static const struct step_note *next(struct builder *b, enum op op)
@@ -90,149 +78,89 @@ static const struct step_note *next(struct builder *b, enum op op)
     return &b->notes->notes[b->at++];
 }
 
-static struct step_phase *add_phase(struct builder *b, enum phase_kind kind)
+/* What is copied 16 bytes at a time. */
+static bool is_aligned(const void *p)
 {
-    struct step_phase *p = &b->phases[b->n_phases++];
-    p->kind = kind;
-    return p;
+    return (uintptr_t)p % 16 == 0;
 }
 
-/* A linear layer whose input is not the residual. */
-static struct step_phase *add_linear(struct builder *b, enum phase_kind kind)
+/* A product of the residual, normalised. */
+static const struct linear_rows_args *next_normed(struct builder *b)
 {
     const struct step_note *note = next(b, OP_LINEAR);
-    if (!note)
-        return NULL;
-    const struct linear_rows_args *a = &note->linear;
-    struct step_phase *p = add_phase(b, kind);
-    p->linear = {a->rows, a->in, a->add, a->out, a->gamma, a->beta, a->bias, a->gelu, *a->weight};
-    return p;
+    const struct linear_rows_args *l = note ? &note->linear : NULL;
+    bool fits = l && l->gamma && !l->add.data && l->in.data == b->x.data && is_aligned(l->gamma) &&
+                is_aligned(l->beta);
+    return fits ? l : NULL;
 }
 
-static void take_shared(struct builder *b, const struct step_phase *p)
+/* One of something else, which is added to the residual. */
+static const struct linear_rows_args *next_added(struct builder *b, struct mat in)
 {
-    b->stride_max = p->linear.weight.stride > b->stride_max ? p->linear.weight.stride : b->stride_max;
+    const struct step_note *note = next(b, OP_LINEAR);
+    const struct linear_rows_args *l = note ? &note->linear : NULL;
+    bool fits = l && !l->gamma && !l->gelu && l->in.data == in.data && l->add.data == b->x.data &&
+                l->out.data == b->x.data;
+    return fits ? l : NULL;
 }
 
-/* One of a residual that is normalised. keeps: it is needed again. */
-static struct step_phase *add_normed(struct builder *b, enum phase_kind kind, bool keeps)
+static bool add_product(struct step_layer *to, enum product product, const struct linear_rows_args *l, int n_in,
+                        int n_out)
 {
-    struct step_phase *p = add_linear(b, kind);
-    if (!p || !p->linear.gamma || p->linear.add.data || p->linear.in.data != b->x[0].data ||
-        p->linear.weight.n_in > STEP_STATE_MAX)
-        return NULL;
-    p->linear.in = b->x[b->in];
-    if (b->is_pending) {
-        b->in ^= keeps;
-        p->pending = {b->sums[b->newest], b->bias, keeps ? b->x[b->in] : mat{}};
-        b->is_pending = false;
+    if (!l || l->weight->n_in != n_in || l->weight->n_out != n_out || l->gelu != (product == UP))
+        return false;
+    to->weight[product] = *l->weight;
+    to->bias[product] = l->bias;
+    if (product % 2 == 0) {
+        to->gamma[product / 2] = l->gamma;
+        to->beta[product / 2] = l->beta;
     }
-    take_shared(b, p);
-    return p;
-}
-
-/* A phase's product of a layer without anything else goes to the residual: its reader adds it. */
-static bool add_to_residual(struct builder *b, struct step_phase *p, const struct linear_rows_params *l)
-{
-    if (l->gamma || l->gelu || l->add.data != b->x[0].data || l->out.data != b->x[0].data || b->is_pending)
-        return false;
-    b->newest ^= 1;
-    b->is_pending = true;
-    b->bias = l->bias;
-    p->adds = p[-1].clears = b->sums[b->newest];
     return true;
 }
 
-/* Attention, whose output is `out`, or its joining, with the product that follows. */
-static struct step_phase *add_heads(struct builder *b, enum phase_kind kind, struct mat out, int n_head)
+/* The first layer says what all are like. */
+static bool same_caches(struct step_params *p, int layer, const struct self_attention_args *self,
+                        const struct cross_attention_args *cross)
 {
-    struct step_phase *p = add_linear(b, kind);
-    bool fits = p && p->linear.in.data == out.data && p->linear.weight.n_in == n_head * HEAD &&
-                add_to_residual(b, p, &p->linear);
-    return fits ? p : NULL;
-}
-
-/* Query, cross-attention and the product with its output. */
-static bool add_cross(struct builder *b)
-{
-    struct step_phase *query = add_normed(b, PHASE_LINEAR, true);
-    const struct step_note *note = query ? next(b, OP_CROSS) : NULL;
-    struct step_phase *cross = query;
-    if (!note)
-        return false;
-    const struct cross_attention_args *a = &note->cross;
-    if (b->n > FUSED_ROWS)
-        cross = add_phase(b, PHASE_CROSS);
-    else
-        query->kind = PHASE_CROSS_QUERIES;
-    cross->cross = {a->rows,        *a->kv,         a->layer,   a->slots, a->q, a->out, b->engine->partial,
-                    a->align_heads, a->align_first, a->n_align, a->align};
-    struct step_phase *out = add_heads(b, PHASE_JOINED, a->out, a->kv->n_head);
-    if (!out || a->q.data != query->linear.out.data)
-        return false;
-    out->cross = cross->cross;
-    return true;
-}
-
-static bool add_self(struct builder *b)
-{
-    struct step_phase *qkv = add_normed(b, PHASE_LINEAR, true);
-    const struct step_note *note = qkv ? next(b, OP_SELF) : NULL;
-    if (!note || note->self.slots || note->self.qkv.data != qkv->linear.out.data)
-        return false;
-    struct step_phase *self = add_heads(b, PHASE_SELF, note->self.out, note->self.kv->n_head);
-    if (!self)
-        return false;
-    self->self = *note->self.kv;
-    self->cross.layer = note->self.layer;
-    self->linear.in = note->self.qkv;
-    return true;
-}
-
-/* In one phase with few rows: with many, so many chunks would be added to so many sums that it takes longer than to meet. */
-static bool add_mlp(struct builder *b)
-{
-    struct step_phase *up = add_normed(b, b->n > FUSED_ROWS ? PHASE_LINEAR : PHASE_MLP, true);
-    struct step_phase *down = up ? add_linear(b, PHASE_LINEAR) : NULL;
-    if (!down || down->linear.in.data != up->linear.out.data)
-        return false;
-    if (b->n > FUSED_ROWS) {
-        take_shared(b, down);
-        bool fits = !down->linear.gamma && !b->is_pending && down->linear.add.data == b->x[0].data &&
-                    down->linear.out.data == b->x[0].data;
-        down->linear.add = down->linear.out = b->x[b->in];
-        return fits;
+    if (layer == 0) {
+        p->self = *self->kv;
+        p->cross = *cross->kv;
+        p->n_head = self->kv->n_head;
+        p->n_align = cross->n_align;
+        p->align = cross->align;
     }
-    const struct linear_rows_params l = down->linear;
-    memset(down, 0, sizeof(*down));
-    b->n_phases--;
-    up->down = l.weight;
-    return l.weight.n_in % MLP_CHUNK == 0 && add_to_residual(b, up, &l);
+    return self->kv->data == p->self.data && cross->kv->data == p->cross.data && self->layer == layer &&
+           cross->layer == layer && cross->kv->n_head == p->n_head && cross->align == p->align && !self->slots;
 }
 
-static bool add_layer(struct builder *b)
+static bool add_layer(struct builder *b, struct step_params *p, int index, struct step_layer *l)
 {
-    return add_self(b) && add_cross(b) && add_mlp(b);
+    const struct linear_rows_args *qkv = next_normed(b);
+    const struct step_note *self = qkv ? next(b, OP_SELF) : NULL;
+    const struct linear_rows_args *out = self ? next_added(b, self->self.out) : NULL;
+    const struct linear_rows_args *query = out ? next_normed(b) : NULL;
+    const struct step_note *cross = query ? next(b, OP_CROSS) : NULL;
+    const struct linear_rows_args *cross_out = cross ? next_added(b, cross->cross.out) : NULL;
+    const struct linear_rows_args *up = cross_out ? next_normed(b) : NULL;
+    const struct linear_rows_args *down = up ? next_added(b, up->out) : NULL;
+    if (!down || self->self.qkv.data != qkv->out.data || cross->cross.q.data != query->out.data ||
+        !same_caches(p, index, &self->self, &cross->cross))
+        return false;
+    int n = p->n_state, hidden = up->weight->n_out;
+    if (index == 0)
+        p->n_hidden = hidden;
+    l->align_heads = cross->cross.align_heads;
+    l->align_first = cross->cross.align_first;
+    return n == p->n_head * HEAD && hidden == p->n_hidden && hidden >= n && hidden % UNIT_INPUTS == 0 &&
+           add_product(l, QKV, qkv, n, 3 * n) && add_product(l, OUT, out, n, n) &&
+           add_product(l, QUERY, query, n, n) && add_product(l, CROSS_OUT, cross_out, n, n) &&
+           add_product(l, UP, up, n, hidden) && add_product(l, DOWN, down, hidden, n);
 }
 
 /* Whether another layer follows, and not the output layer. */
 static bool is_layer(const struct builder *b)
 {
     return b->at + 1 < b->notes->n && b->notes->notes[b->at + 1].op == OP_SELF;
-}
-
-/* The output layer is most of what a step reads: each phase before it brings a part of it into the second-level cache, of
- * which a quarter is taken for that. */
-static void share_out(struct builder *b, int l2_bytes)
-{
-    const struct engine_weight *w = &b->phases[b->n_phases - 2].linear.weight;
-    size_t bytes = (size_t)w->n_out * weight_row_bytes(w), most = (size_t)l2_bytes / 4;
-    int n = b->n_phases - 2, lines = (int)((bytes < most ? bytes : most) / LINE);
-    for (int i = 0; i < n; i++) {
-        int first = (int)((long)lines * i / n), last = (int)((long)lines * (i + 1) / n);
-        b->phases[i].soon = weight_row(w, 0) + (size_t)first * LINE;
-        b->phases[i].soon_lines = last - first;
-    }
 }
 
 /* The same rows throughout, so that they may be known once a step. */
@@ -258,65 +186,50 @@ static bool rows_agree(const struct builder *b, const struct rows *rows)
     return true;
 }
 
-/* A product and nothing else, as select takes it. */
-static bool is_bare(const struct linear_rows_params *l)
+static bool build(const struct step_notes *notes, struct step_program *program, struct step_layer *layers)
 {
-    return !l->gelu && !l->bias && !l->add.data;
-}
-
-/* Sums for two products, and another x. */
-static bool add_memory(struct builder *b, int n_state, struct step_program *p)
-{
-    size_t n = (size_t)b->n * (size_t)n_state;
-    p->residual = cuda_device_alloc(b->engine, n * (2 * sizeof(long long) + sizeof(float)));
-    b->sums[0] = (long long *)p->residual;
-    b->sums[1] = b->sums[0] + n;
-    b->x[1] = mat_view(b->sums[1] + n, DTYPE_F32, b->n, n_state, n_state);
-    p->params.n_sums = (int)n;
-    return p->residual;
-}
-
-static bool build(struct builder *b, struct step_program *program)
-{
+    struct builder b = {notes, 0, {}};
     struct step_params *p = &program->params;
-    const struct step_note *from_slots = next(b, OP_FROM_SLOTS);
-    const struct step_note *embed = from_slots ? next(b, OP_EMBED) : NULL;
+    const struct step_note *from_slots = next(&b, OP_FROM_SLOTS);
+    const struct step_note *embed = from_slots ? next(&b, OP_EMBED) : NULL;
     if (!embed || embed->embed.rows.n > ROWS_MAX || embed->embed.rows.n <= 0 ||
-        !rows_agree(b, &embed->embed.rows))
+        embed->embed.out.cols > STEP_STATE_MAX || !rows_agree(&b, &embed->embed.rows))
         return false;
-    b->n = embed->embed.rows.n;
-    b->x[0] = embed->embed.out;
-    if (!add_memory(b, embed->embed.out.cols, program))
-        return false;
-    for (int i = 0; i < STEP_LAYERS_MAX && is_layer(b); i++) {
-        if (!add_layer(b))
+    b.x = embed->embed.out;
+    p->n_state = b.x.cols;
+    for (; p->n_layers < STEP_LAYERS_MAX && is_layer(&b); p->n_layers++) {
+        if (!add_layer(&b, p, p->n_layers, &layers[p->n_layers]))
             return false;
     }
-    if (b->n_phases == 0) /* what is known of the rows is known from the second phase on */
+    const struct linear_rows_args *output = p->n_layers ? next_normed(&b) : NULL;
+    const struct step_note *select = output ? next(&b, OP_SELECT) : NULL;
+    const struct step_note *advance = select ? next(&b, OP_ADVANCE) : NULL;
+    if (!advance || b.at != notes->n || output->gelu || output->bias || output->out.data != select->select.logits.data)
         return false;
-    const struct step_note *select = add_normed(b, PHASE_LOGITS, false) ? next(b, OP_SELECT) : NULL;
-    const struct step_note *advance = select ? next(b, OP_ADVANCE) : NULL;
-    if (!advance || b->at != b->notes->n || !is_bare(&b->phases[b->n_phases - 1].linear))
-        return false;
-    add_phase(b, PHASE_FINISH);
-    p->n_phases = b->n_phases;
+    program->n_rows = embed->embed.rows.n;
     p->embed = embed->embed;
     p->tokens = *embed->embed.tokens;
+    p->gamma = output->gamma;
+    p->beta = output->beta;
+    p->output = *output->weight;
     p->select = select->select;
     p->advance = advance->advance;
     p->slots = from_slots->from_slots.slots;
-    p->parts = b->engine->parts;
     return true;
 }
 
-static bool to_device(struct cuda_engine *c, struct step_program *p, const struct step_phase *phases)
+static bool to_device(struct cuda_engine *c, struct step_program *p, const struct step_layer *layers)
 {
-    size_t bytes = (size_t)p->params.n_phases * sizeof(*phases);
-    p->phases = (struct step_phase *)cuda_device_alloc(c, bytes);
-    p->params.arrived = (unsigned *)cuda_device_alloc(c, sizeof(unsigned));
-    p->params.phases = p->phases;
-    bool there = p->phases && p->params.arrived &&
-                 cudaMemcpyAsync(p->phases, phases, bytes, cudaMemcpyHostToDevice, c->setup) == cudaSuccess &&
+    size_t bytes = (size_t)p->params.n_layers * sizeof(*layers);
+    p->layers = (struct step_layer *)cuda_device_alloc(c, bytes);
+    p->params.normed =
+        (float *)cuda_device_alloc(c, (size_t)(ROWS_MAX * p->params.n_state) * sizeof(float));
+    p->params.signals = (unsigned *)cuda_device_alloc(c, STEP_SIGNALS * sizeof(unsigned));
+    p->params.layers = p->layers;
+    p->params.partial = c->partial;
+    p->params.parts = c->parts;
+    bool there = p->layers && p->params.normed && p->params.signals &&
+                 cudaMemcpyAsync(p->layers, layers, bytes, cudaMemcpyHostToDevice, c->setup) == cudaSuccess &&
                  cudaStreamSynchronize(c->setup) == cudaSuccess;
     if (!there)
         cudaGetLastError(); /* the graph does as well */
@@ -325,21 +238,12 @@ static bool to_device(struct cuda_engine *c, struct step_program *p, const struc
 
 struct step_program *step_program_create(struct cuda_engine *c, const struct step_notes *notes)
 {
-    if (!c->cooperative || notes->unfit)
+    if (!c->clusters || notes->unfit)
         return NULL;
-    struct step_phase *phases = (struct step_phase *)calloc(STEP_PHASES_MAX, sizeof(*phases));
+    struct step_layer *layers = (struct step_layer *)calloc(STEP_LAYERS_MAX, sizeof(*layers));
     struct step_program *p = (struct step_program *)calloc(1, sizeof(*p));
-    struct builder b = {};
-    b.engine = c;
-    b.notes = notes;
-    b.phases = phases;
-    bool done = p && phases && build(&b, p);
-    if (done) {
-        p->n_rows = b.n;
-        share_out(&b, c->l2_bytes);
-        done = step_fits(c, p, b.stride_max) && to_device(c, p, phases);
-    }
-    free(phases);
+    bool done = p && layers && build(notes, p, layers) && step_fits(c, p) && to_device(c, p, layers);
+    free(layers);
     if (done)
         return p;
     step_program_destroy(p);
@@ -350,8 +254,8 @@ void step_program_destroy(struct step_program *p)
 {
     if (!p)
         return;
-    cudaFree(p->phases);
-    cudaFree(p->residual);
-    cudaFree(p->params.arrived);
+    cudaFree(p->layers);
+    cudaFree(p->params.normed);
+    cudaFree(p->params.signals);
     free(p);
 }

@@ -1,130 +1,115 @@
-/* What a block of the step kernel has in shared memory, and which units of a phase are whose. Inside step.cu. */
+/* What a block of the step kernel has in shared memory. Inside step.cu. */
 #ifndef CAPTIOND_GPU_CUDA_STEP_ROOM_CUH
 #define CAPTIOND_GPU_CUDA_STEP_ROOM_CUH
 
 #include "gpu/cuda/select.cuh"
 #include "gpu/cuda/step.cuh"
 
-#define STEP_WARPS (STEP_THREADS / WARP)
-#define TEAMS      (STEP_THREADS / ATTENTION_THREADS)
-#define RING       3 /* phases that are known: this one, the next, and the one after, which is on its way */
-
-/* What a block multiplies at once, eight weights a thread. */
-#define HEAD_EIGHTS (HEAD / 8)
-#define HEAD_OUTS   (STEP_THREADS / HEAD_EIGHTS) /* outputs with a head */
-#define DOWN_OUTS   (STEP_THREADS / 2)           /* outputs with a chunk of the MLP */
-#define QUERY_OUTS  (HEAD / STEP_WARPS)          /* of a head's query a warp */
-#define MLP_CHUNKS  4                            /* that a block has at once */
-#define AHEAD_MOST  8
+#define TEAMS        (STEP_THREADS / ATTENTION_THREADS)
+#define BIASES_AHEAD 32 /* of a warp */
 
 static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
-static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
 
-/* What is known of a row throughout a step. */
+/* What is known of a row throughout a step; pos −1: it is idle. */
 struct step_row {
     int pos, slot, audio, n_frames;
 };
 
-/* A block's shared memory. */
 struct step_room {
-    struct step_phase ring[RING];
+    struct step_layer layers[2]; /* this one and the next */
     struct step_row rows[ROWS_MAX];
     struct allowed allowed[ROWS_MAX];
-    float weights[TEAMS * RUN_TOKENS_MAX];
-    float queries[TEAMS * HEAD];
-    alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
-    alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
-    float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
-    unsigned active; /* bit r: row r is not idle */
-    bool goes_on;
+    float weights[TEAMS * RUN_TOKENS_MAX];    /* of attention */
+    alignas(16) __half own[TEAMS * 2 * HEAD]; /* a row's newest key and value, of a head */
+    alignas(16) float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
+    float bias[2 * STEP_WARPS * BIASES_AHEAD]; /* of a warp's next outputs */
 };
 
-/* A thread's first weights of the next phase, which are on their way to shared memory: each thread waits for its own. */
-struct ahead {
-    packed_weights *weights; /* [n][STEP_THREADS] */
-    int n;
-    float bias;
+/* Outputs that a warp multiplies at once; half as many where no more are left. */
+static inline __host__ __device__ constexpr int outputs_at_once(int n_rows)
+{
+    return n_rows <= 2 ? 4 : n_rows <= 4 ? 2 : 1;
+}
+
+/* Values of rows in the first cluster. Those of a vector that is multiplied lie as `place` says, x too. */
+struct step_memory {
+    float *x;               /* [n_rows, n_state] the residual */
+    float *normed;          /* [n_rows, n_state] */
+    float *wide;            /* [n_rows, n_hidden]: attention's output, then the hidden layer */
+    float *query;           /* [n_rows, n_state] of cross-attention, in order */
+    float *heads;           /* [heads of this block] query, key, value */
+    struct slot_state *slots; /* [rows of this block] what memory has, too */
+    packed_weights *ahead;  /* of each warp, n_ahead[0], then n_ahead[1] */
 };
 
-static __device__ __forceinline__ packed_weights *weights_of(const struct ahead *a, int k)
+static inline __host__ __device__ int heads_of_a_block(const struct step_params *p, int n_rows)
 {
-    return a->weights + k * STEP_THREADS + threadIdx.x;
+    return (n_rows * p->n_head + (1 << p->cluster_bits) - 1) >> p->cluster_bits;
 }
 
-/* Keys and values that are in shared memory when attention to them begins, in all teams: with many rows, the newest alone. */
-template <int n_rows> struct near {
-    static const int keys = n_rows <= FUSED_ROWS ? CROSS_PART : TEAMS;
-    static const int rows = n_rows < TEAMS ? n_rows : TEAMS; /* that a block attends with at once */
-    static const int keys_a_row = keys / rows;
-    static const int bytes = keys * 2 * HEAD * (int)sizeof(__half);
+static inline __host__ __device__ int rows_of_a_block(const struct step_params *p, int n_rows)
+{
+    return (n_rows + (1 << p->cluster_bits) - 1) >> p->cluster_bits;
+}
+
+static inline __host__ __device__ size_t step_vectors(const struct step_params *p, int n_rows)
+{
+    return (size_t)(n_rows * (3 * p->n_state + p->n_hidden) + heads_of_a_block(p, n_rows) * 3 * HEAD);
+}
+
+static inline __host__ __device__ size_t step_slots(const struct step_params *p, int n_rows)
+{
+    return ((size_t)rows_of_a_block(p, n_rows) * sizeof(struct slot_state) + 15) / 16 * 16;
+}
+
+static __device__ __forceinline__ struct step_memory memory_of(const struct step_params *p, int n_rows,
+                                                               float *shared)
+{
+    struct step_memory m;
+    m.x = shared;
+    m.normed = m.x + n_rows * p->n_state;
+    m.wide = m.normed + n_rows * p->n_state;
+    m.query = m.wide + n_rows * p->n_hidden;
+    m.heads = m.query + n_rows * p->n_state;
+    m.slots = (struct slot_state *)(shared + step_vectors(p, n_rows));
+    m.ahead = (packed_weights *)((char *)m.slots + step_slots(p, n_rows));
+    return m;
+}
+
+/* Elsewhere. */
+struct output_memory {
+    float *normed;        /* [n_rows, n_state] */
+    float *logits;        /* [n_rows, parts of this block · PART_IDS] */
+    packed_weights *kept; /* [STEP_WARPS][n_kept] */
 };
 
-static __device__ __forceinline__ int unit_of_warp(int warp)
+static inline __host__ __device__ size_t output_vectors(const struct step_params *p, int n_rows)
 {
-    return warp * (int)gridDim.x + (int)blockIdx.x; /* neighbours are in different blocks */
+    return (size_t)(n_rows * (p->n_state + p->parts_of_a_block * PART_IDS));
 }
 
-static __device__ __forceinline__ int first_unit(void)
+static __device__ __forceinline__ struct output_memory output_memory_of(const struct step_params *p, int n_rows,
+                                                                        float *shared)
 {
-    return unit_of_warp((int)threadIdx.x / WARP);
+    struct output_memory m;
+    m.normed = shared;
+    m.logits = m.normed + n_rows * p->n_state;
+    m.kept = (packed_weights *)(shared + output_vectors(p, n_rows));
+    return m;
 }
 
-static __device__ __forceinline__ int n_units(void)
+static __device__ __forceinline__ int rank_in_cluster(const struct step_params *p)
 {
-    return STEP_WARPS * (int)gridDim.x;
+    return (int)blockIdx.x & ((1 << p->cluster_bits) - 1);
 }
 
-/* A block's unit of the products with heads: some rows, a head, some outputs. */
-struct head_unit {
-    int first_row, head, share;
-};
-
-static __device__ __forceinline__ struct head_unit unit_of_heads(const struct linear_rows_params *l, int unit,
-                                                                 int n_rows)
+/* Rows that are not idle, a bit each. */
+static __device__ __forceinline__ unsigned active_rows(const struct step_room *room, int n)
 {
-    int n_head = l->weight.n_in / HEAD, n_shares = (l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS;
-    return {unit / n_shares / n_head * n_rows, unit / n_shares % n_head, unit % n_shares};
-}
-
-static __device__ __forceinline__ int n_head_units(const struct linear_rows_params *l, int n, int n_rows)
-{
-    return (n + n_rows - 1) / n_rows * (l->weight.n_in / HEAD) *
-           ((l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS);
-}
-
-static __device__ __forceinline__ int head_out(struct head_unit u, int me)
-{
-    return u.share * HEAD_OUTS + me / HEAD_EIGHTS;
-}
-
-/* A thread's eight weights of a head, among all of the output's. */
-static __device__ __forceinline__ int head_eight(struct head_unit u, int me)
-{
-    return u.head * HEAD_EIGHTS + me % HEAD_EIGHTS;
-}
-
-/* How many keys before a row's newest one are near, of the row's team in a block's first unit. */
-template <int n_rows> static __device__ __forceinline__ int near_past(int pos)
-{
-    return pos < near<n_rows>::keys_a_row ? pos : near<n_rows>::keys_a_row - 1;
-}
-
-/* A team's unit of cross-attention: a row, a head, a part of the window. */
-struct window_unit {
-    int row, head, part, n_keys;
-};
-
-static __device__ __forceinline__ struct window_unit
-unit_of_window(const struct cross_params *c, const struct step_room *room, int n, int unit)
-{
-    int n_parts = (c->kv.n_ctx + CROSS_PART - 1) / CROSS_PART, n_head = c->kv.n_head;
-    struct window_unit u = {0, unit / n_parts % n_head, unit % n_parts, 0};
-    if (unit >= n * n_head * n_parts)
-        return u;
-    u.row = unit / n_parts / n_head;
-    if (room->rows[u.row].pos >= 0)
-        u.n_keys = keys_in_part(room->rows[u.row].n_frames, u.part);
-    return u;
+    unsigned active = 0;
+    for (int r = 0; r < n; r++)
+        active |= (unsigned)(room->rows[r].pos >= 0) << r;
+    return active;
 }
 
 #endif

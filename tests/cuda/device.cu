@@ -13,21 +13,21 @@ enum { ALL = 4 }; /* as many multiprocessors as the harness has: here, all that 
 
 struct engine;
 
-static bool has_cooperative = true;
-static int multiprocessors = ALL;
+static bool has_clusters = true;
+static int multiprocessors = ALL, cluster_most;
 static size_t shared_most;
 static cudaError_t wanted;
 
 extern "C" {
 /* CUDA 12 has another name for it, by a macro. */
 cudaError_t REAL(cudaGetDeviceProperties)(cudaDeviceProp *, int device);
-cudaError_t REAL(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
-                                              size_t shared, cudaStream_t);
+cudaError_t REAL(cudaLaunchKernelExC)(const cudaLaunchConfig_t *, const void *kernel, void **params);
+cudaError_t REAL(cudaOccupancyMaxActiveClusters)(int *n, const void *kernel, const cudaLaunchConfig_t *);
 
 cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
 {
     cudaError_t e = REAL(cudaGetDeviceProperties)(p, device);
-    p->cooperativeLaunch = p->cooperativeLaunch && has_cooperative;
+    p->cooperativeLaunch = p->cooperativeLaunch && has_clusters;
     if (multiprocessors != ALL && multiprocessors < p->multiProcessorCount)
         p->multiProcessorCount = multiprocessors;
     if (shared_most > 0 && shared_most < p->sharedMemPerBlockOptin)
@@ -35,17 +35,27 @@ cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
     return e;
 }
 
-cudaError_t WRAPPED(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
-                                                 size_t shared, cudaStream_t stream)
+cudaError_t WRAPPED(cudaLaunchKernelExC)(const cudaLaunchConfig_t *config, const void *kernel, void **params)
 {
     cudaError_t e = wanted;
     wanted = cudaSuccess;
-    return e ? e : REAL(cudaLaunchCooperativeKernel)(kernel, blocks, threads, params, shared, stream);
+    return e ? e : REAL(cudaLaunchKernelExC)(config, kernel, params);
 }
 
-void harness_cooperative(bool has, int n)
+/* Of clusters that are not too large, as many as there are multiprocessors for. */
+cudaError_t WRAPPED(cudaOccupancyMaxActiveClusters)(int *n, const void *kernel, const cudaLaunchConfig_t *config)
 {
-    has_cooperative = has;
+    int size = (int)config->attrs[0].val.clusterDim.x, most = multiprocessors / size;
+    cudaError_t e = REAL(cudaOccupancyMaxActiveClusters)(n, kernel, config);
+    if (multiprocessors != ALL)
+        *n = size > cluster_most ? 0 : most < *n ? most : *n;
+    return e;
+}
+
+void harness_clusters_of(int blocks, int n)
+{
+    has_clusters = blocks > 0;
+    cluster_most = blocks;
     multiprocessors = n;
 }
 
@@ -54,13 +64,7 @@ void harness_shared_bytes(size_t of_a_block)
     shared_most = of_a_block;
 }
 
-/* A build is what it is. */
-bool harness_ptx(int version)
-{
-    return false;
-}
-
-/* Of the one call that is wrapped. */
+/* Of the one launch that is wrapped. */
 void harness_fail(const char *call, int after, int error)
 {
     wanted = (cudaError_t)error;

@@ -1,16 +1,15 @@
 /* A step in one kernel against the same step as a graph of kernels: tokens, probabilities, caches and alignment must have the
- * same bits, for any number of rows, on any number of multiprocessors, in any order of blocks.
+ * same bits, for any number of rows, on any number of multiprocessors, in clusters of any size, in any order of blocks.
  * tests/run: 120 s */
 #include "tests/oracle/rows.h"
 
 #include <errno.h>
 
 void harness_seed(unsigned);
-void harness_cooperative(bool has, int multiprocessors);
+void harness_clusters_of(int blocks, int multiprocessors); /* 0: there are none */
 void harness_shared_bytes(size_t of_a_block);
 void harness_fail(const char *call, int after, int error);
 bool harness_has_failed(void);
-bool harness_ptx(int version); /* that kernels were compiled for; false where that cannot be chosen */
 void __tsan_acquire(void *) __attribute__((weak)); /* under ThreadSanitizer: races in the step kernel */
 
 enum {
@@ -262,35 +261,31 @@ struct outcome {
     const char *repeat;
 };
 
-/* What is run, and where: with a bias of the first layer's product `flaw` that nothing can be added to, −1: none. */
+/* What is run, and where. */
 struct setting {
-    int rows, multiprocessors;
+    int rows, cluster, multiprocessors;
     unsigned seed;
     int n_tokens;
     size_t shared_bytes;
-    int flaw;
     bool bytes; /* weights of 8 bits */
 };
 
-enum { SMALL = 99 << 10, MIDDLE = 120 << 10, LARGE = 227 << 10 }; /* shared memory of a block */
+enum { SMALL = 64 << 10, MIDDLE = 99 << 10, LARGE = 227 << 10 }; /* shared memory of a block */
 
 /* Steps in two launches, so that one begins where another one ended. */
-static void run(struct setting setting, bool cooperative, struct outcome *o)
+static void run(struct setting setting, struct outcome *o)
 {
     int n = setting.rows, n_tokens = setting.n_tokens;
-    harness_cooperative(cooperative, setting.multiprocessors);
+    harness_clusters_of(setting.cluster, setting.multiprocessors);
     harness_shared_bytes(setting.shared_bytes);
     struct world w = make_world(setting.bytes);
     harness_seed(setting.seed ? (unsigned)test_seed() + setting.seed : 0);
-    for (int i = 0; setting.flaw >= 0 && i < outs[setting.flaw]; i++)
-        w.layers[0].bias[setting.flaw][i] = 1e9f;
     struct engine_graph *g = record(&w, n);
     set_slots(&w, n, n_tokens);
     memset(o, 0, sizeof(*o));
     w.e->v->graph_launch(w.e, g, w.n_active, 3);
     wait_for(w.e);
-    if (setting.flaw < 0)
-        assert_int_equal(w.slots[1].n_tokens, n_tokens + 3); /* bounded */
+    assert_int_equal(w.slots[1].n_tokens, n_tokens + 3); /* bounded */
     w.e->v->graph_launch(w.e, g, w.n_active, 1000);
     wait_for(w.e);
     memcpy(o->slots, w.slots, sizeof(o->slots));
@@ -309,8 +304,8 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     }
     w.e->v->graph_destroy(w.e, g);
     drop_world(&w);
-    harness_cooperative(true, 4);
-    harness_shared_bytes(SMALL);
+    harness_clusters_of(2, 4);
+    harness_shared_bytes(MIDDLE);
 }
 
 static void compare(int n, const struct outcome *a, const struct outcome *b)
@@ -331,30 +326,29 @@ static void compare(int n, const struct outcome *a, const struct outcome *b)
     assert_memory_equal(a->logits, b->logits, sizeof(a->logits));
 }
 
-/* Fewer blocks than there is to do for them, and more; the past beside its block, and longer than has room there. */
+/* Weights that are all beside their blocks, or in part, or not at all; a cluster with fewer warps than outputs, and with more. */
 static void test_same_bits(void **state)
 {
     static const struct setting settings[] = {
-        {1, 4, 0, 1, SMALL, -1, false},    {2, 3, 5, 61, LARGE, -1, false},
-        {5, 3, 6, 1, SMALL, -1, false}, /* these are looked at for races */
-        {1, 3, 1, 125, LARGE, -1, false},  {1, 34, 2, 1, LARGE, -1, false},
-        {1, 1, 3, 125, MIDDLE, -1, false}, {2, 1, 4, 61, LARGE, -1, false},
-        {2, 13, 7, 1, MIDDLE, -1, false},  {3, 4, 0, 1, LARGE, -1, false},
-        {4, 7, 8, 30, SMALL, -1, false},   {7, 9, 9, 1, SMALL, -1, false},
-        {8, 2, 10, 30, LARGE, -1, false},  {1, 9, 10, 1, SMALL, -1, true},
-        {2, 3, 0, 61, LARGE, -1, true},    {6, 4, 11, 1, SMALL, -1, true},
+        {1, 2, 4, 0, 1, SMALL, false},    {2, 2, 6, 5, 61, MIDDLE, false},
+        {5, 4, 8, 6, 1, MIDDLE, false}, /* these are looked at for races */
+        {1, 2, 5, 1, 125, LARGE, false},  {1, 16, 34, 2, 1, LARGE, false}, {1, 8, 16, 3, 125, MIDDLE, false},
+        {2, 4, 9, 4, 61, LARGE, false},   {3, 2, 4, 0, 1, LARGE, false},   {4, 2, 7, 8, 30, MIDDLE, false},
+        {7, 4, 9, 9, 1, MIDDLE, false},   {8, 2, 8, 10, 30, LARGE, false}, {1, 2, 4, 10, 1, SMALL, true},
+        {2, 4, 8, 0, 61, LARGE, true},    {6, 2, 4, 11, 1, MIDDLE, true},
     };
     size_t n = sizeof(settings) / sizeof(settings[0]);
     struct outcome *one = malloc(sizeof(*one)), *many = malloc(sizeof(*many));
     for (size_t i = 0; i < (__tsan_acquire ? 3 : n); i++) {
         struct setting graph = settings[i];
         graph.seed = 0;
+        graph.cluster = 0;
         graph.multiprocessors = 4;
-        run(settings[i], true, one);
+        run(settings[i], one);
         assert_string_equal(one->repeat, "kernel");
         if (__tsan_acquire)
             continue; /* the kernels of the graph have tests of their own */
-        run(graph, false, many);
+        run(graph, many);
         assert_string_equal(many->repeat, "graph");
         compare(settings[i].rows, many, one);
     }
@@ -362,43 +356,33 @@ static void test_same_bits(void **state)
     free(many);
 }
 
-/* What is too large for the sums, of self-attention and of the MLP, is seen in every logit. */
-static void test_flaws(void **state)
-{
-    struct outcome *o = malloc(sizeof(*o));
-    for (int i = 0; i < 8; i++) {
-        const struct setting setting = {i / 4 ? 3 : 1, 4, 0, 1, SMALL, i % 2 ? 4 : 0, false};
-        run(setting, i / 2 % 2, o);
-        assert_int_equal(o->n_active, 0);
-        for (int k = 0; k < setting.rows * VOCAB; k++)
-            assert_true(isnan(o->logits[k / VOCAB][k % VOCAB]));
-    }
-    free(o);
-}
-
-/* The graph where somebody else has a part of the GPU, or where there is no code of a step but an empty one; an error where
- * the GPU is broken. */
+/* The graph where there are no two clusters, where somebody else has a part of the GPU, and where a row does not fit; an error
+ * where the GPU is broken. */
 static void test_refused(void **state)
 {
     struct outcome *graph = malloc(sizeof(*graph)), *refused = malloc(sizeof(*refused));
     struct err err = {0};
-    const struct setting setting = {2, 4, 0, 1, SMALL, -1, false};
-    run(setting, false, graph);
-    harness_fail("cudaLaunchCooperativeKernel", 0, TOO_LARGE);
-    run(setting, true, refused);
+    struct setting setting = {2, 0, 4, 0, 1, MIDDLE, false};
+    run(setting, graph);
+    setting.cluster = 2;
+    harness_fail("cudaLaunchKernelExC", 0, TOO_LARGE);
+    run(setting, refused);
     assert_true(harness_has_failed());
     assert_string_equal(refused->repeat, "graph");
     compare(2, graph, refused);
-    if (harness_ptx(75)) {
-        run(setting, true, refused);
-        assert_string_equal(refused->repeat, "graph");
-        compare(2, graph, refused);
-        harness_ptx(80);
-    }
+    setting.multiprocessors = 3;
+    run(setting, refused);
+    assert_string_equal(refused->repeat, "graph");
+    compare(2, graph, refused);
+    setting.multiprocessors = 4;
+    setting.shared_bytes = 36 << 10;
+    run(setting, refused);
+    assert_string_equal(refused->repeat, "graph");
+    compare(2, graph, refused);
     struct world w = make_world(false);
     struct engine_graph *g = record(&w, 1);
     set_slots(&w, 1, 1);
-    harness_fail("cudaLaunchCooperativeKernel", 0, NOT_READY);
+    harness_fail("cudaLaunchKernelExC", 0, NOT_READY);
     w.e->v->graph_launch(w.e, g, w.n_active, 3);
     assert_int_equal(w.e->v->wait(w.e, &err), -EIO);
     w.e->v->graph_launch(w.e, g, w.n_active, 3);
@@ -409,106 +393,11 @@ static void test_refused(void **state)
     free(refused);
 }
 
-/* --- sums in fixed point ---------------------------------------------------------------------------------------------- */
-
-enum { CHUNK = 16, FIXED_OUTS = 24 };
-
-/* out = x + in · Wᵀ of n_in values, W [FIXED_OUTS, n_in] */
-static void add_product(struct engine *e, int n_in, const float *values, struct mat in, struct mat x,
-                        struct mat out)
-{
-    struct engine_weight *w = NULL;
-    struct err err = {0};
-    struct rows rows = take_rows(e, in.rows);
-    assert_int_equal(e->v->weight_create(e, WEIGHT_ROWS, FIXED_OUTS, n_in, values, &w, &err), 0);
-    e->v->linear_rows(e,
-                      &(struct linear_rows_args){.rows = rows, .in = in, .weight = w, .add = x, .out = out});
-    wait_for(e);
-    e->v->weight_destroy(e, w);
-    give_rows(e, rows);
-}
-
-/* The chunks of the inputs in any order: the same bits. */
-static void test_any_order(void **state)
-{
-    enum { ROWS = 5, CHUNKS = 37, IN = CHUNKS * CHUNK };
-    struct engine *e = open_engine("cuda", 1, PRECISION_AUTO);
-    struct test_rng rng;
-    test_rng_init(&rng, 5);
-    struct mat in = take_mat(e, ROWS, IN, IN), moved = take_mat(e, ROWS, IN, IN);
-    struct mat x = take_mat(e, ROWS, FIXED_OUTS, FIXED_OUTS), y = take_mat(e, ROWS, FIXED_OUTS, FIXED_OUTS),
-               z = take_mat(e, ROWS, FIXED_OUTS, FIXED_OUTS);
-    float *values = malloc(FIXED_OUTS * IN * sizeof(float)),
-          *others = malloc(FIXED_OUTS * IN * sizeof(float));
-    fill(&rng, values, FIXED_OUTS * IN, 1.0f);
-    fill_mat(&rng, x, 1.0f);
-    fill_mat(&rng, in, 30.0f);
-    add_product(e, IN, values, in, x, y);
-    for (int t = 0; t < 20; t++) {
-        int order[CHUNKS];
-        for (int i = 0; i < CHUNKS; i++) {
-            int k = test_rng_int(&rng, 0, i);
-            order[i] = order[k];
-            order[k] = i;
-        }
-        for (int i = 0; i < IN; i++) {
-            int from = order[i / CHUNK] * CHUNK + i % CHUNK;
-            for (int r = 0; r < ROWS; r++)
-                at(moved, r)[i] = at(in, r)[from];
-            for (int o = 0; o < FIXED_OUTS; o++)
-                others[o * IN + i] = values[o * IN + from];
-        }
-        add_product(e, IN, others, moved, x, z);
-        assert_memory_equal(y.data, z.data, sizeof(float) * ROWS * FIXED_OUTS);
-    }
-    free(values);
-    free(others);
-    struct mat *const mats[] = {&in, &moved, &x, &y, &z};
-    for (size_t i = 0; i < sizeof(mats) / sizeof(mats[0]); i++)
-        give_mat(e, *mats[i]);
-    engine_close(e);
-}
-
-/* A chunk that is no number, or not below the bound, makes its output a NaN, however many there are; the others, up to the
- * bound, are exact. */
-static void test_bound(void **state)
-{
-    enum { IN = 768 * CHUNK, ROWS = 4 };
-    static const float sums[6] = {65536.0f, -65536.0f, 65535.0f, -65535.5f, 1e30f, 0.25f};
-    static const bool flaws[6] = {true, true, false, false, true, false};
-    struct engine *e = open_engine("cuda", 1, PRECISION_AUTO);
-    struct mat in = take_mat(e, ROWS, IN, IN), x = take_mat(e, ROWS, FIXED_OUTS, FIXED_OUTS);
-    float *values = calloc(FIXED_OUTS * IN, sizeof(float));
-    memset(in.data, 0, sizeof(float) * ROWS * IN);
-    memset(x.data, 0, sizeof(float) * ROWS * FIXED_OUTS);
-    for (int o = 0; o < 6; o++) { /* an output each has a chunk to itself */
-        values[o * IN + o * CHUNK] = 1.0f;
-        at(in, 0)[o * CHUNK] = sums[o];
-    }
-    for (int i = 0; i < IN; i++) { /* and one has all of them */
-        values[6 * IN + i] = i % CHUNK == 0;
-        at(in, 3)[i] = i % CHUNK == 0 ? 65535.0f : 0.0f;
-    }
-    at(in, 1)[77] = NAN;
-    for (int i = 0; i < IN; i++)
-        at(in, 2)[i] = INFINITY;
-    add_product(e, IN, values, in, x, x);
-    for (int o = 0; o < 6; o++)
-        assert_true(flaws[o] ? isnan(at(x, 0)[o]) : at(x, 0)[o] == sums[o]);
-    for (int o = 0; o < FIXED_OUTS; o++)
-        assert_true(isnan(at(x, 1)[o]) && isnan(at(x, 2)[o]));
-    assert_true(at(x, 3)[6] == 65535.0f * 768);
-    free(values);
-    give_mat(e, in);
-    give_mat(e, x);
-    engine_close(e);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_flaws), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_any_order), cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_refused),
     };
     if (__tsan_acquire)
         cmocka_set_test_filter("test_same_bits");

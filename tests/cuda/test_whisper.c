@@ -24,7 +24,7 @@ void harness_seed(unsigned);
 void harness_hide_cublas(bool hide);
 void harness_fail(const char *call, int after, int error);
 bool harness_has_failed(void);
-void harness_cooperative(bool has, int multiprocessors);
+void harness_clusters_of(int blocks, int multiprocessors);
 
 enum { NOT_SUPPORTED = 801 };
 
@@ -222,7 +222,7 @@ static void test_toy(void **state)
     /* Where no step is one kernel, and the driver has no conditional nodes, the host asks before each step. */
     harness_seed(0);
     harness_hide_cublas(false);
-    harness_cooperative(false, 4);
+    harness_clusters_of(0, 4);
     harness_fail("cudaGraphConditionalHandleCreate", 0, NOT_SUPPORTED);
     struct whisper *chains = open_model(path, "cuda");
     encode(chains, pcm, TOY_AUDIO * 320);
@@ -240,7 +240,7 @@ static void test_toy(void **state)
     assert_int_equal(again.n, 5);
     assert_memory_equal(again.tokens, whole.tokens, 5 * sizeof(int32_t));
     whisper_close(chains);
-    harness_cooperative(true, 4);
+    harness_clusters_of(2, 4);
     whisper_close(host);
     tiny_model_finish(&model);
     tiny_folder_remove(folder);

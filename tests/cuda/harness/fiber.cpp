@@ -92,6 +92,9 @@ struct fiber {
     const void *site; /* of the barrier it waits at */
     std::vector<struct async_copy> copies;
     int n_groups; /* of copies committed */
+    bool at_cluster; /* has arrived, and not yet waited: at this meeting */
+    unsigned cluster_met;
+    char *cluster_order;
     void *asan;
 };
 
@@ -111,20 +114,26 @@ struct shared_array {
     size_t bytes;
 };
 
-/* A block that runs. Those of a cooperative launch are all there at once, the others come one after the other. */
+/* A block that runs. Those of a launch of clusters are all there at once, the others come one after the other. */
 struct block {
     struct harness_block index;
     std::vector<struct fiber> fibers;
     std::vector<struct warp> warps;
     std::vector<struct shared_array> arrays;
-    unsigned n_alive, n_at_barrier;
+    unsigned number, n_alive, n_at_barrier;
     char *barrier_order;
     size_t shared_bytes;
 };
 
 static std::vector<struct block> running;
 static struct block *block; /* whose turn it is */
-static bool cooperative;
+static unsigned cluster_blocks; /* 0: blocks know nothing of one another */
+/* Of each cluster: threads that have arrived, how often all have, and what they release and acquire. */
+struct cluster {
+    unsigned n_arrived, n_met;
+    char *order;
+};
+static std::vector<struct cluster> clusters;
 static std::vector<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
@@ -282,15 +291,62 @@ void harness_barrier(const void *site)
     races_acquire(order);
 }
 
-/* The other blocks have their turn before the value is looked at. */
-unsigned load_shared_counter(const unsigned *p)
+/* Until others have had their turn. */
+static void spin(void)
 {
-    if (!cooperative)
-        harness_die("a thread waits for other blocks, which a launch like this one does not have running");
     set_waiting(now, SPINNING);
     leave();
+}
+
+unsigned load_counter(const unsigned *p)
+{
+    if (!cluster_blocks)
+        harness_die("a thread waits for other blocks, which a launch like this one does not have running");
+    spin();
     races_acquire((void *)(uintptr_t)p);
     return *p;
+}
+
+void add_to_counter(unsigned *p, unsigned n)
+{
+    races_release(p);
+    __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
+}
+
+/* --- clusters ------------------------------------------------------------------------------------------------------- */
+
+static struct cluster *cluster_of(const struct block *b)
+{
+    if (!cluster_blocks)
+        harness_die("a cluster, in a launch that has none");
+    return &clusters[b->number / cluster_blocks];
+}
+
+void cluster_arrive(void)
+{
+    struct cluster *c = cluster_of(block);
+    if (now->at_cluster)
+        harness_die("a thread arrives at its cluster twice");
+    now->at_cluster = true;
+    now->cluster_met = c->n_met;
+    now->cluster_order = c->order;
+    races_release(c->order);
+    if (++c->n_arrived < cluster_blocks * block->fibers.size())
+        return;
+    c->n_arrived = 0;
+    c->n_met++;
+    c->order = next_order();
+}
+
+void cluster_wait(void)
+{
+    struct cluster *c = cluster_of(block);
+    if (!now->at_cluster)
+        harness_die("a thread waits for its cluster before it has arrived");
+    now->at_cluster = false;
+    while (c->n_met == now->cluster_met)
+        spin();
+    races_acquire(now->cluster_order);
 }
 
 void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
@@ -331,29 +387,50 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 
 /* --- shared memory ------------------------------------------------------------------------------------------------ */
 
-static void *new_array(const void *key, size_t bytes)
+static void *new_array(struct block *b, const void *key, size_t bytes)
 {
     struct races_quiet quiet;
     size_t margin = ASAN ? 0 : CANARY;
     struct shared_array a = {key, nullptr, bytes};
-    block->shared_bytes += (bytes + 15) / 16 * 16;
-    if (block->shared_bytes > shared_limit)
+    b->shared_bytes += (bytes + 15) / 16 * 16;
+    if (b->shared_bytes > shared_limit)
         harness_die("more shared memory than the kernel may have");
     if (posix_memalign((void **)&a.memory, 16, bytes + 2 * margin) != 0)
         harness_die("out of memory");
     memset(a.memory, 0xfb, bytes + 2 * margin);
     memset(a.memory + margin, 0xff, bytes);
-    block->arrays.push_back(a);
+    b->arrays.push_back(a);
     return a.memory + margin;
+}
+
+static void *array_of(struct block *b, const void *key, size_t bytes)
+{
+    for (const struct shared_array &a : b->arrays) {
+        if (a.key == key)
+            return a.memory + (ASAN ? 0 : CANARY);
+    }
+    return new_array(b, key, bytes);
 }
 
 void *harness_shared(const void *key, size_t bytes)
 {
+    return array_of(block, key, bytes);
+}
+
+void *harness_in_block(void *shared, int rank)
+{
+    cluster_of(block);
+    if (rank < 0 || rank >= (int)cluster_blocks)
+        harness_die("a cluster has no block of this rank");
+    struct block *other = &running[block->number / cluster_blocks * cluster_blocks + (unsigned)rank];
+    if (other->n_alive == 0)
+        harness_die("shared memory of a block that has ended");
     for (const struct shared_array &a : block->arrays) {
-        if (a.key == key)
-            return a.memory + (ASAN ? 0 : CANARY);
+        size_t offset = (size_t)((char *)shared - a.memory) - (ASAN ? 0 : CANARY);
+        if (offset < a.bytes)
+            return (char *)array_of(other, a.key, a.bytes) + offset;
     }
-    return new_array(key, bytes);
+    harness_die("not an address of shared memory");
 }
 
 static void drop_arrays(void)
@@ -404,6 +481,7 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
                 threads,
                 blocks,
                 nullptr};
+    b->number = index;
     b->n_alive = n_threads;
     b->n_at_barrier = 0;
     b->shared_bytes = 0;
@@ -422,7 +500,7 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         context_init(&f->context, f->stack, fiber_entry);
     }
     block = b;
-    b->index.dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
+    b->index.dynamic = dynamic ? new_array(b, &dynamic_key, dynamic) : nullptr;
 }
 
 static void finish_block(struct block *b)
@@ -435,7 +513,7 @@ static void finish_block(struct block *b)
     harness_block = nullptr;
 }
 
-/* Each warp of the block whose turn it is, once, until each of its lanes waits or has ended; of a cooperative block by a seed
+/* Each warp of the block whose turn it is, once, until each of its lanes waits or has ended; of a block of clusters by a seed
  * some not before its next turn. Returns whether anything ran, or could have. */
 static bool run_warps(void)
 {
@@ -445,7 +523,7 @@ static bool run_warps(void)
     shuffle(&order);
     shuffle(&lanes);
     for (unsigned w : order) {
-        if (cooperative && harness_is_random() && harness_random(4) == 0) {
+        if (cluster_blocks && harness_is_random() && harness_random(4) == 0) {
             any |= block->warps[w].ready != 0;
             continue;
         }
@@ -461,7 +539,7 @@ static bool run_warps(void)
     return any;
 }
 
-/* A block's turn in a cooperative launch: as far as it can go without the others or, by a seed, one round of its warps.
+/* A block's turn in a launch of clusters: as far as it can go without the others or, by a seed, one round of its warps.
  * Returns whether anything ran but threads that looked in vain for what others are to do. */
 static bool take_turn(struct block *b)
 {
@@ -513,13 +591,17 @@ static void run_alone(struct block *b)
     }
 }
 
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster,
                         void (*body)(void *), void *arg)
 {
+    bool together = cluster > 0;
     block_body = body;
     block_arg = arg;
     shared_limit = harness_shared_most(kernel);
-    cooperative = together;
+    cluster_blocks = (unsigned)cluster;
+    clusters.assign(together ? blocks.x / cluster_blocks : 0, {});
+    for (struct cluster &c : clusters)
+        c.order = next_order();
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
     running.resize(together ? order.size() : 1);
@@ -537,6 +619,7 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
         for (struct block &b : running)
             finish_block(&b);
     }
+    cluster_blocks = 0;
     races_acquire(&end_order);
 }
 

@@ -1,8 +1,8 @@
 /* What nvcc gives to a kernel and to the code that launches it, for g++: in front of every file of gpu/cuda/
  * (-include), so that the very same source runs on the processor.
  *
- * A CUDA thread is a fiber; the blocks of a launch run one after the other, those of a cooperative launch take turns. What
- * the hardware leaves open is decided against the kernel: a warp, and a cooperative block, runs as far as it can before
+ * A CUDA thread is a fiber; the blocks of a launch run one after the other, those of a launch of clusters take turns. What
+ * the hardware leaves open is decided against the kernel: a warp, and a block of a cluster, runs as far as it can before
  * the next one starts, or they and lanes take turns by a seed (harness_seed). Found in this way: missing barriers, of
  * the grid as well, and waits, divergent barriers, shuffles that name absent lanes, blocks that wait for one another,
  * reads of memory that nobody has written (everything starts as NaN), writes beyond shared memory (canaries, or
@@ -147,11 +147,6 @@ static inline int atomicAdd(int *p, int v)
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
-static inline unsigned atomicAdd(unsigned *p, unsigned v)
-{
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
-}
-
 static inline int atomicMax(int *p, int v)
 {
     int before = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -241,15 +236,17 @@ template <int groups_left> static inline void cp_async_wait(void)
 }
 
 /* Other blocks run before it looks. */
-unsigned load_shared_counter(const unsigned *);
+unsigned load_counter(const unsigned *);
+void add_to_counter(unsigned *, unsigned n);
 
-static inline void add_shared_sum(long long *sum, long long x)
-{
-    __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
-}
+/* Shared memory of this block's cluster, by an address in this block's; the block must be running. */
+void *harness_in_block(void *shared, int rank);
+void cluster_arrive(void);
+void cluster_wait(void);
 
-static inline void __threadfence(void)
+template <class T> static inline T *in_block(T *shared, int rank)
 {
+    return (T *)harness_in_block((void *)shared, rank);
 }
 
 /* Brings a line of device memory nearer: here only a question whether it is device memory. */
@@ -260,16 +257,18 @@ void cudaGraphSetConditional(cudaGraphConditionalHandle, unsigned value);
 /* --- launching ---------------------------------------------------------------------------------------------------- */
 
 void harness_submit(cudaStream_t, void (*run)(void *), void *arg, void (*drop)(void *));
-/* together: all blocks are there at once. */
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
+/* cluster > 0: all blocks are there at once, so many a cluster. */
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster,
                         void (*body)(void *), void *arg);
 /* The limits of a launch; what is wrong comes back from cudaGetLastError. */
-bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together);
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster);
+/* How many clusters of so many blocks there can be. */
+int harness_clusters(const void *kernel, int cluster, int threads, size_t shared);
 
 template <class... Params> struct harness_call {
     dim3 blocks, threads;
     size_t shared;
-    bool together;
+    int cluster;
     void (*kernel)(Params...);
     std::tuple<Params...> params;
 
@@ -281,7 +280,7 @@ template <class... Params> struct harness_call {
     static void run(void *arg)
     {
         struct harness_call *c = (struct harness_call *)arg;
-        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, c->together, body, arg);
+        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, c->cluster, body, arg);
     }
     static void drop(void *arg)
     {
@@ -291,26 +290,32 @@ template <class... Params> struct harness_call {
 
 /* Arguments are copied now, as the driver does, and the work is done when the stream's turn comes. */
 template <class... Params, class... Args>
-static inline void harness_launch(bool together, void (*kernel)(Params...), dim3 blocks, dim3 threads,
+static inline void harness_launch(int cluster, void (*kernel)(Params...), dim3 blocks, dim3 threads,
                                   size_t shared, cudaStream_t stream, Args... args)
 {
-    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel, together))
+    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel, cluster))
         return;
     struct harness_call<Params...> *c = new harness_call<Params...> {
-        blocks, threads, shared, together, kernel, std::tuple<Params...>(args...)
+        blocks, threads, shared, cluster, kernel, std::tuple<Params...>(args...)
     };
     harness_submit(stream, harness_call<Params...>::run, c, harness_call<Params...>::drop);
 }
 
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
-    harness_launch(false, kernel, blocks, threads, shared, stream, __VA_ARGS__)
+    harness_launch(0, kernel, blocks, threads, shared, stream, __VA_ARGS__)
+
+template <class Param>
+static inline int clusters_at_once(void (*kernel)(Param), int cluster, int threads, size_t shared)
+{
+    return harness_clusters((const void *)kernel, cluster, threads, shared);
+}
 
 /* All blocks at once, or an error. */
 template <class Param>
-static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
-                                             cudaStream_t stream, Param param)
+static inline cudaError_t launch_clusters(void (*kernel)(Param), int blocks, int cluster, int threads,
+                                          size_t shared, cudaStream_t stream, Param param)
 {
-    harness_launch(true, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, param);
+    harness_launch(cluster, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, param);
     return cudaGetLastError();
 }
 
@@ -323,7 +328,7 @@ static inline cudaError_t add_kernel_node(cudaGraphNode_t *node, cudaGraph_t to,
                                           Params... params)
 {
     struct harness_call<Params...> *c = new harness_call<Params...> {
-        dim3(1), dim3(1), 0, false, kernel, std::tuple<Params...>(params...)
+        dim3(1), dim3(1), 0, 0, kernel, std::tuple<Params...>(params...)
     };
     return harness_add_node(node, to, behind, harness_call<Params...>::run, c, harness_call<Params...>::drop);
 }
