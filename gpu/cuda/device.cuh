@@ -1,7 +1,7 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_shared_counter, add_shared_sum and prefetch. A compiler that is not nvcc has
+ * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum and prefetch. A compiler that is not nvcc has
  * defined them, and everything else that CUDA adds to C++, before this file is read (tests/cuda/harness/kernel.h), so the
  * same kernels also run on a processor.
  *
@@ -90,12 +90,18 @@ static __device__ __forceinline__ void ldmatrix_4_transposed(unsigned *r, const 
                  : "memory");
 }
 
-/* What other blocks have made of a counter by now; never a value that this multiprocessor has kept. */
-static __device__ __forceinline__ unsigned load_shared_counter(const unsigned *p)
+/* What other blocks have made of a counter by now. What they did before they added to it has happened for this thread. */
+static __device__ __forceinline__ unsigned load_counter(const unsigned *p)
 {
     unsigned value;
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
     return value;
+}
+
+/* Everything that this thread knows to have happened has happened for who sees the sum. */
+static __device__ __forceinline__ void add_to_counter(unsigned *p, unsigned n)
+{
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(p), "r"(n) : "memory");
 }
 
 /* *sum += x in global memory, to which other blocks add at the same time. */
@@ -219,11 +225,9 @@ static __device__ __forceinline__ void grid_barrier(unsigned *arrived, unsigned 
     __syncthreads();
     if (threadIdx.x == 0) {
         const unsigned all = *met * gridDim.x;
-        __threadfence();
-        atomicAdd(arrived, 1u);
-        while ((int)(load_shared_counter(arrived) - all) < 0)
+        add_to_counter(arrived, 1);
+        while ((int)(load_counter(arrived) - all) < 0)
             continue;
-        __threadfence();
     }
     __syncthreads();
 }

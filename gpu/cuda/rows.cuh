@@ -12,6 +12,8 @@
 
 #define ROWS_MAX    8
 #define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
+#define NORM_MAX    1280 /* values of a row that is normalised */
+#define NORM_CHUNKS (NORM_MAX / WARP)
 
 struct linear_rows_params {
     struct rows rows;
@@ -95,23 +97,64 @@ static __device__ __forceinline__ void take_rows(const struct linear_rows_params
     __syncthreads();
 }
 
-/* A block: layer norm of rows in shared memory, a warp a row. Ends with a barrier. */
-static __device__ __forceinline__ void norm_rows(int n_rows, unsigned active, const float *gamma,
-                                                 const float *beta, int n, int stride, float *rows)
+/* A block: the sum of all chunks' sums, from shared memory. */
+static __device__ __forceinline__ float sum_of_chunks(const float *sums, int n)
 {
-    int me = afresh((int)threadIdx.x), lane = me % WARP;
-    for (int r = me / WARP; r < n_rows; r += (int)blockDim.x / WARP) {
-        float *x = rows + r * stride, sum = 0.0f, squares = 0.0f;
-        if (!(active >> r & 1))
-            continue;
-        for (int i = lane; i < n; i += WARP)
-            sum += x[place(i, stride)];
-        const float mean = warp_sum(sum) / (float)n;
-        for (int i = lane; i < n; i += WARP)
-            squares += (x[place(i, stride)] - mean) * (x[place(i, stride)] - mean);
-        const float scale = rsqrtf(warp_sum(squares) / (float)n + 1e-5f);
-        for (int i = lane; i < n; i += WARP)
-            x[place(i, stride)] = (x[place(i, stride)] - mean) * scale * gamma[i] + beta[i];
+    int lane = (int)threadIdx.x % WARP;
+    float sum = lane < n ? sums[lane] : 0.0f;
+    if (n > WARP)
+        sum += lane + WARP < n ? sums[lane + WARP] : 0.0f;
+    return warp_sum(sum);
+}
+
+/* A block of n_threads: layer norm of rows in shared memory of up to NORM_MAX values, which lie as `place` says. A row is
+ * summed in chunks of 32 values, a warp each, so that its sum does not depend on how many warps there are.
+ * Ends with a barrier. */
+template <int n_rows, int n_threads>
+static __device__ __forceinline__ void norm_rows(unsigned active, const float *gamma, const float *beta, int n,
+                                                 int stride, float *rows)
+{
+    SHARED(float, sums, n_rows *NORM_CHUNKS);
+    SHARED(float, squares, n_rows *NORM_CHUNKS);
+    SHARED(float, means, n_rows);
+    const int at_most = (NORM_MAX + n_threads - 1) / n_threads; /* values of a thread */
+    int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, n_chunks = (n + WARP - 1) / WARP;
+    const float part = 1.0f / (float)n;
+    for (int r = 0; r < n_rows; r++) {
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
+            if (c >= n_chunks)
+                break;
+            float sum = warp_sum(i < n ? rows[r * stride + place(i, stride)] : 0.0f);
+            if (lane == 0)
+                sums[r * NORM_CHUNKS + c] = sum;
+        }
+    }
+    __syncthreads();
+    for (int r = 0; r < n_rows; r++) {
+        const float mean = sum_of_chunks(sums + r * NORM_CHUNKS, n_chunks) * part;
+        if (threadIdx.x == 0)
+            means[r] = mean;
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
+            if (c >= n_chunks)
+                break;
+            float d = i < n ? rows[r * stride + place(i, stride)] - mean : 0.0f, sum = warp_sum(d * d);
+            if (lane == 0)
+                squares[r * NORM_CHUNKS + c] = sum;
+        }
+    }
+    __syncthreads();
+    for (int r = 0; r < n_rows; r++) {
+        const float scale = rsqrtf(sum_of_chunks(squares + r * NORM_CHUNKS, n_chunks) * part + 1e-5f);
+        UNROLL
+        for (int k = 0; k < at_most; k++) {
+            int i = k * n_threads + (int)threadIdx.x, at = r * stride + place(i, stride);
+            if (i < n && (active >> r & 1))
+                rows[at] = (rows[at] - means[r]) * scale * gamma[i] + beta[i];
+        }
     }
     __syncthreads();
 }

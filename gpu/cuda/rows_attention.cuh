@@ -10,6 +10,7 @@
 #define ATTENTION_THREADS (ATTENTION_WARPS * WARP)
 #define LANES_A_KEY       (HEAD / 8)           /* each with 16 bytes of it */
 #define KEYS_A_WARP       (WARP / LANES_A_KEY) /* at a time */
+#define KEYS_AHEAD        4                    /* times so many are under way at once */
 
 /* room: the team's. The barrier is the block's. */
 static __device__ __forceinline__ float team_max(float v, float *room)
@@ -55,6 +56,18 @@ static __device__ __forceinline__ const __half *value_at(struct keys k, int t)
     return key_at(k, t) + (t >= k.near_from ? HEAD : k.to_values);
 }
 
+/* A lane: its part of a warp's next KEYS_AHEAD keys or values from number t on, all under way at once. */
+template <bool values>
+static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part, uint4 to[KEYS_AHEAD])
+{
+    UNROLL
+    for (int i = 0; i < KEYS_AHEAD; i++, t += ATTENTION_WARPS * KEYS_A_WARP) {
+        to[i] = uint4{};
+        if (t < n)
+            to[i] = *(const uint4 *)((values ? value_at(keys, t) : key_at(keys, t)) + part * 8);
+    }
+}
+
 /* scores [n] = q · Kᵀ / 8 */
 static __device__ __forceinline__ void score(const float *q, struct keys keys, int n, float *scores)
 {
@@ -63,18 +76,21 @@ static __device__ __forceinline__ void score(const float *q, struct keys keys, i
     float mine[8];
     for (int i = 0; i < 8; i++)
         mine[i] = q[part * 8 + i] * 0.125f; /* 1/√64 */
-    for (int first = warp * KEYS_A_WARP; first < n; first += ATTENTION_WARPS * KEYS_A_WARP) {
-        int t = first + lane / LANES_A_KEY;
-        float sum = 0.0f, key[8];
-        if (t < n) {
-            load_eight(key_at(keys, t) + part * 8, key);
+    for (int first = warp * KEYS_A_WARP; first < n; first += KEYS_AHEAD * ATTENTION_WARPS * KEYS_A_WARP) {
+        uint4 eights[KEYS_AHEAD];
+        load_keys<false>(keys, first + lane / LANES_A_KEY, n, part, eights);
+        UNROLL
+        for (int k = 0; k < KEYS_AHEAD; k++) {
+            int t = first + k * ATTENTION_WARPS * KEYS_A_WARP + lane / LANES_A_KEY;
+            float sum = 0.0f, key[8];
+            split_eight(eights[k], key);
             for (int i = 0; i < 8; i++)
                 sum = fmaf(mine[i], key[i], sum);
+            for (int bit = 1; bit < LANES_A_KEY; bit *= 2)
+                sum += __shfl_xor_sync(LANES, sum, bit);
+            if (part == 0 && t < n)
+                scores[t] = sum;
         }
-        for (int bit = 1; bit < LANES_A_KEY; bit *= 2)
-            sum += __shfl_xor_sync(LANES, sum, bit);
-        if (part == 0 && t < n)
-            scores[t] = sum;
     }
 }
 
@@ -84,11 +100,18 @@ static __device__ __forceinline__ void weigh(const float *weights, struct keys k
     int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY,
         warp = (int)threadIdx.x / WARP % ATTENTION_WARPS;
     float out[8] = {};
-    for (int t = warp * KEYS_A_WARP + lane / LANES_A_KEY; t < n; t += ATTENTION_WARPS * KEYS_A_WARP) {
-        float value[8];
-        load_eight(value_at(keys, t) + part * 8, value);
-        for (int i = 0; i < 8; i++)
-            out[i] = fmaf(weights[t], value[i], out[i]);
+    for (int first = warp * KEYS_A_WARP; first < n; first += KEYS_AHEAD * ATTENTION_WARPS * KEYS_A_WARP) {
+        uint4 eights[KEYS_AHEAD];
+        load_keys<true>(keys, first + lane / LANES_A_KEY, n, part, eights);
+        UNROLL
+        for (int k = 0; k < KEYS_AHEAD; k++) {
+            int t = first + k * ATTENTION_WARPS * KEYS_A_WARP + lane / LANES_A_KEY;
+            float value[8];
+            split_eight(eights[k], value);
+            const float weight = t < n ? weights[t] : 0.0f; /* of a value that is then zero, too */
+            for (int i = 0; i < 8; i++)
+                out[i] = fmaf(weight, value[i], out[i]);
+        }
     }
     for (int i = 0; i < 8; i++) {
         for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)

@@ -6,7 +6,8 @@
 
 #include "gpu/cuda/rules.cuh"
 
-#define PART_IDS WARP /* a lane an id */
+#define PART_IDS       WARP /* a lane an id */
+#define PARTS_A_THREAD (((CUDA_VOCAB_MAX + PART_IDS - 1) / PART_IDS + RULES_THREADS - 1) / RULES_THREADS)
 
 enum { TEXT, STAMP, N_KINDS };
 
@@ -56,42 +57,62 @@ static __device__ __forceinline__ struct best warp_best(struct best b)
     return b;
 }
 
+/* A thread's parts: every RULES_THREADS-th, all read at once. */
+struct my_parts {
+    struct select_part parts[PARTS_A_THREAD];
+};
+
+static __device__ __forceinline__ void read_parts(const struct select_part *parts, int n, struct my_parts *mine)
+{
+    UNROLL
+    for (int k = 0; k < PARTS_A_THREAD; k++) {
+        int i = k * RULES_THREADS + (int)threadIdx.x;
+        mine->parts[k] = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {NO_ID, NO_ID}};
+        if (i < n)
+            mine->parts[k] = parts[i];
+    }
+}
+
 /* A block of RULES_THREADS: the best of all parts of each kind. */
-static __device__ __forceinline__ void best_of_parts(const struct select_part *parts, int n,
-                                                     struct best *best)
+static __device__ __forceinline__ void best_of_parts(const struct my_parts *mine, struct best *best)
 {
     SHARED(struct best, room, N_KINDS * RULES_WARPS);
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    UNROLL
     for (int kind = 0; kind < N_KINDS; kind++) {
         struct best b = {-INFINITY, NO_ID};
-        for (int i = (int)threadIdx.x; i < n; i += RULES_THREADS)
-            b = better(b, {parts[i].top[kind], parts[i].id[kind]});
+        UNROLL
+        for (int k = 0; k < PARTS_A_THREAD; k++)
+            b = better(b, {mine->parts[k].top[kind], mine->parts[k].id[kind]});
         b = warp_best(b);
         if (lane == 0)
             room[kind * RULES_WARPS + warp] = b;
     }
     __syncthreads();
+    UNROLL
     for (int kind = 0; kind < N_KINDS; kind++)
         best[kind] = warp_best(room[kind * RULES_WARPS + lane % RULES_WARPS]);
 }
 
 /* A block of RULES_THREADS: Σ e^(logit − the best of its kind) over all parts. */
-static __device__ __forceinline__ void sum_parts(const struct select_part *parts, int n,
-                                                 const struct best *best, float *sums)
+static __device__ __forceinline__ void sum_parts(const struct my_parts *mine, const struct best *best, float *sums)
 {
     SHARED(float, room, N_KINDS *RULES_WARPS);
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    UNROLL
     for (int kind = 0; kind < N_KINDS; kind++) {
         float sum = 0.0f;
-        for (int i = (int)threadIdx.x; i < n; i += RULES_THREADS) {
-            if (parts[i].top[kind] > -INFINITY)
-                sum = fmaf(expf(parts[i].top[kind] - best[kind].value), parts[i].sum[kind], sum);
+        UNROLL
+        for (int k = 0; k < PARTS_A_THREAD; k++) {
+            if (mine->parts[k].top[kind] > -INFINITY)
+                sum = fmaf(expf(mine->parts[k].top[kind] - best[kind].value), mine->parts[k].sum[kind], sum);
         }
         sum = warp_sum(sum);
         if (lane == 0)
             room[kind * RULES_WARPS + warp] = sum;
     }
     __syncthreads();
+    UNROLL
     for (int kind = 0; kind < N_KINDS; kind++)
         sums[kind] = warp_sum(lane < RULES_WARPS ? room[kind * RULES_WARPS + lane] : 0.0f);
 }
@@ -166,11 +187,12 @@ static __device__ __forceinline__ struct choice choose(const struct token_rules 
                                                        const struct select_part *parts, const float *logits,
                                                        int n_vocab)
 {
-    int n_parts = (n_vocab + PART_IDS - 1) / PART_IDS;
+    struct my_parts mine;
     struct best best[N_KINDS];
     float sum[N_KINDS];
-    best_of_parts(parts, n_parts, best);
-    sum_parts(parts, n_parts, best, sum);
+    read_parts(parts, (n_vocab + PART_IDS - 1) / PART_IDS, &mine);
+    best_of_parts(&mine, best);
+    sum_parts(&mine, best, sum);
     if (rules->timestamps && best[STAMP].value > -INFINITY &&
         best[STAMP].value + logf(sum[STAMP]) > best[TEXT].value) {
         best[TEXT].value = -INFINITY;

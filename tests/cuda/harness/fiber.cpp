@@ -283,7 +283,7 @@ void harness_barrier(const void *site)
 }
 
 /* The other blocks have their turn before the value is looked at. */
-unsigned load_shared_counter(const unsigned *p)
+unsigned load_counter(const unsigned *p)
 {
     if (!cooperative)
         harness_die("a thread waits for other blocks, which a launch like this one does not have running");
@@ -291,6 +291,12 @@ unsigned load_shared_counter(const unsigned *p)
     leave();
     races_acquire((void *)(uintptr_t)p);
     return *p;
+}
+
+void add_to_counter(unsigned *p, unsigned n)
+{
+    races_release(p);
+    __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
 }
 
 void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))

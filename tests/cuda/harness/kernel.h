@@ -147,11 +147,6 @@ static inline int atomicAdd(int *p, int v)
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
-static inline unsigned atomicAdd(unsigned *p, unsigned v)
-{
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
-}
-
 static inline int atomicMax(int *p, int v)
 {
     int before = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -241,15 +236,12 @@ template <int groups_left> static inline void cp_async_wait(void)
 }
 
 /* Other blocks run before it looks. */
-unsigned load_shared_counter(const unsigned *);
+unsigned load_counter(const unsigned *);
+void add_to_counter(unsigned *, unsigned n);
 
 static inline void add_shared_sum(long long *sum, long long x)
 {
     __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
-}
-
-static inline void __threadfence(void)
-{
 }
 
 /* Brings a line of device memory nearer: here only a question whether it is device memory. */
