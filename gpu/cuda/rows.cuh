@@ -131,7 +131,7 @@ static __device__ __forceinline__ void norm_rows(unsigned active, const float *g
                 sums[r * NORM_CHUNKS + c] = sum;
         }
     }
-    __syncthreads();
+    __syncthreads(); /* all chunks' sums are there */
     for (int r = 0; r < n_rows; r++) {
         const float mean = sum_of_chunks(sums + r * NORM_CHUNKS, n_chunks) * part;
         if (threadIdx.x == 0)
@@ -146,7 +146,7 @@ static __device__ __forceinline__ void norm_rows(unsigned active, const float *g
                 squares[r * NORM_CHUNKS + c] = sum;
         }
     }
-    __syncthreads();
+    __syncthreads(); /* and all squares' */
     for (int r = 0; r < n_rows; r++) {
         const float scale = rsqrtf(sum_of_chunks(squares + r * NORM_CHUNKS, n_chunks) * part + 1e-5f);
         UNROLL
