@@ -75,6 +75,11 @@ struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_
 }
 
 /* In the generic form nothing converts in hardware. */
+struct engine *open_engine_for(int multiprocessors, int n_windows)
+{
+    return NULL;
+}
+
 bool test_keeps_half(const char *isa, enum engine_precision precision)
 {
     return precision == PRECISION_AUTO && strcmp(isa, "generic") != 0;

@@ -248,6 +248,12 @@ static inline void add_shared_sum(long long *sum, long long x)
     __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
 }
 
+static inline float exp2_near(float x)
+{
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 static inline void __threadfence(void)
 {
 }
