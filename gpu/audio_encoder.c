@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct encoder_layer {
     struct norm attn_norm;
@@ -20,16 +21,15 @@ struct audio_encoder {
     struct encoder_layer layers[WHISPER_LAYERS_MAX];
     struct norm norm;
     struct linear cross_kv[WHISPER_LAYERS_MAX]; /* keys and values of each decoder layer */
-    /* Activations. The inputs of the convolutions have a row of zeros at each end, and are one window's; the others have rows for
-     * windows_max · n_ctx. */
-    void *mel;        /* wide [2 · n_ctx + 2, n_mels] */
-    void *frames;     /* wide [2 · n_ctx + 2, n_state] */
-    float *x;         /* [rows, n_state]: the residual stream */
-    void *normed;     /* wide [rows, n_state] */
-    void *qkv;        /* wide [rows, 3 · n_state] */
-    void *attention;  /* wide [rows, n_state] */
-    void *hidden;     /* wide [rows, 4 · n_state] */
-    float *key_value; /* [rows, 2 · n_state] */
+    /* Activations of windows_max windows, with n_ctx rows each. Those of an input of a convolution have a row of zeros at each
+     * end. */
+    void *mel;       /* wide [windows_max][2 · n_ctx + 2, n_mels] */
+    void *frames;    /* wide [windows_max][2 · n_ctx + 2, n_state] */
+    float *x;        /* [rows, n_state]: the residual stream */
+    void *normed;    /* wide [rows, n_state] */
+    void *qkv;       /* wide [rows, 3 · n_state] */
+    void *attention; /* wide [rows, n_state] */
+    void *hidden;    /* wide [rows, 4 · n_state]; or f32 [rows, 2 · n_state] */
 };
 
 static void load_layer(struct layer_loader *l, struct encoder_layer *layer, int index, int n_state)
@@ -75,14 +75,14 @@ int audio_encoder_create(struct layer_loader *l, struct engine_kv *cross, struct
     a->norm = load_norm(l, "encoder.ln_post", d->n_audio_state);
     for (int i = 0; i < d->n_text_layer; i++)
         load_cross_kv(l, &a->cross_kv[i], i, d->n_audio_state);
-    a->mel = load_alloc(l, (2 * n_ctx + 2) * (size_t)d->n_mels, wide);
-    a->frames = load_alloc(l, (2 * n_ctx + 2) * n_state, wide);
+    size_t padded = (size_t)l->engine->windows_max * (2 * n_ctx + 2);
+    a->mel = load_alloc(l, padded * (size_t)d->n_mels, wide);
+    a->frames = load_alloc(l, padded * n_state, wide);
     a->x = load_alloc(l, rows * n_state, sizeof(float));
     a->normed = load_alloc(l, rows * n_state, wide);
     a->qkv = load_alloc(l, 3 * rows * n_state, wide);
     a->attention = load_alloc(l, rows * n_state, wide);
     a->hidden = load_alloc(l, 4 * rows * n_state, wide);
-    a->key_value = load_alloc(l, 2 * rows * n_state, sizeof(float));
     if (l->code < 0) {
         audio_encoder_destroy(a);
         return l->code;
@@ -110,8 +110,8 @@ void audio_encoder_destroy(struct audio_encoder *a)
     norm_free(e, &a->norm);
     for (int i = 0; i < a->dims.n_text_layer; i++)
         linear_free(e, &a->cross_kv[i]);
-    void *const buffers[] = {a->positions, a->mel,       a->frames, a->x,        a->normed,
-                             a->qkv,       a->attention, a->hidden, a->key_value};
+    void *const buffers[] = {a->positions, a->mel, a->frames,    a->x,
+                             a->normed,    a->qkv, a->attention, a->hidden};
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
         e->v->free(e, buffers[i]);
     free(a);
@@ -128,15 +128,18 @@ static struct mat single(float *data, int rows, int cols)
     return mat_view(data, DTYPE_F32, rows, cols, cols);
 }
 
-/* The rows behind the zero row of a convolution's input. */
-static struct mat padded(const struct audio_encoder *a, void *data, int cols)
+/* n windows of a convolution's input or output: the rows behind the zero row of the first one. */
+static struct mat padded(const struct audio_encoder *a, void *data, int cols, int n)
 {
-    return mat_rows(wide(a, data, 2 * a->dims.n_audio_ctx + 2, cols), 1, 2 * a->dims.n_audio_ctx);
+    return mat_rows(wide(a, data, 2 * a->dims.n_audio_ctx + 2, cols), 1, n * 2 * a->dims.n_audio_ctx);
 }
 
-struct mat audio_encoder_mel(const struct audio_encoder *a)
+struct mat audio_encoder_mel(const struct audio_encoder *a, int window)
 {
-    return padded(a, a->mel, a->dims.n_mels);
+    int n_mels = a->dims.n_mels, rows = 2 * a->dims.n_audio_ctx;
+    char *data = (char *)a->mel +
+                 (size_t)window * (size_t)(rows + 2) * (size_t)n_mels * dtype_bytes(a->engine->wide_type);
+    return padded(a, data, n_mels, 1);
 }
 
 struct mat audio_encoder_residual(const struct audio_encoder *a)
@@ -166,16 +169,28 @@ static void submit_norm(const struct audio_encoder *a, struct mat in, const stru
 
 /* Three taps over adjacent rows are one longer row of overlapping ones: row t of the product reads the padded rows
  * s · t … s · t + 2 for the step s of the convolution. */
-void audio_encoder_submit_window(struct audio_encoder *a, int window)
+static void submit_convolutions(struct audio_encoder *a, int n)
 {
-    const struct mat none = {0};
     int n_ctx = a->dims.n_audio_ctx, n_state = a->dims.n_audio_state, n_mels = a->dims.n_mels;
     enum dtype type = a->engine->wide_type;
-    struct mat x = single(a->x, (window + 1) * n_ctx, n_state);
-    submit_linear(a, mat_view(a->mel, type, 2 * n_ctx, 3 * n_mels, n_mels), &a->conv1, true, none,
-                  padded(a, a->frames, n_state));
-    submit_linear(a, mat_view(a->frames, type, n_ctx, 3 * n_state, 2 * n_state), &a->conv2, true,
-                  single(a->positions, n_ctx, n_state), mat_rows(x, window * n_ctx, n_ctx));
+    a->engine->v->linear(
+        a->engine, &(struct linear_args){.in = mat_view(a->mel, type, n * 2 * n_ctx, 3 * n_mels, n_mels),
+                                         .weight = a->conv1.weight,
+                                         .bias = a->conv1.bias,
+                                         .gelu = true,
+                                         .out = padded(a, a->frames, n_state, n),
+                                         .n_windows = n,
+                                         .in_gap = 2 * n_mels,
+                                         .out_gap = 2 * n_state});
+    a->engine->v->linear(
+        a->engine, &(struct linear_args){.in = mat_view(a->frames, type, n * n_ctx, 3 * n_state, 2 * n_state),
+                                         .weight = a->conv2.weight,
+                                         .bias = a->conv2.bias,
+                                         .gelu = true,
+                                         .add = single(a->positions, n_ctx, n_state),
+                                         .out = single(a->x, n * n_ctx, n_state),
+                                         .n_windows = n,
+                                         .in_gap = 2 * n_state});
 }
 
 static void submit_layer(const struct audio_encoder *a, const struct encoder_layer *layer, int n)
@@ -196,20 +211,27 @@ static void submit_layer(const struct audio_encoder *a, const struct encoder_lay
     submit_linear(a, hidden, &layer->fc2, false, x, x);
 }
 
+static void submit_cross(const struct audio_encoder *a, struct mat normed, int layer, const int *slots, int n)
+{
+    struct linear_args args = {.in = normed,
+                               .weight = a->cross_kv[layer].weight,
+                               .bias = a->cross_kv[layer].bias,
+                               .out = single(a->hidden, normed.rows, 2 * a->dims.n_audio_state),
+                               .n_windows = n,
+                               .kv = a->cross,
+                               .layer = layer};
+    memcpy(args.slots, slots, (size_t)n * sizeof(*slots));
+    a->engine->v->linear(a->engine, &args);
+}
+
 void audio_encoder_submit(struct audio_encoder *a, const int *slots, int n, int n_layers)
 {
-    const struct mat none = {0};
-    int n_ctx = a->dims.n_audio_ctx, rows = n * n_ctx, n_state = a->dims.n_audio_state;
+    int rows = n * a->dims.n_audio_ctx, n_state = a->dims.n_audio_state;
+    struct mat normed = wide(a, a->normed, rows, n_state);
+    submit_convolutions(a, n);
     for (int i = 0; i < a->dims.n_audio_layer && i < n_layers; i++)
         submit_layer(a, &a->layers[i], n);
-    struct mat normed = wide(a, a->normed, rows, n_state), k_v = single(a->key_value, rows, 2 * n_state);
     submit_norm(a, single(a->x, rows, n_state), &a->norm, normed);
-    for (int i = 0; i < a->dims.n_text_layer && i < n_layers; i++) {
-        submit_linear(a, normed, &a->cross_kv[i], false, none, k_v);
-        for (int w = 0; w < n; w++)
-            a->engine->v->kv_store(
-                a->engine,
-                &(struct kv_store_args){
-                    .kv = a->cross, .layer = i, .slot = slots[w], .k_v = mat_rows(k_v, w * n_ctx, n_ctx)});
-    }
+    for (int i = 0; i < a->dims.n_text_layer && i < n_layers; i++)
+        submit_cross(a, normed, i, slots, n);
 }

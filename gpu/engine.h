@@ -66,6 +66,8 @@ struct engine_weight; /* one linear layer's matrix, in whatever layout the engin
 struct engine_kv;     /* keys and values of all layers for some slots, in whatever layout the engine likes */
 struct engine_graph;  /* a recorded sequence of operations */
 
+#define ENGINE_WINDOWS_MAX 16 /* that an engine takes together, at most */
+
 /* How a weight is used, which decides its layout and type. */
 enum weight_use {
     WEIGHT_WIDE, /* hundreds of rows at a time: the encoder */
@@ -100,14 +102,20 @@ struct mel_args {
     struct mat out; /* [n_frames, n_mels], f32 or the engine's wide type */
 };
 
-/* out = act(in · Wᵀ + bias) + add */
+/* out = act(in · Wᵀ + bias) + add. The rows may be those of several windows, as many of each, one behind the other. */
 struct linear_args {
     struct mat in;                      /* [rows, n_in] in the engine's wide type */
     const struct engine_weight *weight; /* [n_out, n_in], WEIGHT_WIDE */
     const float *bias;                  /* engine memory [n_out], or NULL */
     bool gelu;                          /* erf GELU: x/2 · (1 + erf(x/√2)) */
-    struct mat add;                     /* f32 [rows, n_out], may be `out` itself; data NULL: nothing */
-    struct mat out;                     /* [rows, n_out], f32 or, where nothing is added, the wide type */
+    struct mat add;      /* f32 [rows of a window, n_out], may be `out` itself; data NULL: nothing */
+    struct mat out;      /* [rows, n_out], f32 or, where nothing is added, the wide type */
+    int n_windows;       /* 0: one */
+    int in_gap, out_gap; /* elements left out between two windows */
+    /* Where the rows are keys and values side by side: stored as by kv_store, for each window in a slot, and `out` is room for
+     * what comes between. NULL: they are not. */
+    struct engine_kv *kv;
+    int layer, slots[ENGINE_WINDOWS_MAX];
 };
 
 /* out = (in − mean) / √(variance + 1e-5) · gamma + beta, per row */
@@ -315,8 +323,6 @@ struct engine {
     char name[48];      /* for people: "host bf16 (avx512bf16)" */
     const char *repeat; /* for people: how the last graph was repeated; NULL: there is one way */
 };
-
-#define ENGINE_WINDOWS_MAX 16 /* no engine's windows_max is greater */
 
 enum engine_precision {
     PRECISION_AUTO, /* the fastest whose error the tests bound: bf16 encoder where the processor has it */

@@ -66,7 +66,7 @@ static int build(struct whisper *w, struct layer_loader *l)
     return r < 0 ? r : audio_encoder_create(l, w->cross, &w->encoder);
 }
 
-/* Spectrogram and convolutions. The layers behind them come when no more windows can join, or somebody needs them. */
+/* The spectrogram. What is behind it comes when no more windows can join, or somebody needs it. */
 static void submit_audio(struct whisper *w, int audio_slot, const struct whisper_audio *audio)
 {
     assert(audio_slot >= 0 && audio_slot < w->n_audio_slots);
@@ -75,11 +75,10 @@ static void submit_audio(struct whisper *w, int audio_slot, const struct whisper
                                  .n_before = audio->n_before,
                                  .scale = audio->scale,
                                  .log_max = audio->scale == MEL_SCALE_OWN ? NULL : w->log_max + audio_slot,
-                                 .out = audio_encoder_mel(w->encoder)};
+                                 .out = audio_encoder_mel(w->encoder, w->n_windows)};
     w->engine->v->mel(w->engine, &mel);
     if (audio->scale == MEL_SCALE_SCAN)
         return;
-    audio_encoder_submit_window(w->encoder, w->n_windows);
     w->windows[w->n_windows++] = audio_slot;
 }
 
@@ -90,16 +89,24 @@ void whisper_submit_windows(struct whisper *w, int n_layers)
     w->n_windows = 0;
 }
 
+/* Silence in n windows, one layer. */
+static void warm_up_encoder(struct whisper *w, int n)
+{
+    static const float silence[400];
+    for (int i = 0; i < n; i++)
+        submit_audio(w, i, &(struct whisper_audio){.pcm = silence, .n_samples = 400, .scale = MEL_SCALE_OWN});
+    whisper_submit_windows(w, 1);
+}
+
 /* Runs one layer of everything in every shape that will come, so that whatever an engine makes on first use (compiled
  * kernels, scratch memory) is there before the model is called ready. All layers have the same shapes. */
 static int warm_up(struct whisper *w, struct err *err)
 {
-    static const float silence[400];
-    const struct whisper_audio audio = {.pcm = silence, .n_samples = 400, .scale = MEL_SCALE_OWN};
     int32_t tokens[PASS_ROWS_MAX + 1], chosen[2];
     float logprobs[2];
-    submit_audio(w, 0, &audio);
-    whisper_submit_windows(w, 1);
+    warm_up_encoder(w, 1);
+    if (w->engine->windows_max > 1)
+        warm_up_encoder(w, w->engine->windows_max);
     int n = w->dims->n_text_ctx - 2 < PASS_ROWS_MAX ? w->dims->n_text_ctx - 2 : PASS_ROWS_MAX;
     for (int i = 0; i < n; i++)
         tokens[i] = 0;

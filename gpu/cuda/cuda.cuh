@@ -40,6 +40,7 @@ struct cuda_engine {
     bool bytes;          /* weights of the decoder */
     cudaStream_t stream; /* all operations */
     cudaStream_t setup;  /* memory that is being made ready; waited for at once */
+    cudaStream_t sound;  /* samples on their way to operations */
     struct err err;      /* the first error since the last wait */
     struct engine_graph *recording;
     bool chains;      /* the driver has no conditional graphs */

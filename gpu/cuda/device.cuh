@@ -1,9 +1,9 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum and prefetch. A compiler that is not nvcc has
- * defined them, and everything else that CUDA adds to C++, before this file is read (tests/cuda/harness/kernel.h), so the
- * same kernels also run on a processor.
+ * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum, exp2_near and prefetch. A compiler that is
+ * not nvcc has defined them, and everything else that CUDA adds to C++, before this file is read
+ * (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
  * its size is never taken from the name; lanes that take part in a warp operation are always all 32. */
@@ -114,6 +114,14 @@ static __device__ __forceinline__ void add_shared_sum(long long *sum, long long 
 static __device__ __forceinline__ void prefetch(const void *p)
 {
     asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
+
+/* 2^x, off by 2 of the last places; 0 where that is below 2^−126. */
+static __device__ __forceinline__ float exp2_near(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* Copies `bytes` (0 to 16) of global memory and fills up to 16 with zeros; both ends are aligned to 16. The copy has

@@ -1,4 +1,4 @@
-/* The CUDA engine: life, errors, order. Every operation goes into one stream. */
+/* The CUDA engine: life, errors, order. Every operation goes into one stream, and waits there for samples that come in another. */
 #include "gpu/cuda/select.cuh"
 
 #include <errno.h>
@@ -110,6 +110,8 @@ static void destroy(struct engine *e)
         cudaStreamDestroy(c->stream);
     if (c->setup)
         cudaStreamDestroy(c->setup);
+    if (c->sound)
+        cudaStreamDestroy(c->sound);
     free(c);
 }
 
@@ -176,6 +178,7 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
 {
     cudaError_t e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
     e = e ? e : cudaStreamCreateWithFlags(&c->setup, cudaStreamNonBlocking);
+    e = e ? e : cudaStreamCreateWithFlags(&c->sound, cudaStreamNonBlocking);
     e = e ? e : cudaHostAlloc((void **)&c->counter, sizeof(*c->counter), cudaHostAllocDefault);
     if (e == cudaSuccess) {
         size_t floats = (size_t)CUDA_ROWS_MAX * CUDA_HEADS_MAX * CROSS_PARTS * PARTIAL_FLOATS;

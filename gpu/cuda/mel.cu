@@ -34,10 +34,15 @@ struct mel_tables {
     float2 *dft;    /* [even, odd bins][FOLDED][COLUMNS] cosine and sine */
     float *filters; /* [BINS][n_mels] */
     int2 *ranges;   /* [n_mels] first bin of a filter, and the one behind its last */
-    float *pcm;     /* [pcm_room] */
+    float *pcm;     /* [n_rooms][samples of frames_room] */
     float *logs;    /* [frames_room][n_mels] */
-    int *greatest;  /* the window's maximum, as ordered() */
+    int *greatest;  /* [2] a window's maximum, as ordered(), and what is set back for the next one's */
     int frames_room;
+    int turn; /* of the maxima */
+    /* With several rooms the next windows' samples are on their way while one is transformed: in a stream of their own, to the
+     * room of which the kernel has been longest done. */
+    int n_rooms, room;
+    cudaEvent_t arrived[ENGINE_WINDOWS_MAX], heard[ENGINE_WINDOWS_MAX];
 };
 
 /* What the kernels take by value. */
@@ -49,7 +54,7 @@ struct mel_params {
     const int2 *ranges;
     const float *pcm; /* sample −n_before of the window and on */
     float *logs;
-    int *greatest;
+    int *greatest, *next_greatest;
 };
 
 /* An integer in the order of the floats, and back: there is an atomic maximum of integers only. */
@@ -132,11 +137,8 @@ static __global__ void __launch_bounds__(THREADS) mel_kernel(struct mel_params p
     greatest = warp_max(greatest);
     if (threadIdx.x % WARP == 0)
         atomicMax(p.greatest, ordered(greatest));
-}
-
-static __global__ void reset_kernel(int *greatest)
-{
-    *greatest = ordered(-10.0f);
+    if (threadIdx.x == 0 && blockIdx.x == 0)
+        *p.next_greatest = ordered(-10.0f);
 }
 
 static __global__ void raise_kernel(const int *greatest, float *log_max)
@@ -174,7 +176,8 @@ static int grow(struct cuda_engine *c, int n_frames)
     cudaFree(t->logs);
     t->pcm = t->logs = NULL;
     t->frames_room = 0;
-    size_t pcm = (size_t)(PAD_SAMPLES + seen_samples(n_frames)), logs = (size_t)n_frames * (size_t)t->n_mels;
+    size_t pcm = (size_t)t->n_rooms * (size_t)(PAD_SAMPLES + seen_samples(n_frames)),
+           logs = (size_t)n_frames * (size_t)t->n_mels;
     cudaError_t e = cudaMalloc((void **)&t->pcm, pcm * sizeof(float));
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&t->logs, logs * sizeof(float));
@@ -182,6 +185,24 @@ static int grow(struct cuda_engine *c, int n_frames)
         return cuda_check(c, e, "mel");
     t->frames_room = n_frames;
     return 0;
+}
+
+/* The samples' place on the GPU, where they will be when the stream's next operation begins; NULL: they will not. */
+static const float *send(struct cuda_engine *c, const float *from, size_t n)
+{
+    struct mel_tables *t = c->mel;
+    float *to = t->pcm + (size_t)t->room * (size_t)(PAD_SAMPLES + seen_samples(t->frames_room));
+    cudaStream_t stream = t->n_rooms > 1 ? c->sound : c->stream;
+    cudaError_t e = t->n_rooms > 1 ? cudaStreamWaitEvent(stream, t->heard[t->room], 0) : cudaSuccess;
+    if (e == cudaSuccess && n > 0)
+        e = cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyHostToDevice, stream);
+    if (e == cudaSuccess && t->n_rooms > 1) {
+        e = cudaEventRecord(t->arrived[t->room], stream);
+        e = e ? e : cudaStreamWaitEvent(c->stream, t->arrived[t->room], 0);
+    }
+    if (e != cudaSuccess)
+        cudaStreamSynchronize(c->sound); /* or a copy might go on when the wait is over */
+    return cuda_check(c, e, "mel") < 0 ? NULL : to;
 }
 
 int cuda_mel(struct cuda_engine *c, const struct mel_args *a)
@@ -196,22 +217,27 @@ int cuda_mel(struct cuda_engine *c, const struct mel_args *a)
     if (r < 0)
         return r;
     int n_samples = a->n_samples < seen_samples(a->out.rows) ? a->n_samples : seen_samples(a->out.rows);
-    if (a->n_before + n_samples > 0)
-        cuda_check(c,
-                   cudaMemcpyAsync(t->pcm, a->pcm - a->n_before,
-                                   (size_t)(a->n_before + n_samples) * sizeof(float), cudaMemcpyHostToDevice,
-                                   c->stream),
-                   "mel");
-    const struct mel_params p = {t->n_mels,  a->out.rows, a->n_before, n_samples, t->window,  t->dft,
-                                 t->filters, t->ranges,   t->pcm,      t->logs,   t->greatest};
-    LAUNCH(reset_kernel, 1, 1, 0, c->stream, t->greatest);
+    const float *pcm = send(c, a->pcm - a->n_before, (size_t)(a->n_before + n_samples));
+    if (!pcm)
+        return -EIO;
+    int *greatest = t->greatest + t->turn;
+    const struct mel_params p = {t->n_mels, a->out.rows, a->n_before, n_samples,
+                                 t->window, t->dft,      t->filters,  t->ranges,
+                                 pcm,       t->logs,     greatest,    t->greatest + 1 - t->turn};
     LAUNCH(mel_kernel, (a->out.rows + FRAMES - 1) / FRAMES, THREADS, 0, c->stream, p);
+    r = cuda_check(c, cudaGetLastError(), "mel");
+    if (r < 0)
+        return r;
+    t->turn = 1 - t->turn;
+    if (t->n_rooms > 1)
+        cuda_check(c, cudaEventRecord(t->heard[t->room], c->stream), "mel");
+    t->room = (t->room + 1) % t->n_rooms;
     if (writes) {
         bool given = a->scale == MEL_SCALE_GIVEN;
-        LAUNCH(scale_kernel, a->out.rows, MELS_MAX, 0, c->stream, t->logs, t->greatest,
+        LAUNCH(scale_kernel, a->out.rows, MELS_MAX, 0, c->stream, t->logs, greatest,
                given ? a->log_max : (const float *)NULL, given ? a->n_samples / HOP : a->out.rows, a->out);
     } else {
-        LAUNCH(raise_kernel, 1, 1, 0, c->stream, t->greatest, a->log_max);
+        LAUNCH(raise_kernel, 1, 1, 0, c->stream, greatest, a->log_max);
     }
     return cuda_check(c, cudaGetLastError(), "mel");
 }
@@ -263,13 +289,22 @@ int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
     cudaError_t e = cudaErrorMemoryAllocation;
     c->mel = t;
     if (t && h) {
+        const float least = -10.0f;
+        int ordered_least[2];
+        memcpy(&ordered_least[0], &least, sizeof(least));
+        ordered_least[0] = ordered_least[1] = flipped(ordered_least[0]);
         fill_tables(h, n_mels);
         t->n_mels = n_mels;
         e = to_device(c, (void **)&t->window, h->window, sizeof(h->window));
         e = e ? e : to_device(c, (void **)&t->dft, h->dft, sizeof(h->dft));
         e = e ? e : to_device(c, (void **)&t->filters, h->filters, sizeof(h->filters));
         e = e ? e : to_device(c, (void **)&t->ranges, h->ranges, sizeof(h->ranges));
-        e = e ? e : to_device(c, (void **)&t->greatest, NULL, sizeof(*t->greatest));
+        e = e ? e : to_device(c, (void **)&t->greatest, ordered_least, sizeof(ordered_least));
+        t->n_rooms = c->base.windows_max;
+        for (int i = 0; i < t->n_rooms && t->n_rooms > 1 && !e; i++) {
+            e = cudaEventCreateWithFlags(&t->arrived[i], cudaEventDisableTiming);
+            e = e ? e : cudaEventCreateWithFlags(&t->heard[i], cudaEventDisableTiming);
+        }
         if (!e && grow(c, FRAMES_ROOM) < 0)
             e = cudaErrorMemoryAllocation;
     }
@@ -288,6 +323,12 @@ void cuda_mel_destroy(struct mel_tables *t)
     cudaFree(t->filters);
     cudaFree(t->ranges);
     cudaFree(t->greatest);
+    for (int i = 0; i < ENGINE_WINDOWS_MAX; i++) {
+        if (t->arrived[i])
+            cudaEventDestroy(t->arrived[i]);
+        if (t->heard[i])
+            cudaEventDestroy(t->heard[i]);
+    }
     cudaFree(t->pcm);
     cudaFree(t->logs);
     free(t);

@@ -409,7 +409,7 @@ static void linear_worker(void *arg, int worker, int n_workers)
     }
 }
 
-int host_linear(struct host_engine *h, const struct linear_args *a)
+static int linear_window(struct host_engine *h, const struct linear_args *a)
 {
     struct wide_weight *w = a->weight->packed;
     if (a->weight->use != WEIGHT_WIDE || a->in.type != h->gemm->type || a->out.type == DTYPE_F16 ||
@@ -433,4 +433,30 @@ int host_linear(struct host_engine *h, const struct linear_args *a)
         return -ENOMEM;
     pool_run(h->pool, linear_worker, &job);
     return job.status ? failed(&h->err, (dnnl_status_t)job.status, "multiply matrices") : 0;
+}
+
+/* The rows of window w of n, with a gap between two of them. */
+static struct mat window_rows(struct mat m, int w, int n, int gap)
+{
+    m.rows /= n;
+    m.data =
+        (char *)m.data + (size_t)w * ((size_t)m.rows * (size_t)m.stride + (size_t)gap) * dtype_bytes(m.type);
+    return m;
+}
+
+int host_linear(struct host_engine *h, const struct linear_args *a)
+{
+    int n = a->n_windows > 1 ? a->n_windows : 1, r = 0;
+    if (a->in.rows % n || a->out.rows % n || n > ENGINE_WINDOWS_MAX)
+        return err_set(&h->err, -EINVAL, "linear: types or shapes do not fit");
+    for (int i = 0; i < n && r == 0; i++) {
+        struct linear_args one = *a;
+        one.in = window_rows(a->in, i, n, a->in_gap);
+        one.out = window_rows(a->out, i, n, a->out_gap);
+        r = linear_window(h, &one);
+        if (r == 0 && a->kv)
+            r = host_kv_store(h, &(struct kv_store_args){
+                                     .kv = a->kv, .layer = a->layer, .slot = a->slots[i], .k_v = one.out});
+    }
+    return r;
 }

@@ -18,6 +18,7 @@ int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_opt
 void harness_seed(unsigned);
 void harness_open_memory(bool open);
 void harness_hide_cublas(bool hide);
+void harness_cooperative(bool has, int multiprocessors);
 /* tests/cuda/device.cu, on a real GPU */
 void *test_device_alloc(struct engine *, size_t bytes) __attribute__((weak));
 
@@ -48,6 +49,15 @@ void test_engines(void (*fn)(struct engine *))
 struct engine *test_engine_open(const struct engine_case *c, int n_mels)
 {
     return open_seeded((unsigned)c->n_threads, &(struct engine_options){.n_mels = n_mels});
+}
+
+struct engine *open_engine_for(int multiprocessors, int n_windows)
+{
+    harness_cooperative(true, multiprocessors);
+    struct engine *e = open_seeded(n_windows > 1 ? (unsigned)test_seed() | 1 : 0,
+                                   &(struct engine_options){.n_mels = 80, .n_windows = n_windows});
+    harness_cooperative(true, 4);
+    return e;
 }
 
 bool test_keeps_half(const char *isa, enum engine_precision precision)

@@ -187,7 +187,7 @@ static void test_every_call(void **state)
         {"cudaStreamEndCapture", UNKNOWN, -EIO, 1},
         {"cudaGraphInstantiate", UNKNOWN, 2, 2},
         {"cudaGraphLaunch", LAUNCH_FAILURE, -EIO, 1},
-        {"LAUNCH", UNKNOWN, 2, 8},
+        {"LAUNCH", UNKNOWN, 2, 7},
         {"cudaSetDevice", UNKNOWN, -ENODEV, 1},
         {"cudaGraphCreate", NOT_SUPPORTED, 0, 1},
         {"cudaGraphConditionalHandleCreate", NOT_SUPPORTED, 0, 1},

@@ -152,6 +152,32 @@ static void test_async_copies(void **state)
     cudaFree(dt);
 }
 
+static __global__ void powers_kernel(const float *x, float *y)
+{
+    y[threadIdx.x] = exp2_near(x[threadIdx.x]);
+}
+
+static void test_powers(void **state)
+{
+    enum { N = 256 };
+    float x[N], y[N];
+    for (int i = 0; i < N; i++)
+        x[i] = (float)(i - 192) * 0.7109375f + (float)i * 1e-3f; /* down to −136 */
+    x[0] = -INFINITY;
+    x[1] = 0.0f;
+    x[2] = -1e30f;
+    void *from = device(x, sizeof(x)), *to = device(NULL, sizeof(y));
+    LAUNCH(powers_kernel, 1, N, 0, 0, (const float *)from, (float *)to);
+    fetch(y, to, sizeof(y));
+    for (int i = 0; i < N; i++) {
+        double want = x[i] < -126.0f ? 0.0 : exp2(x[i]);
+        assert_true(fabs(y[i] - want) <= 0x1p-22 * want);
+    }
+    assert_true(y[1] == 1.0f);
+    cudaFree(from);
+    cudaFree(to);
+}
+
 static __global__ void sums_kernel(float *out)
 {
     float x = (float)(threadIdx.x + 1);
@@ -539,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_mma),
         cmocka_unit_test(test_ldmatrix),
         cmocka_unit_test(test_async_copies),
+        cmocka_unit_test(test_powers),
         cmocka_unit_test(test_warp_operations),
         cmocka_unit_test(test_grid_barrier),
         cmocka_unit_test(test_while_node),

@@ -221,6 +221,38 @@ static void test_several_windows(void **state)
     test_engines(several_windows);
 }
 
+/* The same with few multiprocessors, for which a block has more queries: the bits are the same. */
+static void test_every_block(void **state)
+{
+    enum { N = 200, HEADS = 2 };
+    float *got[2];
+    for (int large = 0; large < 2; large++) {
+        struct engine *e = open_engine_for(large ? 1 : 4, 1);
+        struct test_rng rng;
+        if (!e)
+            test_skip("there is one kernel");
+        test_rng_init(&rng, 1);
+        for (int kind = 0; kind < DATA_KINDS; kind++)
+            check(e, N - 3 * kind, HEADS, 8, (enum data)kind);
+        float *qkv = malloc(N * HEADS * 3 * HEAD * sizeof(float));
+        for (int i = 0; i < N * HEADS * 3 * HEAD; i++)
+            qkv[i] = test_rng_normal(&rng);
+        got[large] = malloc(N * HEADS * HEAD * sizeof(float));
+        struct mat in = test_mat(e, e->wide_type, N, 3 * HEADS * HEAD, 3 * HEADS * HEAD);
+        struct mat out = test_mat(e, e->wide_type, N, HEADS * HEAD, HEADS * HEAD);
+        test_mat_write(e, in, qkv);
+        e->v->attention(e, &(struct attention_args){.qkv = in, .n_head = HEADS, .n_windows = 1, .out = out});
+        test_mat_read(e, out, got[large]);
+        e->v->free(e, in.data);
+        e->v->free(e, out.data);
+        free(qkv);
+        engine_close(e);
+    }
+    assert_memory_equal(got[0], got[1], N * HEADS * HEAD * sizeof(float));
+    free(got[0]);
+    free(got[1]);
+}
+
 static void refuses(struct engine *e)
 {
     struct err err = {0};
@@ -248,9 +280,8 @@ static void test_refuses_shapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_double),
-        cmocka_unit_test(test_whole_windows),
-        cmocka_unit_test(test_several_windows),
+        cmocka_unit_test(test_against_double),  cmocka_unit_test(test_whole_windows),
+        cmocka_unit_test(test_several_windows), cmocka_unit_test(test_every_block),
         cmocka_unit_test(test_refuses_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -119,6 +119,62 @@ static void test_copy_to_itself_and_full(void **state)
     drop_world(&w);
 }
 
+/* A product of two windows that goes to the slots at once leaves there what its rows, stored one window after the other, leave. */
+static void check_product(struct world *w)
+{
+    enum { N = 20, N_IN = 48 };
+    static float values[2 * STATE * N_IN], input[2 * N * N_IN];
+    struct engine_weight *weight = NULL;
+    struct test_rng rng;
+    struct err err;
+    float stored[LAYERS * STATE], at_once[LAYERS * STATE];
+    test_rng_init(&rng, 9);
+    fill(&rng, values, 2 * STATE * N_IN, 0.2f);
+    fill(&rng, input, 2 * N * N_IN, 1.0f);
+    for (int i = 0; i < 2 * STATE * N_IN; i++)
+        values[i] = test_round(w->e->wide_type, values[i]);
+    assert_int_equal(w->e->v->weight_create(w->e, WEIGHT_WIDE, 2 * STATE, N_IN, values, &weight, &err), 0);
+    struct mat in = test_mat(w->e, w->e->wide_type, 2 * N, N_IN, N_IN),
+               k_v = take_mat(w->e, 2 * N, 2 * STATE, 2 * STATE);
+    test_mat_write(w->e, in, input);
+    float *bias = test_vector(w->e, values, 2 * STATE);
+    struct linear_args args = {.in = in, .weight = weight, .bias = bias, .out = k_v};
+    for (int slot = 0; slot < SLOTS; slot++) {
+        for (int layer = 0; layer < LAYERS; layer++)
+            feed(w, layer, slot, 0, 100, N); /* something else */
+    }
+    w->e->v->linear(w->e, &args);
+    for (int i = 0; i < 2; i++)
+        w->e->v->kv_store(w->e, &(struct kv_store_args){w->kv, 1, 2 * i, mat_rows(k_v, i * N, N)});
+    args.n_windows = 2;
+    args.kv = w->kv;
+    args.layer = 1;
+    args.slots[0] = 3;
+    args.slots[1] = 1;
+    w->e->v->linear(w->e, &args);
+    wait_for(w->e);
+    for (int i = 0; i < 2; i++) {
+        look(w, 2 * i, N, stored);
+        look(w, 3 - 2 * i, N, at_once);
+        assert_memory_equal(stored, at_once, sizeof(stored));
+    }
+    w->e->v->free(w->e, bias);
+    w->e->v->free(w->e, in.data);
+    give_mat(w->e, k_v);
+    w->e->v->weight_destroy(w->e, weight);
+}
+
+static void test_product(void **state)
+{
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        struct world w = make_world(isa_names[isa], 1 + isa % 4, PRECISION_AUTO);
+        if (!w.e)
+            continue;
+        check_product(&w);
+        drop_world(&w);
+    }
+}
+
 static void expect_error(struct engine *e)
 {
     struct err err = {0};
@@ -150,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_copy),
         cmocka_unit_test(test_copy_to_itself_and_full),
+        cmocka_unit_test(test_product),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -176,6 +176,7 @@ static const struct shape shapes[] = {
     {.rows = 7, .n_in = 64, .n_out = 64, .bias = true, .gelu = true, .add = ADD_OTHER},
     {.rows = 3, .n_in = 17, .n_out = 40, .out_stride = 47, .bias = true, .narrow = true},
     {.rows = 5, .n_in = 17, .n_out = 40, .out_stride = 47, .bias = true, .add = ADD_OUT},
+    {.rows = 9, .n_in = 24, .n_out = 13, .out_stride = 16},
     {.rows = 33, .n_in = 240, .n_out = 48, .in_stride = 80, .bias = true, .gelu = true, .narrow = true},
     {.rows = 20, .n_in = 30, .n_out = 48, .in_stride = 37, .bias = true},
     {.rows = 13, .n_in = 1152, .n_out = 384, .in_stride = 768, .bias = true, .gelu = true, .add = ADD_OTHER},
@@ -219,6 +220,103 @@ static void test_encoder_shapes(void **state)
     }
 }
 
+/* Whatever shape of a block is chosen for them, layers have the same bits. */
+static const struct shape tiled_shapes[] = {
+    {.rows = 129, .n_in = 200, .n_out = 260, .bias = true, .gelu = true, .narrow = true},
+    {.rows = 200, .n_in = 72, .n_out = 129, .bias = true, .add = ADD_OUT},
+    {.rows = 257, .n_in = 240, .n_out = 136, .in_stride = 80, .bias = true, .gelu = true, .narrow = true},
+    {.rows = 140, .n_in = 1152, .n_out = 132, .in_stride = 768, .bias = true, .gelu = true, .add = ADD_OTHER},
+    {.rows = 128, .n_in = 33, .n_out = 250, .out_stride = 251, .bias = true, .narrow = true},
+};
+
+static void test_every_block(void **state)
+{
+    for (size_t i = 0; i < sizeof(tiled_shapes) / sizeof(tiled_shapes[0]); i++) {
+        const struct shape *s = &tiled_shapes[i];
+        size_t n = (size_t)s->rows * (size_t)s->n_out;
+        float *y[2];
+        for (int large = 0; large < 2; large++) { /* one multiprocessor is soon busy */
+            struct engine *e = open_engine_for(large ? 1 : 4, 1);
+            struct layer l;
+            if (!e)
+                test_skip("there is one kernel");
+            check(e, s, 1.0);
+            y[large] = malloc(n * sizeof(float));
+            layer_init(&l, s, 1.0, e->wide_type);
+            run(e, &l, s->narrow ? e->wide_type : DTYPE_F32, y[large]);
+            layer_finish(&l);
+            engine_close(e);
+        }
+        assert_memory_equal(y[0], y[1], n * sizeof(float));
+        free(y[0]);
+        free(y[1]);
+    }
+}
+
+/* Rows of several windows, with gaps between them, have the bits that each window has alone; the gaps are left as they are. */
+static void windows(struct engine *e)
+{
+    enum { N = 3, ROWS = 70, STRIDE = 16, N_IN = 48, N_OUT = 40, IN_GAP = 32, OUT_GAP = 2 * N_OUT };
+    enum { IN = N * ROWS * STRIDE + N * IN_GAP + N_IN, OUT_ROWS = N * (ROWS + 2) };
+    static float in[IN], weights[N_OUT * N_IN], bias[N_OUT], add[ROWS * N_OUT], got[OUT_ROWS * N_OUT],
+        alone[ROWS * N_OUT];
+    struct engine_weight *weight = NULL;
+    struct test_rng rng;
+    struct err err;
+    test_rng_init(&rng, 3);
+    fill(&rng, in, IN, 1.0, e->wide_type);
+    fill(&rng, weights, N_OUT * N_IN, 0.2, e->wide_type);
+    fill(&rng, bias, N_OUT, 1.0, DTYPE_F32);
+    fill(&rng, add, ROWS * N_OUT, 1.0, DTYPE_F32);
+    assert_int_equal(e->v->weight_create(e, WEIGHT_WIDE, N_OUT, N_IN, weights, &weight, &err), 0);
+    struct mat memory = test_mat(e, e->wide_type, 1, IN, IN),
+               added = test_mat(e, DTYPE_F32, ROWS, N_OUT, N_OUT);
+    struct mat out = test_mat(e, DTYPE_F32, OUT_ROWS, N_OUT, N_OUT), one;
+    float *b = test_vector(e, bias, N_OUT);
+    test_mat_write(e, memory, in);
+    test_mat_write(e, added, add);
+    for (int i = 0; i < OUT_ROWS * N_OUT; i++)
+        got[i] = 7.0f;
+    test_mat_write(e, out, got);
+    e->v->linear(e, &(struct linear_args){.in = mat_view(memory.data, e->wide_type, N * ROWS, N_IN, STRIDE),
+                                          .weight = weight,
+                                          .bias = b,
+                                          .gelu = true,
+                                          .add = added,
+                                          .out = mat_rows(out, 0, N * ROWS),
+                                          .n_windows = N,
+                                          .in_gap = IN_GAP,
+                                          .out_gap = OUT_GAP});
+    test_mat_read(e, out, got);
+    one = test_mat(e, DTYPE_F32, ROWS, N_OUT, N_OUT);
+    for (int i = 0; i < N; i++) {
+        size_t first = (size_t)i * (ROWS * STRIDE + IN_GAP) * dtype_bytes(e->wide_type);
+        e->v->linear(e, &(struct linear_args){
+                            .in = mat_view((char *)memory.data + first, e->wide_type, ROWS, N_IN, STRIDE),
+                            .weight = weight,
+                            .bias = b,
+                            .gelu = true,
+                            .add = added,
+                            .out = one});
+        test_mat_read(e, one, alone);
+        float *mine = got + i * (ROWS + 2) * N_OUT;
+        assert_memory_equal(mine, alone, sizeof(alone));
+        for (int k = ROWS * N_OUT; k < (ROWS + 2) * N_OUT; k++)
+            assert_true(mine[k] == 7.0f);
+    }
+    e->v->free(e, one.data);
+    e->v->free(e, out.data);
+    e->v->free(e, added.data);
+    e->v->free(e, memory.data);
+    e->v->free(e, b);
+    e->v->weight_destroy(e, weight);
+}
+
+static void test_windows(void **state)
+{
+    test_engines(windows);
+}
+
 static void refuse(struct engine *e, const struct linear_args *a)
 {
     struct err err = {0};
@@ -246,6 +344,9 @@ static void refuses(struct engine *e)
     refuse(e, &a);
     a = good;
     a.add = in;
+    refuse(e, &a);
+    a = good;
+    a.n_windows = 3; /* of two rows */
     refuse(e, &a);
     e->v->linear(e, &good);
     test_engine_wait(e);
@@ -338,6 +439,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_encoder_shapes),
+        cmocka_unit_test(test_every_block),
+        cmocka_unit_test(test_windows),
         cmocka_unit_test(test_refuses_shapes),
         cmocka_unit_test(test_without_bf16_in_onednn),
 #if defined(__x86_64__) /* elsewhere oneDNN may have compiled kernels */

@@ -277,6 +277,36 @@ static void test_cutting_changes_nothing(void **state)
     test_engines(cutting);
 }
 
+/* One after the other without a wait: the samples of the next ones are on their way while one is transformed. */
+static void test_in_a_row(void **state)
+{
+    enum { N = 6, FRAMES = 30 };
+    float *x[N], alone[FRAMES * 80], got[FRAMES * 80];
+    struct mat out[N];
+    struct engine *one = open_engine_for(4, 1), *e = open_engine_for(4, 2);
+    if (!e)
+        test_skip("samples are read where they are");
+    for (int i = 0; i < N; i++) {
+        x[i] = make_signal((enum signal)i, 8000 - 500 * i);
+        out[i] = test_mat(e, DTYPE_F32, FRAMES, 80, 80);
+    }
+    for (int i = 0; i < N; i++)
+        submit(e, &(struct window){x[i], 8000 - 500 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, out[i]);
+    test_engine_wait(e);
+    struct mat single = test_mat(one, DTYPE_F32, FRAMES, 80, 80);
+    for (int i = 0; i < N; i++) {
+        test_mat_read(e, out[i], got);
+        submit(one, &(struct window){x[i], 8000 - 500 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, single);
+        test_mat_read(one, single, alone);
+        assert_memory_equal(got, alone, sizeof(got));
+        e->v->free(e, out[i].data);
+        free(x[i]);
+    }
+    one->v->free(one, single.data);
+    engine_close(one);
+    engine_close(e);
+}
+
 /* With a given maximum, what lies past the recording's last whole frame is 0 and not the floor that silence gives. */
 static void past_the_end(struct engine *e)
 {
@@ -307,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_past_the_end_of_a_recording),
         cmocka_unit_test(test_whole_windows),
         cmocka_unit_test(test_cutting_changes_nothing),
+        cmocka_unit_test(test_in_a_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,11 @@ struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_
     return NULL;
 }
 
+struct engine *open_engine_for(int multiprocessors, int n_windows)
+{
+    return NULL;
+}
+
 /* In the generic form nothing converts in hardware. */
 bool test_keeps_half(const char *isa, enum engine_precision precision)
 {

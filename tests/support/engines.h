@@ -36,6 +36,9 @@ struct engine *open_engine(const char *isa, int n_threads, enum engine_precision
 /* The same for many slots, or with weights of 8 bits; NULL where that makes no difference. */
 struct engine *open_engine_of_many(const char *isa, int n_threads, enum engine_precision);
 struct engine *open_engine_of_bytes(const char *isa, int n_threads, enum engine_precision);
+/* For a device of at most so many multiprocessors, as which kernels are chosen, and so many windows together; NULL where neither
+ * makes a difference. */
+struct engine *open_engine_for(int multiprocessors, int n_windows);
 /* Whether it keeps weights and caches as half floats. */
 bool test_keeps_half(const char *isa, enum engine_precision);
 

@@ -192,7 +192,7 @@ static int measure_streams(struct bench *b, int n, struct err *err)
     return 0;
 }
 
-static int measure(const char *engine, const char *model, const float *pcm, const char *what, struct err *err)
+static int measure(const char *engine, const char *model, float *pcm, const char *what, struct err *err)
 {
     static struct bench b;
     const char *colon = strchr(what, ':');
@@ -203,6 +203,9 @@ static int measure(const char *engine, const char *model, const float *pcm, cons
     memset(&b, 0, sizeof(b));
     b.pcm = pcm;
     int r = open_bench(&b, engine, model, n < GROUP_MAX ? n : GROUP_MAX, err);
+    struct err slower;
+    if (r == 0)
+        whisper_register_audio(b.whisper, pcm, WINDOW * sizeof(*pcm), &slower); /* as the daemon's ring */
     if (r == 0)
         r = streams ? measure_streams(&b, n, err) : measure_batch(&b, n, n <= 16 ? 7 : 3, err);
     fflush(stdout);

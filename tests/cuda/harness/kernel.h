@@ -244,6 +244,12 @@ static inline void add_shared_sum(long long *sum, long long x)
     __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
 }
 
+static inline float exp2_near(float x)
+{
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 /* Brings a line of device memory nearer: here only a question whether it is device memory. */
 void prefetch(const void *);
 
