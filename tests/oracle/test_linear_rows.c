@@ -1,7 +1,8 @@
 /* linear_rows and embed against sums in double precision, with the bound of the rounding errors as the tolerance. */
 #include "tests/oracle/rows.h"
 
-enum { UNIT = 64 }; /* weights of an output that share the unit of their 8 bits */
+enum { WIDE = 8203 }; /* outputs: as many as a vocabulary has */
+enum { UNIT = 64 };   /* weights of an output that share the unit of their 8 bits */
 
 struct layer {
     int n_out, n_in;
@@ -187,6 +188,16 @@ static void check_engine(struct engine *e, struct test_rng *rng, struct rounding
     }
 }
 
+/* More outputs than there are warps: each has some of them to itself. */
+static void check_wide(struct engine *e, struct test_rng *rng, struct rounding eps)
+{
+    struct layer l = make_layer(e, rng, WIDE, 165, true);
+    for (int n_rows = 3; n_rows <= 17; n_rows += 7)
+        check_rows(e, rng, &l, (struct variant){n_rows > 3, true, n_rows > 10, n_rows <= 10}, n_rows,
+                   (struct rounding){.input = eps.input});
+    drop_layer(e, &l);
+}
+
 static void test_against_double(void **state)
 {
     struct test_rng rng;
@@ -199,6 +210,8 @@ static void test_against_double(void **state)
                 if (!e)
                     continue;
                 check_engine(e, &rng, rounding_of(i, test_keeps_half(isa_names[isa], precision)));
+                if (threads == 1 && openers[i] == open_engine_of_many)
+                    check_wide(e, &rng, rounding_of(i, test_keeps_half(isa_names[isa], precision)));
                 engine_close(e);
             }
         }
@@ -257,6 +270,8 @@ static void test_exact(void **state)
             check_picks(e, &rng, 1, 1, 2);
             check_picks(e, &rng, 64, 150, 203); /* all rows in a block, some tiles of outputs a block */
             check_picks(e, &rng, 70, 40, 520);
+            if (openers[i] == open_engine_of_many)
+                check_picks(e, &rng, 40, WIDE, 66);
             check_picks(e, &rng, 9, 33, 3600); /* more than a block's shared memory holds at once */
             engine_close(e);
         }
@@ -264,33 +279,34 @@ static void test_exact(void **state)
 }
 
 /* Rows in batches of any size against one batch of all; *first: what another engine of the kind gave, or NULL. */
-static void check_batches(struct engine *e, float **first)
+static void check_batches(struct engine *e, int n_out, int n_in, int fewest, float **first)
 {
-    enum { ROWS = 40, IN = 384, OUT = 403 };
+    enum { ROWS = 40 };
     struct test_rng rng;
     test_rng_init(&rng, 2);
-    struct layer l = make_layer(e, &rng, OUT, IN, true);
+    const size_t bytes = sizeof(float) * ROWS * (size_t)n_out;
+    struct layer l = make_layer(e, &rng, n_out, n_in, true);
     struct variant v = {true, true, true, true};
-    struct mat in = take_mat(e, ROWS, IN, IN), add = take_mat(e, ROWS, OUT, OUT),
-               out = take_mat(e, ROWS, OUT, OUT);
-    struct mat one = take_mat(e, ROWS, OUT, OUT);
+    struct mat in = take_mat(e, ROWS, n_in, n_in), add = take_mat(e, ROWS, n_out, n_out),
+               out = take_mat(e, ROWS, n_out, n_out);
+    struct mat one = take_mat(e, ROWS, n_out, n_out);
     struct rows rows = take_rows(e, ROWS);
     fill_mat(&rng, in, 2.0f);
     fill_mat(&rng, add, 2.0f);
     run(e, &l, v, rows, in, add, out);
-    for (int n = 1; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
+    for (int n = fewest; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
         for (int r = 0; r < ROWS; r += n) {
             int m = ROWS - r < n ? ROWS - r : n;
             struct rows some = {m, rows.token, rows.pos, rows.slot};
             run(e, &l, v, some, mat_rows(in, r, m), mat_rows(add, r, m), mat_rows(one, r, m));
         }
-        assert_memory_equal(one.data, out.data, sizeof(float) * ROWS * OUT);
+        assert_memory_equal(one.data, out.data, bytes);
     }
     if (!*first) {
-        *first = malloc(sizeof(float) * ROWS * OUT);
-        memcpy(*first, out.data, sizeof(float) * ROWS * OUT);
+        *first = malloc(bytes);
+        memcpy(*first, out.data, bytes);
     }
-    assert_memory_equal(*first, out.data, sizeof(float) * ROWS * OUT);
+    assert_memory_equal(*first, out.data, bytes);
     drop_layer(e, &l);
     give_mat(e, in);
     give_mat(e, out);
@@ -304,15 +320,18 @@ static void test_batch_invariance(void **state)
 {
     for (int isa = 0; isa < N_ISAS; isa++) {
         for (int i = 0; i < N_OPENERS; i++) {
-            float *first = NULL;
+            float *first = NULL, *first_wide = NULL;
             for (int threads = 1; threads <= 4; threads++) {
                 struct engine *e = openers[i](isa_names[isa], threads, PRECISION_AUTO);
                 if (!e)
                     continue;
-                check_batches(e, &first);
+                check_batches(e, 403, 384, 1, &first);
+                if (openers[i] == open_engine_of_many)
+                    check_batches(e, WIDE, 70, 7, &first_wide);
                 engine_close(e);
             }
             free(first);
+            free(first_wide);
         }
     }
 }

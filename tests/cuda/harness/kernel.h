@@ -72,6 +72,7 @@ void *harness_shared(const void *key, size_t bytes);
     static const char name##_key = 0;                                                                        \
     type *const name = (type *)harness_shared(&name##_key, sizeof(type) * (n))
 #define UNROLL
+#define ROLLED
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)harness_block->dynamic
 
 /* --- meeting of threads ------------------------------------------------------------------------------------------- */
