@@ -51,6 +51,7 @@ struct cuda_engine {
     float *product;        /* [product_floats] of libcublas */
     size_t product_floats;
     float *partial; /* [CUDA_ROWS_MAX][CUDA_HEADS_MAX][CROSS_PARTS][PARTIAL_FLOATS] of cross-attention */
+    unsigned *parts_done;      /* [CUDA_ROWS_MAX][CUDA_HEADS_MAX]: how many are there; 0 between operations */
     struct select_part *parts; /* [CUDA_ROWS_MAX][parts of CUDA_VOCAB_MAX] of select */
 };
 
@@ -78,6 +79,7 @@ struct engine_graph {
     const int32_t *n_active;   /* that the loop was made for */
     int32_t *rounds;           /* device memory: how many are left */
     struct step_notes *notes;  /* while it is recorded */
+    const int32_t *step_pos;   /* while it is: of rows that are each the newest token of a slot, or NULL */
     struct step_program *step; /* NULL: not a step that one kernel does */
     struct err err;            /* of an operation that was recorded, for every launch */
 };

@@ -19,7 +19,8 @@
 #define DYNAMIC_SHARED(type, name)                                                                           \
     extern __shared__ __align__(16) unsigned char dynamic_shared[];                                          \
     type *const name = (type *)dynamic_shared
-#define UNROLL _Pragma("unroll") /* where an array must be registers */
+#define UNROLL _Pragma("unroll")   /* where an array must be registers */
+#define ROLLED _Pragma("unroll 1") /* where speed is not worth the code, which comes from memory, too */
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
     kernel<<<(blocks), (threads), (shared), (stream)>>>(__VA_ARGS__)
 
@@ -238,6 +239,23 @@ static __device__ __forceinline__ void grid_barrier(unsigned *arrived, unsigned 
             continue;
     }
     __syncthreads();
+}
+
+/* A block that has stored its part of something: whether it is the last one of n to do so. That one sees what the others have
+ * stored. *done begins at 0, and ends so. */
+static __device__ __forceinline__ bool is_last_part(unsigned *done, int n)
+{
+    SHARED(bool, last, 1);
+    __syncthreads(); /* the whole part is stored */
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last[0] = atomicAdd(done, 1u) + 1 == (unsigned)n;
+        __threadfence();
+        if (last[0])
+            *done = 0;
+    }
+    __syncthreads();
+    return last[0];
 }
 
 /* Writes an element of a matrix of either type. */

@@ -57,8 +57,10 @@ ENGINE_OPERATIONS(OPERATION)
 
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
-    if (cuda_of(e)->recording)
+    if (cuda_of(e)->recording) {
         step_note_other(cuda_of(e)->recording->notes);
+        cuda_of(e)->recording->step_pos = NULL;
+    }
     if (!cuda_failed(cuda_of(e)))
         cuda_kv_copy(cuda_of(e), kv, src_slot, dst_slot, n_ctx);
 }
@@ -67,8 +69,10 @@ static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot,
 
 void cuda_copy(struct cuda_engine *c, void *to, const void *from, size_t bytes, const char *what)
 {
-    if (c->recording)
+    if (c->recording) {
         step_note_other(c->recording->notes);
+        c->recording->step_pos = NULL;
+    }
     if (bytes > 0 && !cuda_failed(c))
         cuda_check(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->stream), what);
 }
@@ -104,6 +108,7 @@ static void destroy(struct engine *e)
     cuda_downloads_destroy(c->downloads);
     cudaFree(c->product);
     cudaFree(c->partial);
+    cudaFree(c->parts_done);
     cudaFree(c->parts);
     cudaFreeHost(c->counter);
     if (c->stream)
@@ -184,8 +189,9 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
         size_t floats = (size_t)CUDA_ROWS_MAX * CUDA_HEADS_MAX * CROSS_PARTS * PARTIAL_FLOATS;
         size_t parts = (size_t)CUDA_ROWS_MAX * ((CUDA_VOCAB_MAX + PART_IDS - 1) / PART_IDS);
         c->partial = (float *)cuda_device_alloc(c, floats * sizeof(float));
+        c->parts_done = (unsigned *)cuda_device_alloc(c, CUDA_ROWS_MAX * CUDA_HEADS_MAX * sizeof(unsigned));
         c->parts = (struct select_part *)cuda_device_alloc(c, parts * sizeof(*c->parts));
-        if (!c->partial || !c->parts)
+        if (!c->partial || !c->parts_done || !c->parts)
             return cuda_no_memory(err, "attention and logits",
                                   floats * sizeof(float) + parts * sizeof(*c->parts));
         e = cuda_set(c, (int32_t *)c->partial, 0);

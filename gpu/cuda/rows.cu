@@ -144,5 +144,7 @@ int cuda_rows_from_slots(struct cuda_engine *c, const struct rows_from_slots_arg
         return 0;
     LAUNCH(rows_from_slots_kernel, (a->rows.n + ROWS_THREADS - 1) / ROWS_THREADS, ROWS_THREADS, 0, c->stream,
            a->rows, a->slots);
+    if (c->recording)
+        c->recording->step_pos = a->rows.pos;
     return cuda_check(c, cudaGetLastError(), "rows_from_slots");
 }

@@ -5,26 +5,38 @@
  * with sums of their own: 22 bits of it. A lane's places in two fragments are eight neighbours in memory, 16 bytes: a
  * product does not mind which value has which place, as long as both operands agree.
  *
- * A block has 32 outputs at a time and keeps its rows, normalised and split, in shared memory. Four warps share n_in, each
- * 32 values in turn, and their sums are added in their order. Nothing of that depends on how many rows there are: a row has
- * the same bits whatever is beside it, but not those of rows.cu. Bytes: the weight, once for all rows of a block. */
+ * A block keeps its rows in shared memory: they are brought there as they are, all loads under way at once, then normalised
+ * and split where they lie. Four warps share n_in, each 32 values in turn, for 32 outputs of the block, and their sums are
+ * added in their order. Where there are outputs enough for every warp of a GPU, each has all of n_in for 16 outputs of its
+ * own instead, and waits for no other. Which way it is depends on the weight alone, and nothing of either on how many rows
+ * there are: a row has the same bits whatever is beside it, but not those of rows.cu. Bytes: the weight, once for all rows
+ * of a block. */
 #include "gpu/cuda/rows.cuh"
 
-#define OUTS       32 /* of a block: 16 of a warp */
-#define K_WARPS    4  /* that share n_in */
-#define WARPS      (OUTS / 16 * K_WARPS)
-#define K_STEP     32                 /* values of a warp at a time: two fragments */
-#define K_ROUND    (K_WARPS * K_STEP) /* and of all of them */
-#define AHEAD      4                  /* such steps whose weights are on their way at once */
-#define PAD        32         /* half floats: neighbouring rows lie 64 bytes apart, modulo all banks */
-#define SUMS_PITCH (OUTS + 4) /* the lanes of a fragment are in different banks */
+#define WARPS      8
+#define OUTS       16                       /* of a warp */
+#define K_WARPS    4                        /* that share n_in */
+#define TILE_OUTS  (WARPS / K_WARPS * OUTS) /* of a block whose warps share n_in */
+#define K_STEP     32                       /* values of a warp at a time: two fragments */
+#define K_ROUND    (K_WARPS * K_STEP)       /* and of all warps that share n_in */
+#define PAD        4                        /* values: rows lie 16 bytes apart, modulo all banks */
+#define SUMS_PITCH (TILE_OUTS + 4)          /* the lanes of a fragment are in different banks */
+#define OWN_PITCH  (OUTS + 4)
 #define REST_SCALE 2048.0f
+#define WIDE_OUTS  8192 /* from here on a warp has all of n_in */
 
-static_assert(WARPS == 8, "a warp takes as many rows as there are groups of eight");
+/* Steps of a warp whose weights are on their way at once. */
+static inline __host__ __device__ constexpr int ahead_of(int n_groups)
+{
+    return n_groups < 2 ? 6 : 4;
+}
 
+/* Four neighbouring values of a row are 16 bytes: single floats at first, then two times the nearest half floats of two
+ * values and what these leave. */
 struct mma_room {
-    __half *nearest, *rest; /* [rows][pitch] */
-    float *sums;            /* [K_WARPS][rows][SUMS_PITCH] */
+    float *values;       /* [rows][pitch] */
+    float *gamma, *beta; /* [whole row] */
+    float *sums;         /* [K_WARPS][rows][SUMS_PITCH], or [WARPS][rows][OWN_PITCH] */
     int pitch;
 };
 
@@ -34,6 +46,162 @@ static inline __host__ __device__ int whole_row(int n_in)
     return (n_in + K_ROUND - 1) / K_ROUND * K_ROUND;
 }
 
+/* Of a block: `values` of each of its rows, gamma and beta of a norm, sums where warps share n_in. */
+static inline __host__ __device__ size_t room_bytes(int n_rows, int values, int normed, bool wide)
+{
+    int floats =
+        n_rows * (values + PAD) + 2 * normed + n_rows * (wide ? WARPS * OWN_PITCH : K_WARPS * SUMS_PITCH);
+    return (size_t)floats * sizeof(float);
+}
+
+static __device__ __forceinline__ struct mma_room room_of(float *shared, int n_rows, int values, int normed)
+{
+    float *gamma = shared + n_rows * (values + PAD);
+    return {shared, gamma, gamma + normed, gamma + 2 * normed, values + PAD};
+}
+
+/* --- rows -------------------------------------------------------------------------------------------------------------- */
+
+/* n values of global memory, and zeros up to `whole`; every step-th from `i` on. Nothing here waits for anything. */
+static __device__ __forceinline__ void bring(float *to, const float *from, int n, int whole, int i, int step)
+{
+    for (; i < whole; i += step) {
+        if (i < n)
+            cp_async_few<4>(to + i, from + i);
+        else
+            to[i] = 0.0f;
+    }
+}
+
+/* Values first_k … of a warp's n_groups rows, `here` of them. The rows behind the last one are that one again. */
+static __device__ __forceinline__ void bring_rows(const struct linear_rows_params *p, int n_groups,
+                                                  int first_row, int first_k, int here,
+                                                  const struct mma_room *room)
+{
+    int lane = (int)threadIdx.x % WARP, first = (int)threadIdx.x / WARP * n_groups;
+    ROLLED
+    for (int r = first; r < first + n_groups; r++) {
+        int row = first_row + r < p->rows.n ? first_row + r : p->rows.n - 1;
+        const float *from = (const float *)p->in.data + (size_t)row * (size_t)p->in.stride;
+        bring(room->values + r * room->pitch, from + first_k, p->weight.n_in - first_k, here, lane, WARP);
+    }
+    cp_async_commit();
+}
+
+/* A block's gamma and beta. */
+static __device__ __forceinline__ void bring_norm(const struct linear_rows_params *p, int whole,
+                                                  const struct mma_room *room)
+{
+    if (p->gamma) {
+        bring(room->gamma, p->gamma, p->weight.n_in, whole, (int)threadIdx.x, WARPS * WARP);
+        bring(room->beta, p->beta, p->weight.n_in, whole, (int)threadIdx.x, WARPS * WARP);
+    }
+}
+
+static __device__ __forceinline__ float sum_of_four(float4 x)
+{
+    return (x.x + x.y) + (x.z + x.w);
+}
+
+/* (x − mean)², 0 behind the end of a row: `left` values are in it. */
+static __device__ __forceinline__ float4 squares_of(float4 x, float mean, int left)
+{
+    const float4 y = {x.x - mean, x.y - mean, x.z - mean, x.w - mean};
+    return {left > 0 ? y.x * y.x : 0.0f, left > 1 ? y.y * y.y : 0.0f, left > 2 ? y.z * y.z : 0.0f,
+            left > 3 ? y.w * y.w : 0.0f};
+}
+
+/* Means and 1 / √(variance + 1e-5) of n_rows rows of n values, `pitch` apart, with zeros up to `here`; a warp. */
+template <int n_rows>
+static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int here,
+                                               float mean[n_rows], float scale[n_rows])
+{
+    const int first = (int)threadIdx.x % WARP * 4;
+    const float part = 1.0f / (float)n;
+    float sums[n_rows] = {}, squares[n_rows] = {};
+    ROLLED
+    for (int i = first; i < here; i += WARP * 4) {
+        UNROLL
+        for (int r = 0; r < n_rows; r++)
+            sums[r] += sum_of_four(*(const float4 *)(rows + r * pitch + i));
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        mean[r] = warp_sum(sums[r]) * part;
+    ROLLED
+    for (int i = first; i < here; i += WARP * 4) {
+        UNROLL
+        for (int r = 0; r < n_rows; r++)
+            squares[r] += sum_of_four(squares_of(*(const float4 *)(rows + r * pitch + i), mean[r], n - i));
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        scale[r] = rsqrtf(warp_sum(squares[r]) * part + 1e-5f);
+}
+
+/* Two values as their nearest half floats, and as what these leave. */
+static __device__ __forceinline__ uint2 split_two(float x, float y)
+{
+    const __half near_x = to_half(x), near_y = to_half(y);
+    const __half rest_x = to_half((x - __half2float(near_x)) * REST_SCALE),
+                 rest_y = to_half((y - __half2float(near_y)) * REST_SCALE);
+    return make_uint2((unsigned)__half_as_ushort(near_x) | (unsigned)__half_as_ushort(near_y) << 16,
+                      (unsigned)__half_as_ushort(rest_x) | (unsigned)__half_as_ushort(rest_y) << 16);
+}
+
+/* Normalises and splits n_rows rows where they lie; a warp. Zeros behind their ends stay zeros. */
+template <int n_rows>
+static __device__ __forceinline__ void split_rows(const struct linear_rows_params *p, int here, float *rows,
+                                                  const struct mma_room *room)
+{
+    float mean[n_rows] = {}, scale[n_rows] = {};
+    if (p->gamma)
+        measure<n_rows>(rows, room->pitch, p->weight.n_in, here, mean, scale);
+    ROLLED
+    for (int i = (int)threadIdx.x % WARP * 4; i < here; i += WARP * 4) {
+        float4 gamma = {}, beta = {};
+        if (p->gamma) {
+            gamma = *(const float4 *)(room->gamma + i);
+            beta = *(const float4 *)(room->beta + i);
+        }
+        UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            float *at = rows + r * room->pitch + i;
+            float4 x = *(const float4 *)at;
+            if (p->gamma) {
+                x.x = (x.x - mean[r]) * scale[r] * gamma.x + beta.x;
+                x.y = (x.y - mean[r]) * scale[r] * gamma.y + beta.y;
+                x.z = (x.z - mean[r]) * scale[r] * gamma.z + beta.z;
+                x.w = (x.w - mean[r]) * scale[r] * gamma.w + beta.w;
+            }
+            const uint2 low = split_two(x.x, x.y), high = split_two(x.z, x.w);
+            *(uint4 *)at = make_uint4(low.x, low.y, high.x, high.y);
+        }
+    }
+}
+
+/* A block: what it has brought, split, for all of its threads. */
+template <int n_groups>
+static __device__ __forceinline__ void take_brought(const struct linear_rows_params *p, int here,
+                                                    const struct mma_room *room)
+{
+    const int at_once = n_groups < 4 ? n_groups : 4;
+    float *mine = room->values + (int)threadIdx.x / WARP * n_groups * room->pitch;
+    cp_async_wait<0>();
+    __syncthreads(); /* everybody's part of the rows is there */
+    ROLLED
+    for (int r = 0; r < n_groups; r += at_once)
+        split_rows<at_once>(p, here, mine + r * room->pitch, room);
+    __syncthreads(); /* all rows are split */
+}
+
+/* --- products ---------------------------------------------------------------------------------------------------------- */
+
+/* A lane's weights of a step: of outputs `out` and out + 8, eight from value k on. */
+struct two_outs {
+    uint4 low, high;
+};
+
 static __device__ __forceinline__ uint4 weights_at(const struct engine_weight *w, int out, int k)
 {
     if (out >= w->n_out || k >= w->stride)
@@ -41,225 +209,279 @@ static __device__ __forceinline__ uint4 weights_at(const struct engine_weight *w
     return *(const uint4 *)(w->data + (size_t)out * (size_t)w->stride + k);
 }
 
-/* A lane's weights of outputs `out` and out + 8, from value k of the warp on. */
-static __device__ __forceinline__ void load_ahead(const struct engine_weight *w, int out, int k,
-                                                  uint4 ahead[AHEAD][2])
+static __device__ __forceinline__ struct two_outs load_outs(const struct engine_weight *w, int first_out,
+                                                            int k)
 {
-    int mine = k + (int)threadIdx.x % 4 * 8;
-    UNROLL
-    for (int i = 0; i < AHEAD; i++) {
-        ahead[i][0] = weights_at(w, out, mine + i * K_ROUND);
-        ahead[i][1] = weights_at(w, out + 8, mine + i * K_ROUND);
-    }
-}
-
-/* Brings the weights of another OUTS outputs into the second-level cache. */
-static __device__ __forceinline__ void prefetch_outs(const struct engine_weight *w, int first)
-{
-    int n = w->n_out - first < OUTS ? w->n_out - first : OUTS;
-    const char *from = (const char *)(w->data + (size_t)first * (size_t)w->stride);
-    for (int i = (int)threadIdx.x * LINE; i < n * w->stride * (int)sizeof(__half); i += WARPS * WARP * LINE)
-        prefetch(from + i);
-}
-
-/* Means and 1 / √(variance + 1e-5) of a warp's rows. */
-template <int n_groups>
-static __device__ __forceinline__ void measure(const float *const rows[n_groups], int n, float mean[n_groups],
-                                               float scale[n_groups])
-{
-    int lane = (int)threadIdx.x % WARP;
-    float sums[n_groups] = {}, squares[n_groups] = {};
-    for (int i = lane; i < n; i += WARP) {
-        UNROLL
-        for (int r = 0; r < n_groups; r++)
-            sums[r] += rows[r][i];
-    }
-    UNROLL
-    for (int r = 0; r < n_groups; r++)
-        mean[r] = warp_sum(sums[r]) / (float)n;
-    for (int i = lane; i < n; i += WARP) {
-        UNROLL
-        for (int r = 0; r < n_groups; r++)
-            squares[r] += (rows[r][i] - mean[r]) * (rows[r][i] - mean[r]);
-    }
-    UNROLL
-    for (int r = 0; r < n_groups; r++)
-        scale[r] = rsqrtf(warp_sum(squares[r]) / (float)n + 1e-5f);
-}
-
-/* Values first … of a warp's rows to shared memory, `n` of them, zeros behind their ends. */
-template <int n_groups>
-static __device__ __forceinline__ void
-split_rows(const struct linear_rows_params *p, const float *const rows[n_groups], const float mean[n_groups],
-           const float scale[n_groups], int first, int n, const struct mma_room *room)
-{
-    int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
-    for (int i = lane; i < n; i += WARP) {
-        bool there = first + i < p->weight.n_in;
-        float gamma = p->gamma && there ? p->gamma[first + i] : 1.0f;
-        float beta = p->gamma && there ? p->beta[first + i] : 0.0f;
-        UNROLL
-        for (int r = 0; r < n_groups; r++) {
-            float x = there ? rows[r][first + i] : 0.0f;
-            if (p->gamma && there)
-                x = (x - mean[r]) * scale[r] * gamma + beta;
-            __half nearest = to_half(x);
-            int at = (warp * n_groups + r) * room->pitch + i;
-            room->nearest[at] = nearest;
-            room->rest[at] = to_half((x - __half2float(nearest)) * REST_SCALE);
-        }
-    }
+    int out = first_out + (int)threadIdx.x % WARP / 4, mine = k + (int)threadIdx.x % 4 * 8;
+    return {weights_at(w, out, mine), weights_at(w, out + 8, mine)};
 }
 
 /* sums [groups][nearest, rest] += two fragments of the weight times those of the rows at value `at`. */
 template <int n_groups>
-static __device__ __forceinline__ void multiply_step(const uint4 weights[2], const struct mma_room *room,
-                                                     int at, float sums[n_groups][2][4])
+static __device__ __forceinline__ void multiply_step(struct two_outs w, const struct mma_room *room, int at,
+                                                     float sums[n_groups][2][4])
 {
     int lane = (int)threadIdx.x % WARP;
-    const unsigned a[2][4] = {{weights[0].x, weights[1].x, weights[0].y, weights[1].y},
-                              {weights[0].z, weights[1].z, weights[0].w, weights[1].w}};
+    const unsigned a[2][4] = {{w.low.x, w.high.x, w.low.y, w.high.y}, {w.low.z, w.high.z, w.low.w, w.high.w}};
+    const int at_once = n_groups < 2 ? 1 : 2;
+    const float *mine = room->values + lane / 4 * room->pitch + at + lane % 4 * 8;
     UNROLL
-    for (int r = 0; r < n_groups; r++) {
-        int mine = (r * 8 + lane / 4) * room->pitch + at + lane % 4 * 8;
-        const uint4 nearest = *(const uint4 *)(room->nearest + mine);
-        const uint4 rest = *(const uint4 *)(room->rest + mine);
-        const unsigned b[2][2][2] = {{{nearest.x, nearest.y}, {nearest.z, nearest.w}},
-                                     {{rest.x, rest.y}, {rest.z, rest.w}}};
+    for (int first = 0; first < n_groups; first += at_once) {
+        uint4 b[at_once][2];
         UNROLL
-        for (int i = 0; i < 4; i++)
-            mma_16816(sums[r][i % 2], a[i / 2], b[i % 2][i / 2]);
+        for (int r = 0; r < at_once; r++) {
+            const uint4 *from = (const uint4 *)(mine + (first + r) * 8 * room->pitch);
+            b[r][0] = from[0];
+            b[r][1] = from[1];
+        }
+        UNROLL
+        for (int half = 0; half < 2; half++) { /* one product after the other waits for none of them */
+            UNROLL
+            for (int r = 0; r < at_once; r++) {
+                const unsigned nearest[2] = {b[r][half].x, b[r][half].z},
+                               rest[2] = {b[r][half].y, b[r][half].w};
+                mma_16816(sums[first + r][0], a[half], nearest);
+                mma_16816(sums[first + r][1], a[half], rest);
+            }
+        }
     }
+}
+
+/* A warp's way through the weights: n_steps steps of each of its tiles of outputs, `apart` values from one to the next. The
+ * weights of some steps are on their way, those of the next tile behind the last ones of this. */
+template <int n_groups> struct walk {
+    struct two_outs ahead[ahead_of(n_groups)];
+    int first_k, apart, n_steps;
+};
+
+template <int n_groups>
+static __device__ __forceinline__ void begin_walk(struct walk<n_groups> *walk, const struct engine_weight *w,
+                                                  int first_out)
+{
+    UNROLL
+    for (int i = 0; i < ahead_of(n_groups); i++)
+        walk->ahead[i] = load_outs(w, first_out, walk->first_k + i * walk->apart);
+}
+
+/* Steps first … last − 1 of a tile, `first` a multiple of those ahead; the rows' values begin with those of the first of them. */
+template <int n_groups>
+static __device__ __forceinline__ void
+multiply_steps(struct walk<n_groups> *walk, const struct engine_weight *w, int first_out, int next_out,
+               int first, int last, const struct mma_room *room, float sums[n_groups][2][4])
+{
+    const int n_ahead = ahead_of(n_groups);
+    ROLLED
+    for (int step = first; step < last; step += n_ahead) {
+        UNROLL
+        for (int i = 0; i < n_ahead; i++) {
+            if (step + i >= last)
+                continue;
+            multiply_step<n_groups>(walk->ahead[i], room, walk->first_k + (step + i - first) * walk->apart,
+                                    sums);
+            int next = step + i + n_ahead;
+            bool here = next < walk->n_steps;
+            walk->ahead[i] =
+                load_outs(w, here ? first_out : next_out, walk->first_k + (here ? next : i) * walk->apart);
+        }
+    }
+}
+
+/* --- kernels ----------------------------------------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ bool is_active(const struct rows *rows, int row)
+{
+    return row < rows->n && rows->pos[row] >= 0;
 }
 
 /* A warp's sums to shared memory. */
 template <int n_groups>
-static __device__ __forceinline__ void leave_sums(const float sums[n_groups][2][4],
-                                                  const struct mma_room *room)
+static __device__ __forceinline__ void leave_sums(const float sums[n_groups][2][4], int pitch, float *to)
 {
-    int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
-    float *to = room->sums + warp % K_WARPS * n_groups * 8 * SUMS_PITCH + warp / K_WARPS * 16;
+    int lane = afresh((int)threadIdx.x % WARP);
     UNROLL
     for (int i = 0; i < n_groups * 4; i++) {
         int row = i / 4 * 8 + lane % 4 * 2 + i % 2, out = lane / 4 + i % 4 / 2 * 8;
-        to[row * SUMS_PITCH + out] = sums[i / 4][0][i % 4] + sums[i / 4][1][i % 4] / REST_SCALE;
+        to[row * pitch + out] = sums[i / 4][0][i % 4] + sums[i / 4][1][i % 4] / REST_SCALE;
     }
 }
 
-/* A block: adds the warps' sums, a warp a row. */
+/* Four warps share n_in. grid: outputs, groups of 8 · n_groups rows. Shared: the room, for `chunk` values of each row or all
+ * of them. Rows that are idle or behind the last are computed, from whatever there is, and dropped: no other column of a
+ * fragment sees them. */
 template <int n_groups>
-static __device__ __forceinline__ void finish_outs(const struct linear_rows_params *p, int first_row,
-                                                   int first_out, const struct mma_room *room)
-{
-    const int n_rows = n_groups * 8;
-    int lane = (int)threadIdx.x % WARP, out = first_out + lane;
-    for (int r = (int)threadIdx.x / WARP; r < n_rows && out < p->weight.n_out; r += WARPS) {
-        int row = first_row + r;
-        if (row >= p->rows.n || p->rows.pos[row] < 0)
-            continue;
-        float sum = 0.0f;
-        for (int k = 0; k < K_WARPS; k++)
-            sum += room->sums[(k * n_rows + r) * SUMS_PITCH + lane];
-        finish(p, row, out, sum, p->bias ? p->bias[out] : 0.0f, added_to(p, row, out));
-    }
-}
-
-/* grid: outputs, groups of 8 · n_groups rows. Shared: the room, for `chunk` values of each row or all of them. Rows that are idle or behind the last are computed, from
- * whatever there is, and dropped: no other column of a fragment sees them. */
-template <int n_groups>
-static __global__ void __launch_bounds__(WARPS *WARP)
+static __global__ void __launch_bounds__(WARPS *WARP, n_groups < 4 ? 2 : 1)
     linear_rows_mma_kernel(struct linear_rows_params p, int chunk)
 {
-    DYNAMIC_SHARED(__half, shared);
+    static_assert(WARP == TILE_OUTS, "a lane finishes an output");
+    DYNAMIC_SHARED(float, shared);
     const int n_rows = n_groups * 8, n_in = p.weight.n_in, whole = whole_row(n_in),
               here = whole < chunk ? whole : chunk;
-    struct mma_room room = {shared, NULL, NULL, here + PAD};
-    room.rest = room.nearest + n_rows * room.pitch;
-    room.sums = (float *)(room.rest + n_rows * room.pitch);
-    int warp = (int)threadIdx.x / WARP, first_row = (int)blockIdx.y * n_rows;
-    int first_k = warp % K_WARPS * K_STEP, first_out = (int)blockIdx.x * OUTS,
-        mine = warp / K_WARPS * 16 + (int)threadIdx.x % WARP / 4;
-    uint4 ahead[AHEAD][2];
-    load_ahead(&p.weight, first_out + mine, first_k, ahead);
-    const float *rows[n_groups];
-    float mean[n_groups] = {}, scale[n_groups] = {};
-    UNROLL
-    for (int r = 0; r < n_groups; r++) {
-        int row = first_row + warp * n_groups + r;
-        row = row < p.rows.n ? row : p.rows.n - 1;
-        rows[r] = (const float *)p.in.data + (size_t)row * (size_t)p.in.stride;
-    }
-    if (p.gamma)
-        measure<n_groups>(rows, n_in, mean, scale);
-    for (bool anew = true; first_out < p.weight.n_out; first_out += (int)gridDim.x * OUTS, anew = false) {
-        int next_out = first_out + (int)gridDim.x * OUTS;
-        float sums[n_groups][2][4] = {};
-        prefetch_outs(&p.weight, next_out);
+    const struct mma_room room = room_of(shared, n_rows, here, p.gamma ? whole : 0);
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, first_row = (int)blockIdx.y * n_rows;
+    int first_out = (int)blockIdx.x * TILE_OUTS, mine = warp / K_WARPS * OUTS;
+    struct walk<n_groups> walk = {
+        {}, warp % K_WARPS *K_STEP, K_ROUND, whole / K_ROUND
+    };
+    begin_walk<n_groups>(&walk, &p.weight, first_out + mine);
+    bring_norm(&p, here, &room);
+    ROLLED
+    for (bool anew = true; first_out < p.weight.n_out;
+         first_out += (int)gridDim.x * TILE_OUTS, anew = false) {
+        int next_out = first_out + (int)gridDim.x * TILE_OUTS;
+        int out = first_out + lane;
+        bool there = out < p.weight.n_out;
+        float sums[n_groups][2][4] = {}, add[n_groups] = {}, bias = p.bias && there ? p.bias[out] : 0.0f;
+        int pos[n_groups]; /* of every eighth row, of which the lane finishes an output */
+        UNROLL
+        for (int r = 0; r < n_groups; r++) {
+            int row = first_row + r * WARPS + warp;
+            bool is_row = there && row < p.rows.n;
+            pos[r] = is_row ? p.rows.pos[row] : -1;
+            add[r] = is_row ? added_to(&p, row, out) : 0.0f;
+        }
+        ROLLED
         for (int first = 0; first < n_in; first += chunk) {
             if (anew || chunk < n_in) {
                 __syncthreads(); /* nobody reads the rows any more */
-                split_rows<n_groups>(&p, rows, mean, scale, first, here, &room);
-                __syncthreads(); /* all rows are there */
+                bring_rows(&p, n_groups, first_row, first, here, &room);
+                take_brought<n_groups>(&p, here, &room);
             }
-            for (int k = first + first_k; k < first + here && k < n_in; k += AHEAD * K_ROUND) {
-                UNROLL
-                for (int i = 0; i < AHEAD; i++) {
-                    if (k + i * K_ROUND < n_in)
-                        multiply_step<n_groups>(ahead[i], &room, k - first + i * K_ROUND, sums);
-                }
-                bool last = k + AHEAD * K_ROUND >= n_in;
-                load_ahead(&p.weight, (last ? next_out : first_out) + mine,
-                           last ? first_k : k + AHEAD * K_ROUND, ahead);
+            int end = first + here < whole ? first + here : whole;
+            multiply_steps<n_groups>(&walk, &p.weight, first_out + mine, next_out + mine, first / K_ROUND,
+                                     end / K_ROUND, &room, sums);
+        }
+        leave_sums<n_groups>(sums, SUMS_PITCH, room.sums + warp % K_WARPS * n_rows * SUMS_PITCH + mine);
+        __syncthreads(); /* all sums are there */
+        int me = afresh((int)threadIdx.x);
+        UNROLL
+        for (int r = 0; r < n_groups; r++) {
+            float sum = 0.0f;
+            for (int k = 0; k < K_WARPS; k++)
+                sum += room.sums[(k * n_rows + r * WARPS + me / WARP) * SUMS_PITCH + me % WARP];
+            if (pos[r] >= 0)
+                finish(&p, first_row + r * WARPS + me / WARP, first_out + me % WARP, sum, bias, add[r]);
+        }
+        __syncthreads(); /* nobody reads the sums any more */
+    }
+}
+
+/* A warp has all of n_in. grid: outputs, groups of 8 · n_groups rows. Shared: the room, for whole rows. */
+template <int n_groups>
+static __global__ void __launch_bounds__(WARPS *WARP, n_groups < 4 ? 2 : 1)
+    linear_rows_wide_kernel(struct linear_rows_params p)
+{
+    DYNAMIC_SHARED(float, shared);
+    SHARED(bool, active, n_groups * 8);
+    static_assert(WARP == 2 * OUTS, "a warp finishes two rows at a time");
+    const int n_rows = n_groups * 8, whole = whole_row(p.weight.n_in);
+    const struct mma_room room = room_of(shared, n_rows, whole, p.gamma ? whole : 0);
+    float *own = room.sums + (int)threadIdx.x / WARP * n_rows * OWN_PITCH;
+    int first_row = (int)blockIdx.y * n_rows, apart = (int)gridDim.x * WARPS * OUTS;
+    int first_out = ((int)threadIdx.x / WARP * (int)gridDim.x + (int)blockIdx.x) * OUTS;
+    struct walk<n_groups> walk = {
+        {}, 0, K_STEP, (p.weight.n_in + K_STEP - 1) / K_STEP
+    };
+    begin_walk<n_groups>(&walk, &p.weight, first_out);
+    bring_norm(&p, whole, &room);
+    bring_rows(&p, n_groups, first_row, 0, whole, &room);
+    if (threadIdx.x < n_rows)
+        active[threadIdx.x] = is_active(&p.rows, first_row + (int)threadIdx.x);
+    take_brought<n_groups>(&p, whole, &room);
+    ROLLED
+    for (; first_out < p.weight.n_out; first_out += apart) {
+        float sums[n_groups][2][4] = {};
+        multiply_steps<n_groups>(&walk, &p.weight, first_out, first_out + apart, 0, walk.n_steps, &room,
+                                 sums);
+        int lane = afresh((int)threadIdx.x) % WARP, out = first_out + lane % OUTS;
+        bool there = out < p.weight.n_out;
+        float bias = p.bias && there ? p.bias[out] : 0.0f;
+        leave_sums<n_groups>(sums, OWN_PITCH, own);
+        __syncwarp(); /* the warp's sums are there */
+        ROLLED
+        for (int first = lane / OUTS; first < n_rows; first += 8) {
+            float sum[4];
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                sum[i] = own[(first + 2 * i) * OWN_PITCH + lane % OUTS];
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                int r = first + 2 * i;
+                if (there && active[r])
+                    finish(&p, first_row + r, out, sum[i], bias, added_to(&p, first_row + r, out));
             }
         }
-        leave_sums<n_groups>(sums, &room);
-        __syncthreads(); /* all sums are there */
-        finish_outs<n_groups>(&p, first_row, first_out, &room);
-        __syncthreads(); /* nobody reads the sums any more */
+        __syncwarp(); /* nobody reads them any more */
     }
 }
 
 /* --- launching --------------------------------------------------------------------------------------------------------- */
 
-/* Bytes of a block with that many values of its rows. */
-static size_t room_bytes(int n_groups, int values)
+static bool is_wide(const struct linear_rows_params *p)
 {
-    return (size_t)n_groups * 8 *
-           (2 * (size_t)(values + PAD) * sizeof(__half) + K_WARPS * SUMS_PITCH * sizeof(float));
+    return p->weight.n_out >= WIDE_OUTS;
+}
+
+static size_t room_of_rows(const struct linear_rows_params *p, int n_groups, int values)
+{
+    return room_bytes(n_groups * 8, values, p->gamma ? whole_row(p->weight.n_in) : 0, is_wide(p));
+}
+
+/* Blocks of a group of rows: as many as there are at once, or one for each tile. */
+template <class Kernel>
+static cudaError_t blocks_of(struct cuda_engine *c, Kernel *kernel, size_t shared, int tiles, int groups,
+                             int *blocks)
+{
+    int n = 0;
+    cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         (int)c->shared_most);
+    e = e ? e : cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, (const void *)kernel, WARPS * WARP, shared);
+    n = n * c->n_multiprocessors / groups;
+    *blocks = n < 1 ? 1 : n < tiles ? n : tiles;
+    return e;
+}
+
+template <int n_groups>
+static cudaError_t launch_wide(struct cuda_engine *c, const struct linear_rows_params *p)
+{
+    int tiles = (p->weight.n_out + WARPS * OUTS - 1) / (WARPS * OUTS),
+        groups = (p->rows.n + n_groups * 8 - 1) / (n_groups * 8), blocks = 0;
+    size_t shared = room_of_rows(p, n_groups, whole_row(p->weight.n_in));
+    if (shared > c->shared_most)
+        return cudaErrorInvalidValue;
+    cudaError_t e = blocks_of(c, linear_rows_wide_kernel<n_groups>, shared, tiles, groups, &blocks);
+    if (e == cudaSuccess)
+        LAUNCH(linear_rows_wide_kernel<n_groups>, dim3((unsigned)blocks, (unsigned)groups), WARPS * WARP,
+               shared, c->stream, *p);
+    return e ? e : cudaGetLastError();
 }
 
 template <int n_groups> static cudaError_t launch(struct cuda_engine *c, const struct linear_rows_params *p)
 {
-    const int whole = whole_row(p->weight.n_in), unit = K_ROUND * AHEAD;
-    auto *kernel = linear_rows_mma_kernel<n_groups>;
-    int chunk = (whole + unit - 1) / unit * unit;
-    while (chunk > unit && room_bytes(n_groups, whole < chunk ? whole : chunk) > c->shared_most)
+    const int whole = whole_row(p->weight.n_in), unit = K_ROUND * ahead_of(n_groups),
+              tiles = (p->weight.n_out + TILE_OUTS - 1) / TILE_OUTS,
+              groups = (p->rows.n + n_groups * 8 - 1) / (n_groups * 8);
+    int chunk = (whole + unit - 1) / unit * unit, blocks = 0;
+    while (chunk > unit && room_of_rows(p, n_groups, whole < chunk ? whole : chunk) > c->shared_most)
         chunk -= unit;
-    size_t shared = room_bytes(n_groups, whole < chunk ? whole : chunk);
-    int tiles = (p->weight.n_out + OUTS - 1) / OUTS, groups = (p->rows.n + n_groups * 8 - 1) / (n_groups * 8),
-        blocks = 0;
-    cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         (int)c->shared_most);
-    e = e ? e
-          : cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, (const void *)kernel, WARPS * WARP,
-                                                          shared);
-    if (e != cudaSuccess)
-        return e;
-    int most = blocks * c->n_multiprocessors / groups;
-    most = most < 1 ? 1 : most < tiles ? most : tiles;
-    LAUNCH(kernel, dim3((unsigned)most, (unsigned)groups), WARPS * WARP, shared, c->stream, *p, chunk);
-    return cudaGetLastError();
+    size_t shared = room_of_rows(p, n_groups, whole < chunk ? whole : chunk);
+    if (shared > c->shared_most || (p->gamma && chunk < whole))
+        return cudaErrorInvalidValue;
+    cudaError_t e = blocks_of(c, linear_rows_mma_kernel<n_groups>, shared, tiles, groups, &blocks);
+    if (e == cudaSuccess)
+        LAUNCH(linear_rows_mma_kernel<n_groups>, dim3((unsigned)blocks, (unsigned)groups), WARPS * WARP,
+               shared, c->stream, *p, chunk);
+    return e ? e : cudaGetLastError();
 }
 
 /* A block's rows: as many as there are, so that it reads its weights for all of them at once; fewer where some
  * multiprocessor would have none, or whole rows no room. */
 static int groups_of_block(const struct cuda_engine *c, const struct linear_rows_params *p)
 {
-    int n = p->rows.n, tiles = (p->weight.n_out + OUTS - 1) / OUTS, n_groups = 1;
-    while (n_groups < CUDA_ROWS_MAX / 8 && n_groups * 8 < n)
+    int n = p->rows.n, tiles = (p->weight.n_out + TILE_OUTS - 1) / TILE_OUTS, n_groups = 1;
+    while (n_groups < (is_wide(p) ? 8 : 4) && n_groups * 8 < n)
         n_groups *= 2;
     while (n_groups > 1 && (tiles * ((n + n_groups * 8 - 1) / (n_groups * 8)) < c->n_multiprocessors ||
-                            room_bytes(n_groups, whole_row(p->weight.n_in)) > c->shared_most))
+                            room_of_rows(p, n_groups, whole_row(p->weight.n_in)) > c->shared_most))
         n_groups /= 2;
     return n_groups;
 }
@@ -267,9 +489,13 @@ static int groups_of_block(const struct cuda_engine *c, const struct linear_rows
 int cuda_linear_rows_mma(struct cuda_engine *c, const struct linear_rows_params *p)
 {
     int n = groups_of_block(c, p);
-    cudaError_t e = n == 1   ? launch<1>(c, p)
-                    : n == 2 ? launch<2>(c, p)
-                    : n == 4 ? launch<4>(c, p)
-                             : launch<8>(c, p);
+    cudaError_t e;
+    if (is_wide(p))
+        e = n == 1   ? launch_wide<1>(c, p)
+            : n == 2 ? launch_wide<2>(c, p)
+            : n == 4 ? launch_wide<4>(c, p)
+                     : launch_wide<8>(c, p);
+    else
+        e = n == 1 ? launch<1>(c, p) : n == 2 ? launch<2>(c, p) : launch<4>(c, p);
     return cuda_check(c, e, "linear_rows");
 }

@@ -1,6 +1,6 @@
 /* Choosing a row's token from its logits in two passes: warps leave what their parts of PART_IDS ids offer, a block puts the
- * parts together. Inside gpu/cuda/ only: sample.cu has a kernel for each pass, step.cu makes the first one while it has
- * the logits at hand. The order of the sums is that of the parts: the bits are the same. */
+ * parts together. Inside gpu/cuda/ only: sample.cu has a kernel in which the block that is done last makes the second pass,
+ * step.cu makes the first one while it has the logits at hand. The order of the sums is that of the parts: the bits are the same. */
 #ifndef CAPTIOND_GPU_CUDA_SELECT_CUH
 #define CAPTIOND_GPU_CUDA_SELECT_CUH
 

@@ -1,7 +1,8 @@
 /* linear_rows and embed against sums in double precision, with the bound of the rounding errors as the tolerance. */
 #include "tests/oracle/rows.h"
 
-enum { UNIT = 64 }; /* weights of an output that share the unit of their 8 bits */
+enum { WIDE = 8203 }; /* outputs: as many as a vocabulary has */
+enum { UNIT = 64 };   /* weights of an output that share the unit of their 8 bits */
 
 struct layer {
     int n_out, n_in;
@@ -45,10 +46,12 @@ struct variant {
     bool norm, bias, gelu, add;
 };
 
-/* How an engine rounds what it multiplies: greatest relative errors, and that of a weight in the greatest of its unit. */
+/* How an engine rounds what it multiplies: greatest relative errors, and that of a weight in the greatest of its unit; and what is
+ * added: the error of a chunk's sum in fixed point (gpu/cuda/fixed.cuh). */
 struct rounding {
-    double weight, input, of_greatest;
+    double weight, input, of_greatest, of_chunk;
 };
+enum { CHUNK = 16 };
 
 typedef struct engine *open_function(const char *isa, int n_threads, enum engine_precision);
 static open_function *const openers[] = {open_engine, open_engine_of_many, open_engine_of_bytes};
@@ -57,9 +60,11 @@ enum { N_OPENERS = sizeof(openers) / sizeof(openers[0]) };
  * are 22 bits. */
 static struct rounding rounding_of(int opener, bool half)
 {
-    return opener == 2
-               ? (struct rounding){.of_greatest = 1.01 / 254.0}
-               : (struct rounding){.weight = half ? 1.01 * F16_EPS : 0.0, .input = opener ? 0x1p-22 : 0.0};
+    const double of_chunk = strcmp(isa_names[0], "cuda") != 0 || opener == 1 ? 0.0 : 0x1p-28;
+    return opener == 2 ? (struct rounding){.of_greatest = 1.01 / 254.0, .of_chunk = of_chunk}
+                       : (struct rounding){.weight = half ? 1.01 * F16_EPS : 0.0,
+                                           .input = opener ? 0x1p-22 : 0.0,
+                                           .of_chunk = of_chunk};
 }
 
 static double greatest_of(const float *w, int first, int n)
@@ -108,6 +113,7 @@ static void reference(const struct layer *l, struct variant v, struct rounding e
             sum = 0.5 * sum * (1.0 + erf(sum / sqrt(2.0)));
         }
         y[o] = v.add ? sum + add[o] : sum;
+        bound += v.add ? (l->n_in + CHUNK - 1) / CHUNK * eps.of_chunk : 0.0;
         tolerance[o] = bound + 2 * F32_EPS * fabs(y[o]) + 1e-30;
     }
     free(in);
@@ -180,11 +186,22 @@ static void check_engine(struct engine *e, struct test_rng *rng, struct rounding
             for (int t = 0; t < 3; t++) {
                 int bits = test_rng_int(rng, 0, 15), n_rows = test_rng_int(rng, 1, t ? 9 : 40);
                 struct variant v = {bits & 1, bits & 2, bits & 4, bits & 8};
-                check_rows(e, rng, &l, v, n_rows, exact ? (struct rounding){.input = eps.input} : eps);
+                check_rows(e, rng, &l, v, n_rows,
+                           exact ? (struct rounding){.input = eps.input, .of_chunk = eps.of_chunk} : eps);
             }
             drop_layer(e, &l);
         }
     }
+}
+
+/* More outputs than there are warps: each has some of them to itself. */
+static void check_wide(struct engine *e, struct test_rng *rng, struct rounding eps)
+{
+    struct layer l = make_layer(e, rng, WIDE, 165, true);
+    for (int n_rows = 3; n_rows <= 17; n_rows += 7)
+        check_rows(e, rng, &l, (struct variant){n_rows > 3, true, n_rows > 10, n_rows <= 10}, n_rows,
+                   (struct rounding){.input = eps.input});
+    drop_layer(e, &l);
 }
 
 static void test_against_double(void **state)
@@ -199,6 +216,8 @@ static void test_against_double(void **state)
                 if (!e)
                     continue;
                 check_engine(e, &rng, rounding_of(i, test_keeps_half(isa_names[isa], precision)));
+                if (threads == 1 && openers[i] == open_engine_of_many)
+                    check_wide(e, &rng, rounding_of(i, test_keeps_half(isa_names[isa], precision)));
                 engine_close(e);
             }
         }
@@ -257,6 +276,8 @@ static void test_exact(void **state)
             check_picks(e, &rng, 1, 1, 2);
             check_picks(e, &rng, 64, 150, 203); /* all rows in a block, some tiles of outputs a block */
             check_picks(e, &rng, 70, 40, 520);
+            if (openers[i] == open_engine_of_many)
+                check_picks(e, &rng, 40, WIDE, 66);
             check_picks(e, &rng, 9, 33, 3600); /* more than a block's shared memory holds at once */
             engine_close(e);
         }
@@ -264,33 +285,34 @@ static void test_exact(void **state)
 }
 
 /* Rows in batches of any size against one batch of all; *first: what another engine of the kind gave, or NULL. */
-static void check_batches(struct engine *e, float **first)
+static void check_batches(struct engine *e, int n_out, int n_in, int fewest, float **first)
 {
-    enum { ROWS = 40, IN = 384, OUT = 403 };
+    enum { ROWS = 40 };
     struct test_rng rng;
     test_rng_init(&rng, 2);
-    struct layer l = make_layer(e, &rng, OUT, IN, true);
+    const size_t bytes = sizeof(float) * ROWS * (size_t)n_out;
+    struct layer l = make_layer(e, &rng, n_out, n_in, true);
     struct variant v = {true, true, true, true};
-    struct mat in = take_mat(e, ROWS, IN, IN), add = take_mat(e, ROWS, OUT, OUT),
-               out = take_mat(e, ROWS, OUT, OUT);
-    struct mat one = take_mat(e, ROWS, OUT, OUT);
+    struct mat in = take_mat(e, ROWS, n_in, n_in), add = take_mat(e, ROWS, n_out, n_out),
+               out = take_mat(e, ROWS, n_out, n_out);
+    struct mat one = take_mat(e, ROWS, n_out, n_out);
     struct rows rows = take_rows(e, ROWS);
     fill_mat(&rng, in, 2.0f);
     fill_mat(&rng, add, 2.0f);
     run(e, &l, v, rows, in, add, out);
-    for (int n = 1; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
+    for (int n = fewest; n <= ROWS; n = n * 2 + 1) { /* 1, 3, 7, 15, 31 at a time */
         for (int r = 0; r < ROWS; r += n) {
             int m = ROWS - r < n ? ROWS - r : n;
             struct rows some = {m, rows.token, rows.pos, rows.slot};
             run(e, &l, v, some, mat_rows(in, r, m), mat_rows(add, r, m), mat_rows(one, r, m));
         }
-        assert_memory_equal(one.data, out.data, sizeof(float) * ROWS * OUT);
+        assert_memory_equal(one.data, out.data, bytes);
     }
     if (!*first) {
-        *first = malloc(sizeof(float) * ROWS * OUT);
-        memcpy(*first, out.data, sizeof(float) * ROWS * OUT);
+        *first = malloc(bytes);
+        memcpy(*first, out.data, bytes);
     }
-    assert_memory_equal(*first, out.data, sizeof(float) * ROWS * OUT);
+    assert_memory_equal(*first, out.data, bytes);
     drop_layer(e, &l);
     give_mat(e, in);
     give_mat(e, out);
@@ -304,15 +326,18 @@ static void test_batch_invariance(void **state)
 {
     for (int isa = 0; isa < N_ISAS; isa++) {
         for (int i = 0; i < N_OPENERS; i++) {
-            float *first = NULL;
+            float *first = NULL, *first_wide = NULL;
             for (int threads = 1; threads <= 4; threads++) {
                 struct engine *e = openers[i](isa_names[isa], threads, PRECISION_AUTO);
                 if (!e)
                     continue;
-                check_batches(e, &first);
+                check_batches(e, 403, 384, 1, &first);
+                if (openers[i] == open_engine_of_many)
+                    check_batches(e, WIDE, 70, 7, &first_wide);
                 engine_close(e);
             }
             free(first);
+            free(first_wide);
         }
     }
 }

@@ -245,12 +245,81 @@ static void test_a_table_of_slots(void **state)
     }
 }
 
+/* A recorded step, whose rows are the newest tokens of slots, gives the bits of the same rows by themselves, and leaves the same
+ * cache: the next step sees it. */
+static void check_step(struct engine *e, struct test_rng *rng)
+{
+    enum { STEPS = 4, ENDED = 3 };
+    struct engine_kv *recorded, *plain;
+    struct err err;
+    assert_int_equal(e->v->kv_create(e, 1, SLOTS, CTX, HEADS, &recorded, &err), 0);
+    assert_int_equal(e->v->kv_create(e, 1, SLOTS, CTX, HEADS, &plain, &err), 0);
+    struct slot_state *slots = take(e, SLOTS * sizeof(*slots));
+    struct rows rows = take_rows(e, SLOTS);
+    struct mat qkv = take_mat(e, SLOTS, 3 * STATE, 3 * STATE + 4);
+    struct mat out = take_mat(e, SLOTS, STATE, STATE), want = take_mat(e, SLOTS, STATE, STATE);
+    for (int i = 0; i < SLOTS; i++) {
+        bool beam = i == FIRST_BEAM || i == FIRST_BEAM + 1;
+        rows.slot[i] = i;
+        slots[i] = (struct slot_state){.n_tokens = beam     ? PROMPT + 2
+                                                   : i == 0 ? 1
+                                                            : 200,
+                                       .n_prompt = beam ? PROMPT : 1,
+                                       .n_beams = beam ? 2 : 0,
+                                       .first_slot = beam ? FIRST_BEAM : i,
+                                       .done = i == ENDED ? SLOT_DONE_EOT : SLOT_ACTIVE};
+        for (int t = 0; t < CTX; t++)
+            slots[i].kv_slot[t] = (uint8_t)(FIRST_BEAM + test_rng_int(rng, 0, 1));
+    }
+    e->v->graph_begin(e);
+    e->v->rows_from_slots(e, &(struct rows_from_slots_args){.rows = rows, .slots = slots});
+    e->v->self_attention(e, &(struct self_attention_args){rows, recorded, 0, slots, qkv, out});
+    struct engine_graph *step = e->v->graph_end(e);
+    wait_for(e);
+    for (int i = 0; i < STEPS; i++) {
+        for (int r = 0; r < SLOTS; r++)
+            slots[r].kv_slot[slots[r].n_tokens - 1] = (uint8_t)r;
+        fill_mat(rng, qkv, 1.0f);
+        e->v->graph_launch(e, step, NULL, 1);
+        wait_for(e);
+        e->v->self_attention(e, &(struct self_attention_args){rows, plain, 0, slots, qkv, want});
+        wait_for(e);
+        for (int r = 0; r < SLOTS; r++) {
+            assert_int_equal(rows.pos[r], r == ENDED ? -1 : slots[r].n_tokens - 1);
+            assert_memory_equal(at(out, r), at(want, r), sizeof(float) * STATE);
+            slots[r].n_tokens++;
+        }
+    }
+    e->v->graph_destroy(e, step);
+    give_rows(e, rows);
+    give_mat(e, qkv);
+    give_mat(e, out);
+    give_mat(e, want);
+    e->v->free(e, slots);
+    e->v->kv_destroy(e, recorded);
+    e->v->kv_destroy(e, plain);
+}
+
+static void test_a_recorded_step(void **state)
+{
+    struct test_rng rng;
+    test_rng_init(&rng, 7);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        struct engine *e = open_engine(isa_names[isa], 2, PRECISION_AUTO);
+        if (!e)
+            continue;
+        check_step(e, &rng);
+        engine_close(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_a_table_of_slots),
+        cmocka_unit_test(test_a_recorded_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

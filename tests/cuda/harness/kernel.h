@@ -72,6 +72,7 @@ void *harness_shared(const void *key, size_t bytes);
     static const char name##_key = 0;                                                                        \
     type *const name = (type *)harness_shared(&name##_key, sizeof(type) * (n))
 #define UNROLL
+#define ROLLED
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)harness_block->dynamic
 
 /* --- meeting of threads ------------------------------------------------------------------------------------------- */
@@ -143,6 +144,11 @@ template <class T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned b
 /* --- atomics: no fiber is interrupted, and what one has written the others see at once ----------------------------- */
 
 static inline int atomicAdd(int *p, int v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+
+static inline unsigned atomicAdd(unsigned *p, unsigned v)
 {
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
@@ -242,6 +248,10 @@ void add_to_counter(unsigned *, unsigned n);
 static inline void add_shared_sum(long long *sum, long long x)
 {
     __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
+}
+
+static inline void __threadfence(void)
+{
 }
 
 static inline float exp2_near(float x)
