@@ -11,7 +11,7 @@
 #include "gpu/cuda/fixed.cuh"
 
 #define ROWS_MAX    8
-#define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
+#define SUMS_A_WARP 8    /* rows times outputs, where there are outputs enough */
 #define NORM_MAX    1280 /* values of a row that is normalised */
 #define NORM_CHUNKS (NORM_MAX / WARP)
 
@@ -111,8 +111,8 @@ static __device__ __forceinline__ float sum_of_chunks(const float *sums, int n)
  * summed in chunks of 32 values, a warp each, so that its sum does not depend on how many warps there are.
  * Ends with a barrier. */
 template <int n_rows, int n_threads>
-static __device__ __forceinline__ void norm_rows(unsigned active, const float *gamma, const float *beta, int n,
-                                                 int stride, float *rows)
+static __device__ __forceinline__ void norm_rows(unsigned active, const float *gamma, const float *beta,
+                                                 int n, int stride, float *rows)
 {
     SHARED(float, sums, n_rows *NORM_CHUNKS);
     SHARED(float, squares, n_rows *NORM_CHUNKS);

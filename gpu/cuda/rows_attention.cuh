@@ -58,7 +58,8 @@ static __device__ __forceinline__ const __half *value_at(struct keys k, int t)
 
 /* A lane: its part of a warp's next KEYS_AHEAD keys or values from number t on, all under way at once. */
 template <bool values>
-static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part, uint4 to[KEYS_AHEAD])
+static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part,
+                                                 uint4 to[KEYS_AHEAD])
 {
     UNROLL
     for (int i = 0; i < KEYS_AHEAD; i++, t += ATTENTION_WARPS * KEYS_A_WARP) {

@@ -62,7 +62,8 @@ struct my_parts {
     struct select_part parts[PARTS_A_THREAD];
 };
 
-static __device__ __forceinline__ void read_parts(const struct select_part *parts, int n, struct my_parts *mine)
+static __device__ __forceinline__ void read_parts(const struct select_part *parts, int n,
+                                                  struct my_parts *mine)
 {
     UNROLL
     for (int k = 0; k < PARTS_A_THREAD; k++) {
@@ -95,7 +96,8 @@ static __device__ __forceinline__ void best_of_parts(const struct my_parts *mine
 }
 
 /* A block of RULES_THREADS: Σ e^(logit − the best of its kind) over all parts. */
-static __device__ __forceinline__ void sum_parts(const struct my_parts *mine, const struct best *best, float *sums)
+static __device__ __forceinline__ void sum_parts(const struct my_parts *mine, const struct best *best,
+                                                 float *sums)
 {
     SHARED(float, room, N_KINDS *RULES_WARPS);
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;

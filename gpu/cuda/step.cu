@@ -55,7 +55,8 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
     if (phase->kind != PHASE_CROSS) {
         take_residual(l, &phase->pending, n_rows, active, x);
         if (l->gamma)
-            norm_rows<n_rows, STEP_THREADS>(active, room->gamma, room->beta, l->weight.n_in, l->weight.stride, x);
+            norm_rows<n_rows, STEP_THREADS>(active, room->gamma, room->beta, l->weight.n_in, l->weight.stride,
+                                            x);
     }
     if (phase->kind == PHASE_CROSS || phase->kind == PHASE_CROSS_QUERIES)
         cross_phase<n_rows, bytes>(phase, room, n, x, keys, ahead);

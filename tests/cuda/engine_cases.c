@@ -22,6 +22,11 @@ void harness_cooperative(bool has, int multiprocessors);
 /* tests/cuda/device.cu, on a real GPU */
 void *test_device_alloc(struct engine *, size_t bytes) __attribute__((weak));
 
+bool test_on_gpu(void)
+{
+    return test_device_alloc;
+}
+
 static struct engine *open_seeded(unsigned seed, const struct engine_options *options)
 {
     const struct cuda_plugin_terms terms = cuda_plugin_ours();

@@ -166,7 +166,7 @@ static void test_whole_windows(void **state)
     const struct engine_case cases[] = {{.isa = "best", .n_threads = 2},
                                         {.isa = "best", .n_threads = 4, .precision = PRECISION_F32},
                                         {.isa = "generic", .n_threads = 2}};
-    if (test_engines_emulated)
+    if (test_engines_emulated && !test_on_gpu())
         test_skip("whole windows are too large to be emulated");
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
         struct engine *e = test_engine_open(&cases[c], 80);

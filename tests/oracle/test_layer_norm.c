@@ -94,7 +94,7 @@ static void all_shapes(struct engine *e)
             check(e, 1, cols[c], 0, 5, e->wide_type, (enum data)kind);
         }
     }
-    check(e, test_engines_emulated ? 9 : 1500, 384, 0, 0, e->wide_type, DATA_NORMAL);
+    check(e, test_engines_emulated && !test_on_gpu() ? 9 : 1500, 384, 0, 0, e->wide_type, DATA_NORMAL);
 }
 
 static void test_against_double(void **state)

@@ -8,6 +8,12 @@
 #include "gpu/host/host.h"
 
 const bool test_engines_emulated = false;
+
+bool test_on_gpu(void)
+{
+    return false;
+}
+
 const char *const isa_names[N_ISAS] = {"generic", "avx2", "avx512", "avx512bf16"};
 
 struct engine *test_engine_open(const struct engine_case *c, int n_mels)

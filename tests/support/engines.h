@@ -27,6 +27,8 @@ struct engine *test_engine_open(const struct engine_case *, int n_mels);
 
 /* Whether the engines are emulated, a thousand times slower than they are: tests leave out what is only large. */
 extern const bool test_engines_emulated;
+/* Whether there is a real GPU under the engine instead: nothing is too large for it. */
+bool test_on_gpu(void);
 
 /* For tests that name an instruction set: all there are, [0] exists everywhere. An engine that is limited to one, or NULL
  * where there is no such; its memory can be looked at after a wait, until the next operation is submitted. */
