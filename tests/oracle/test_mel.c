@@ -280,23 +280,23 @@ static void test_cutting_changes_nothing(void **state)
 /* One after the other without a wait: the samples of the next ones are on their way while one is transformed. */
 static void test_in_a_row(void **state)
 {
-    enum { N = 6, FRAMES = 30 };
+    enum { N = 24, FRAMES = 30 };
     float *x[N], alone[FRAMES * 80], got[FRAMES * 80];
     struct mat out[N];
     struct engine *one = open_engine_for(4, 1), *e = open_engine_for(4, 2);
     if (!e)
         test_skip("samples are read where they are");
     for (int i = 0; i < N; i++) {
-        x[i] = make_signal((enum signal)i, 8000 - 500 * i);
+        x[i] = make_signal((enum signal)(i % 6), 8000 - 200 * i);
         out[i] = test_mat(e, DTYPE_F32, FRAMES, 80, 80);
     }
     for (int i = 0; i < N; i++)
-        submit(e, &(struct window){x[i], 8000 - 500 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, out[i]);
+        submit(e, &(struct window){x[i], 8000 - 200 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, out[i]);
     test_engine_wait(e);
     struct mat single = test_mat(one, DTYPE_F32, FRAMES, 80, 80);
     for (int i = 0; i < N; i++) {
         test_mat_read(e, out[i], got);
-        submit(one, &(struct window){x[i], 8000 - 500 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, single);
+        submit(one, &(struct window){x[i], 8000 - 200 * i, 0, 80, FRAMES}, MEL_SCALE_OWN, NULL, single);
         test_mat_read(one, single, alone);
         assert_memory_equal(got, alone, sizeof(got));
         e->v->free(e, out[i].data);
