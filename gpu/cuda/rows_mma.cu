@@ -36,7 +36,7 @@ static inline __host__ __device__ constexpr int ahead_of(int n_groups)
 struct mma_room {
     float *values;       /* [rows][pitch] */
     float *gamma, *beta; /* [whole row] */
-    float *sums;         /* [K_WARPS][rows][SUMS_PITCH], or [WARPS][rows][OWN_PITCH] */
+    float *sums;         /* [K_WARPS][rows][SUMS_PITCH]; or [WARPS][rows][OWN_PITCH], and which rows are active behind it */
     int pitch;
 };
 
@@ -50,7 +50,7 @@ static inline __host__ __device__ int whole_row(int n_in)
 static inline __host__ __device__ size_t room_bytes(int n_rows, int values, int normed, bool wide)
 {
     int floats =
-        n_rows * (values + PAD) + 2 * normed + n_rows * (wide ? WARPS * OWN_PITCH : K_WARPS * SUMS_PITCH);
+        n_rows * (values + PAD) + 2 * normed + n_rows * (wide ? WARPS * OWN_PITCH + 1 : K_WARPS * SUMS_PITCH);
     return (size_t)floats * sizeof(float);
 }
 
@@ -371,11 +371,11 @@ static __global__ void __launch_bounds__(WARPS *WARP, n_groups < 4 ? 2 : 1)
     linear_rows_wide_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, shared);
-    SHARED(bool, active, n_groups * 8);
     static_assert(WARP == 2 * OUTS, "a warp finishes two rows at a time");
     const int n_rows = n_groups * 8, whole = whole_row(p.weight.n_in);
     const struct mma_room room = room_of(shared, n_rows, whole, p.gamma ? whole : 0);
     float *own = room.sums + (int)threadIdx.x / WARP * n_rows * OWN_PITCH;
+    int *active = (int *)(room.sums + WARPS * n_rows * OWN_PITCH);
     int first_row = (int)blockIdx.y * n_rows, apart = (int)gridDim.x * WARPS * OUTS;
     int first_out = ((int)threadIdx.x / WARP * (int)gridDim.x + (int)blockIdx.x) * OUTS;
     struct walk<n_groups> walk = {
@@ -426,7 +426,8 @@ static size_t room_of_rows(const struct linear_rows_params *p, int n_groups, int
     return room_bytes(n_groups * 8, values, p->gamma ? whole_row(p->weight.n_in) : 0, is_wide(p));
 }
 
-/* Blocks of a group of rows: as many as there are at once, or one for each tile. */
+/* Blocks of a group of rows: as many as there are at once, or one for each tile. All shared memory of these kernels is
+ * given at their launch: an array that they declared would be missing from what a launch may have. */
 template <class Kernel>
 static cudaError_t blocks_of(struct cuda_engine *c, Kernel *kernel, size_t shared, int tiles, int groups,
                              int *blocks)

@@ -444,6 +444,13 @@ static __global__ void too_much_shared(float *out)
     out[threadIdx.x] = room[threadIdx.x];
 }
 
+static __global__ void a_little_shared(float *out)
+{
+    SHARED(float, room, WARP);
+    room[threadIdx.x] = 1.0f;
+    out[threadIdx.x] = room[threadIdx.x];
+}
+
 /* A block that never comes, and a count that is never reached. */
 static __global__ void absent_block(unsigned *arrived)
 {
@@ -474,6 +481,7 @@ enum fault {
     ENDED_LANE,
     UNFINISHED_COPY,
     TOO_MUCH_SHARED,
+    TOO_MUCH_GIVEN,
     HOST_READS_DEVICE,
     NO_FAULT,
 };
@@ -502,6 +510,11 @@ static void commit_fault(enum fault fault)
         LAUNCH(unfinished_copy, 1, WARP, 0, 0, (const float *)in);
     if (fault == TOO_MUCH_SHARED)
         LAUNCH(too_much_shared, 1, WARP, 0, 0, out);
+    if (fault == TOO_MUCH_GIVEN) {
+        cudaFuncSetAttribute((const void *)a_little_shared, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             99 << 10);
+        LAUNCH(a_little_shared, 1, WARP, 0, 0, out);
+    }
     if (fault == NO_FAULT)
         LAUNCH(sums_kernel, 1, WARP, 0, 0, out);
     cudaStreamSynchronize(0);

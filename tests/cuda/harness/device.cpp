@@ -126,9 +126,10 @@ size_t harness_shared_limit(const void *kernel)
     return l == shared_limits.end() ? SHARED_DEFAULT : l->second;
 }
 
-size_t harness_shared_most(const void *kernel)
+size_t harness_shared_most(const void *kernel, size_t taken)
 {
-    return shared_limits.count(kernel) ? shared_most : SHARED_DEFAULT;
+    auto l = shared_limits.find(kernel);
+    return l == shared_limits.end() ? SHARED_DEFAULT : shared_most - (l->second - taken);
 }
 
 extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute what, int value)

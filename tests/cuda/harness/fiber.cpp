@@ -524,7 +524,7 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
 {
     block_body = body;
     block_arg = arg;
-    shared_limit = harness_shared_most(kernel);
+    shared_limit = harness_shared_most(kernel, shared);
     cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);

@@ -16,8 +16,8 @@ unsigned harness_random(unsigned n); /* 0 … n − 1 */
 
 /* Shared memory that a kernel may have by its launch: 48 KB, or what cudaFuncSetAttribute gave it. */
 size_t harness_shared_limit(const void *kernel);
-/* And in all. */
-size_t harness_shared_most(const void *kernel);
+/* And in all, with what it declares itself: what a launch may have and does not take is nobody's. */
+size_t harness_shared_most(const void *kernel, size_t taken);
 
 /* Whether host code may look at device memory. Nothing but a test may want that. */
 extern "C" void harness_open_memory(bool open);
