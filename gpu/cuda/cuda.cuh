@@ -113,7 +113,7 @@ static inline struct cuda_engine *cuda_of(struct engine *e)
 }
 
 /* A block's part of one row's cross-attention to one head. */
-#define PARTIAL_FLOATS (HEAD + 2) /* Σ e^(s − greatest) v, greatest, Σ e^(s − greatest) */
+#define PARTIAL_FLOATS (HEAD + 2) /* Σ 2^(s − greatest) v, greatest, Σ 2^(s − greatest) */
 
 /* Records the first failure, of the graph while one is being recorded. Returns code. */
 int cuda_fail(struct cuda_engine *, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -226,15 +226,21 @@ static __device__ __forceinline__ void load_eight(const __half *from, float to[8
     split_eight(*(const uint4 *)from, to);
 }
 
-/* All blocks of a cooperative launch meet; what any thread wrote before, every thread sees behind it. *met counts the
- * barriers of a launch (the same in every block), *arrived begins at 0. */
-static __device__ __forceinline__ void grid_barrier(unsigned *arrived, unsigned *met)
+/* All blocks of a cooperative launch meet in two halves; what any thread wrote before the first, every thread sees behind the
+ * second, and what lies between them is done while others come. *met counts the meetings of a launch (the same in every
+ * block), *arrived begins at 0. */
+static __device__ __forceinline__ void grid_arrive(unsigned *arrived)
+{
+    __syncthreads();
+    if (threadIdx.x == 0)
+        add_to_counter(arrived, 1);
+}
+
+static __device__ __forceinline__ void grid_wait(const unsigned *arrived, unsigned *met)
 {
     *met += 1;
-    __syncthreads();
     if (threadIdx.x == 0) {
         const unsigned all = *met * gridDim.x;
-        add_to_counter(arrived, 1);
         while ((int)(load_counter(arrived) - all) < 0)
             continue;
     }

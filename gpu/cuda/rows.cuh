@@ -11,9 +11,7 @@
 #include "gpu/cuda/fixed.cuh"
 
 #define ROWS_MAX    8
-#define SUMS_A_WARP 8    /* rows times outputs, where there are outputs enough */
-#define NORM_MAX    1280 /* values of a row that is normalised */
-#define NORM_CHUNKS (NORM_MAX / WARP)
+#define SUMS_A_WARP 8 /* rows times outputs, where there are outputs enough */
 
 struct linear_rows_params {
     struct rows rows;
@@ -80,7 +78,8 @@ template <bool bytes> static __device__ __forceinline__ void split_weights(packe
  * read their eight read neighbouring groups of four. */
 static __device__ __forceinline__ int place(int i, int stride)
 {
-    return i % 8 / 4 * (stride / 2) + i / 8 * 4 + i % 4;
+    const unsigned n = (unsigned)i, half = (unsigned)stride / 2;
+    return (int)(n % 8 / 4 * half + n / 8 * 4 + n % 4);
 }
 
 /* A block: rows first … first + n − 1 to shared memory, zeros behind their ends and in the place of idle ones. Ends with a
@@ -91,69 +90,82 @@ static __device__ __forceinline__ void take_rows(const struct linear_rows_params
     int stride = p->weight.stride;
     for (int r = 0; r < n; r++) {
         const float *x = (const float *)p->in.data + (size_t)(first + r) * (size_t)p->in.stride;
+        ROLLED
         for (int i = (int)threadIdx.x; i < stride; i += (int)blockDim.x)
             to[r * stride + place(i, stride)] = (active >> r & 1) && i < p->weight.n_in ? x[i] : 0.0f;
     }
     __syncthreads();
 }
 
-/* A block: the sum of all chunks' sums, from shared memory. */
-static __device__ __forceinline__ float sum_of_chunks(const float *sums, int n)
+static __device__ __forceinline__ float sum_of_four(float4 x)
 {
-    int lane = (int)threadIdx.x % WARP;
-    float sum = lane < n ? sums[lane] : 0.0f;
-    if (n > WARP)
-        sum += lane + WARP < n ? sums[lane + WARP] : 0.0f;
-    return warp_sum(sum);
+    return (x.x + x.y) + (x.z + x.w);
 }
 
-/* A block of n_threads: layer norm of rows in shared memory of up to NORM_MAX values, which lie as `place` says. A row is
- * summed in chunks of 32 values, a warp each, so that its sum does not depend on how many warps there are.
- * Ends with a barrier. */
+/* (x − mean)², 0 behind the end of a row: `left` values are in it. */
+static __device__ __forceinline__ float4 squares_of(float4 x, float mean, int left)
+{
+    const float4 y = {x.x - mean, x.y - mean, x.z - mean, x.w - mean};
+    return {left > 0 ? y.x * y.x : 0.0f, left > 1 ? y.y * y.y : 0.0f, left > 2 ? y.z * y.z : 0.0f,
+            left > 3 ? y.w * y.w : 0.0f};
+}
+
+/* Means and 1 / √(variance + 1e-5) of n_rows rows in shared memory of n values, `pitch` apart, with zeros up to `whole`; a warp.
+ * The order of the sums is that in which the values lie: as they are, or as `place` says. */
+template <int n_rows, bool placed>
+static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int whole,
+                                               float mean[n_rows], float scale[n_rows])
+{
+    const int first = (int)threadIdx.x % WARP * 4, half = whole / 2;
+    const float part = 1.0f / (float)n;
+    float sums[n_rows] = {}, squares[n_rows] = {};
+    ROLLED
+    for (int i = first; i < whole; i += WARP * 4) {
+        UNROLL
+        for (int r = 0; r < n_rows; r++)
+            sums[r] += sum_of_four(*(const float4 *)(rows + r * pitch + i));
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        mean[r] = warp_sum(sums[r]) * part;
+    ROLLED
+    for (int i = first; i < whole; i += WARP * 4) {
+        int left = n - (!placed ? i : i < half ? 2 * i : 2 * (i - half) + 4);
+        UNROLL
+        for (int r = 0; r < n_rows; r++)
+            squares[r] += sum_of_four(squares_of(*(const float4 *)(rows + r * pitch + i), mean[r], left));
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        scale[r] = rsqrtf(warp_sum(squares[r]) * part + 1e-5f);
+}
+
+/* A block of n_threads: layer norm of rows in shared memory, which lie as `place` says. A warp measures a row. Ends with a
+ * barrier. */
 template <int n_rows, int n_threads>
 static __device__ __forceinline__ void norm_rows(unsigned active, const float *gamma, const float *beta,
                                                  int n, int stride, float *rows)
 {
-    SHARED(float, sums, n_rows *NORM_CHUNKS);
-    SHARED(float, squares, n_rows *NORM_CHUNKS);
     SHARED(float, means, n_rows);
-    const int at_most = (NORM_MAX + n_threads - 1) / n_threads; /* values of a thread */
-    int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, n_chunks = (n + WARP - 1) / WARP;
-    const float part = 1.0f / (float)n;
-    for (int r = 0; r < n_rows; r++) {
-        UNROLL
-        for (int k = 0; k < at_most; k++) {
-            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
-            if (c >= n_chunks)
-                break;
-            float sum = warp_sum(i < n ? rows[r * stride + place(i, stride)] : 0.0f);
-            if (lane == 0)
-                sums[r * NORM_CHUNKS + c] = sum;
+    SHARED(float, scales, n_rows);
+    ROLLED
+    for (int r = (int)threadIdx.x / WARP; r < n_rows; r += n_threads / WARP) {
+        float mean[1], scale[1];
+        measure<1, true>(rows + r * stride, 0, n, stride, mean, scale);
+        if (threadIdx.x % WARP == 0) {
+            means[r] = mean[0];
+            scales[r] = scale[0];
         }
     }
-    __syncthreads(); /* all chunks' sums are there */
-    for (int r = 0; r < n_rows; r++) {
-        const float mean = sum_of_chunks(sums + r * NORM_CHUNKS, n_chunks) * part;
-        if (threadIdx.x == 0)
-            means[r] = mean;
+    __syncthreads(); /* all rows are measured */
+    ROLLED
+    for (int i = (int)threadIdx.x; i < n; i += n_threads) {
+        const float g = gamma[i], b = beta[i];
+        float *mine = rows + place(i, stride);
         UNROLL
-        for (int k = 0; k < at_most; k++) {
-            int c = k * (n_threads / WARP) + warp, i = c * WARP + lane;
-            if (c >= n_chunks)
-                break;
-            float d = i < n ? rows[r * stride + place(i, stride)] - mean : 0.0f, sum = warp_sum(d * d);
-            if (lane == 0)
-                squares[r * NORM_CHUNKS + c] = sum;
-        }
-    }
-    __syncthreads(); /* and all squares' */
-    for (int r = 0; r < n_rows; r++) {
-        const float scale = rsqrtf(sum_of_chunks(squares + r * NORM_CHUNKS, n_chunks) * part + 1e-5f);
-        UNROLL
-        for (int k = 0; k < at_most; k++) {
-            int i = k * n_threads + (int)threadIdx.x, at = r * stride + place(i, stride);
-            if (i < n && (active >> r & 1))
-                rows[at] = (rows[at] - means[r]) * scale * gamma[i] + beta[i];
+        for (int r = 0; r < n_rows; r++) {
+            if (active >> r & 1)
+                mine[r * stride] = (mine[r * stride] - means[r]) * scales[r] * g + b;
         }
     }
     __syncthreads();
@@ -161,11 +173,11 @@ static __device__ __forceinline__ void norm_rows(unsigned active, const float *g
 
 /* Sums over a warp of n values a lane, n a power of two: lane l has that of value l / (32 / n). While several are left, lanes
  * exchange halves of them, so there are n + 4 − log2 n shuffles and not 5 n; every value's tree is that of warp_sum.
- * last_bit 2: over lanes that are even, or odd. */
+ * last_bit 2: over lanes that are even, or odd; and so on. Where that ends it early, a lane has several values in v. */
 template <int n, class T> static __device__ __forceinline__ T warp_sums(T *v, int last_bit = 1)
 {
     int lane = (int)threadIdx.x % WARP, bit = WARP / 2;
-    for (int left = n / 2; left > 0; left /= 2, bit /= 2) {
+    for (int left = n / 2; left > 0 && bit >= last_bit; left /= 2, bit /= 2) {
         bool high = lane & bit;
         for (int i = 0; i < left; i++) {
             T give = high ? v[i] : v[i + left], keep = high ? v[i + left] : v[i];
@@ -205,6 +217,7 @@ static __device__ __forceinline__ void multiply_from(const struct engine_weight 
                                                      const float *x, int first, float *sums)
 {
     int stride = weight->stride;
+    ROLLED
     for (int i = first + (int)threadIdx.x % WARP; i < stride / 8; i += WARP) {
         float w[n_outs][8];
         for (int o = 0; o < n_outs; o++)
@@ -266,6 +279,7 @@ template <int n_rows, int n_outs, bool bytes>
 static __device__ __forceinline__ void multiply_fixed_from(const struct engine_weight *weight, int out,
                                                            const float *x, int first, long long *sums)
 {
+    ROLLED
     for (; first < weight->stride / 8; first += WARP) {
         int i = first + (int)threadIdx.x % WARP;
         packed_weights w[n_outs] = {};
@@ -323,6 +337,7 @@ static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
         return;
     const float *position = positions + (size_t)pos * (size_t)tokens->n_in;
     float *to = (float *)out.data + (size_t)r * (size_t)out.stride;
+    ROLLED
     for (int i = (int)threadIdx.x; i < tokens->stride / 8; i += (int)blockDim.x) {
         float embedding[8];
         if (tokens->bytes)

@@ -1,114 +1,13 @@
 /* Attention of the decoder's rows: to their own past, and to the encoded window. Bound by reading keys and values.
  *
  * A block has one row and one head, and of a window a part of CROSS_PART keys, so that a single row keeps a GPU busy; the block
- * that is done last puts the parts together. Keys and values are on their way together, CROSS_PART of each at once; the sums
- * are those of `attend` (rows_attention.cuh), in the same order. */
+ * that is done last puts the parts together. Keys and values are on their way together. */
 #include "gpu/cuda/rows_attention.cuh"
 
 #include <errno.h>
 
-#define THREADS    ATTENTION_THREADS
-#define ROUND_KEYS (ATTENTION_WARPS * KEYS_A_WARP) /* keys that the block's lanes have at a time */
-#define ROUNDS     (CROSS_PART / ROUND_KEYS)       /* that are on their way at once */
-
-/* The key of a round that a lane has a part of. */
-static __device__ __forceinline__ int key_of_round(int first, int round)
-{
-    return first + round * ROUND_KEYS + (int)threadIdx.x / LANES_A_KEY;
-}
-
-/* A lane's parts of the keys of some rounds, or of the values. What lies behind the last key is zero. */
-template <bool values>
-static __device__ __forceinline__ void load_rounds(struct keys keys, int first, int n, uint4 to[ROUNDS])
-{
-    int part = (int)threadIdx.x % LANES_A_KEY;
-    UNROLL
-    for (int i = 0; i < ROUNDS; i++) {
-        int t = key_of_round(first, i);
-        to[i] = make_uint4(0, 0, 0, 0);
-        if (t < n)
-            to[i] = *(const uint4 *)((values ? value_at(keys, t) : key_at(keys, t)) + part * 8);
-    }
-}
-
-/* As score, of keys that have been loaded. */
-static __device__ __forceinline__ void score_rounds(const float mine[8], const uint4 keys[ROUNDS], int first,
-                                                    int n, float *scores)
-{
-    UNROLL
-    for (int i = 0; i < ROUNDS; i++) {
-        int t = key_of_round(first, i);
-        float sum = 0.0f, key[8];
-        split_eight(keys[i], key);
-        for (int k = 0; k < 8; k++)
-            sum = fmaf(mine[k], key[k], sum);
-        for (int bit = 1; bit < LANES_A_KEY; bit *= 2)
-            sum += __shfl_xor_sync(LANES, sum, bit);
-        if (threadIdx.x % LANES_A_KEY == 0 && t < n)
-            scores[t] = sum;
-    }
-}
-
-/* As the first half of weigh, of values that have been loaded. */
-static __device__ __forceinline__ void weigh_rounds(const float *weights, const uint4 values[ROUNDS],
-                                                    int first, int n, float out[8])
-{
-    UNROLL
-    for (int i = 0; i < ROUNDS; i++) {
-        int t = key_of_round(first, i);
-        float value[8];
-        split_eight(values[i], value);
-        for (int k = 0; k < 8 && t < n; k++)
-            out[k] = fmaf(weights[t], value[k], out[k]);
-    }
-}
-
-/* A block: what attend gives of a team. */
-static __device__ __forceinline__ struct attended attend_ahead(const float *q, struct keys keys, int n,
-                                                               float *weights)
-{
-    SHARED(float, tops, ATTENTION_WARPS);
-    SHARED(float, totals, ATTENTION_WARPS);
-    SHARED(float, sums, ATTENTION_WARPS *HEAD);
-    const int at_once = ROUNDS * ROUND_KEYS;
-    int me = (int)threadIdx.x, part = me % LANES_A_KEY;
-    uint4 some_keys[ROUNDS], some_values[ROUNDS];
-    float mine[8], out[8] = {};
-    struct attended a = {-INFINITY, 0.0f, 0.0f};
-    load_rounds<false>(keys, 0, n, some_keys);
-    load_rounds<true>(keys, 0, n, some_values);
-    for (int i = 0; i < 8; i++)
-        mine[i] = q[part * 8 + i] * 0.125f; /* 1/√64 */
-    score_rounds(mine, some_keys, 0, n, weights);
-    for (int first = at_once; first < n; first += at_once) {
-        load_rounds<false>(keys, first, n, some_keys);
-        score_rounds(mine, some_keys, first, n, weights);
-    }
-    __syncthreads(); /* all scores are there */
-    for (int t = me; t < n; t += THREADS)
-        a.greatest = fmaxf(a.greatest, weights[t]);
-    a.greatest = team_max(a.greatest, tops);
-    for (int t = me; t < n; t += THREADS) {
-        weights[t] = expf(weights[t] - a.greatest);
-        a.sum += weights[t];
-    }
-    a.sum = team_sum(a.sum, totals); /* and all weights are there */
-    weigh_rounds(weights, some_values, 0, n, out);
-    for (int first = at_once; first < n; first += at_once) {
-        load_rounds<true>(keys, first, n, some_values);
-        weigh_rounds(weights, some_values, first, n, out);
-    }
-    for (int i = 0; i < 8; i++) {
-        for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
-            out[i] += __shfl_xor_sync(LANES, out[i], bit);
-        if (me % WARP < LANES_A_KEY)
-            sums[me / WARP * HEAD + part * 8 + i] = out[i];
-    }
-    __syncthreads(); /* all warps' sums are there */
-    for (int warp = 0; warp < ATTENTION_WARPS && me < HEAD; warp++)
-        a.out += sums[warp * HEAD + me];
-    return a;
-}
+#define THREADS ATTENTION_THREADS
+#define ROUNDS  (2 * STRETCH) /* keys of a lane that are on their way at once, where registers are not short */
 
 /* --- self-attention --------------------------------------------------------------------------------------------------- */
 
@@ -131,7 +30,6 @@ static __global__ void __launch_bounds__(THREADS)
     self_attention_kernel(struct rows rows, struct engine_kv kv, int layer, const struct slot_state *slots,
                           struct mat qkv, struct mat out)
 {
-    SHARED(float, weights, RUN_TOKENS_MAX);
     SHARED(__half, near, 2 * HEAD);
     int head = (int)blockIdx.x, r = (int)blockIdx.y, pos = rows.pos[r], slot = rows.slot[r],
         me = (int)threadIdx.x;
@@ -148,7 +46,7 @@ static __global__ void __launch_bounds__(THREADS)
         keys.near_from = pos;
         __syncthreads(); /* the row's own key is there */
     }
-    struct attended a = attend_ahead(row + head * HEAD, keys, pos + 1, weights);
+    struct attended a = attend<1, ROUNDS>(row + head * HEAD, keys, pos + 1, NULL);
     if (me < HEAD)
         ((float *)out.data)[(size_t)r * (size_t)out.stride + (size_t)(head * HEAD + me)] = a.out / a.sum;
 }
@@ -180,7 +78,7 @@ int cuda_self_attention(struct cuda_engine *c, const struct self_attention_args 
 static __global__ void __launch_bounds__(THREADS, 8)
     cross_attention_kernel(struct cross_params p, unsigned *done)
 {
-    SHARED(float, weights, CROSS_PART);
+    SHARED(float, scores, CROSS_PART);
     int part = (int)blockIdx.x, head = (int)blockIdx.y, r = (int)blockIdx.z, pos = p.rows.pos[r],
         slot = p.rows.slot[r];
     if (pos < 0)
@@ -190,8 +88,8 @@ static __global__ void __launch_bounds__(THREADS, 8)
     if (n <= 0)
         return;
     const float *q = (const float *)p.q.data + (size_t)r * (size_t)p.q.stride + head * HEAD;
-    struct attended a = attend_ahead(q, cross_keys(&p, audio, head, part), n, weights);
-    store_part(&p, r, head, part, a, n, weights);
+    struct attended a = attend<1, STRETCH>(q, cross_keys(&p, audio, head, part), n, scores);
+    store_part(&p, r, head, part, a, n, scores);
     if (!is_last_part(done + r * p.kv.n_head + head, (n_frames + CROSS_PART - 1) / CROSS_PART))
         return;
     a = join_parts(&p, r, head, n_frames, (int)threadIdx.x % HEAD);

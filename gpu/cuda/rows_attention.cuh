@@ -4,32 +4,14 @@
 #ifndef CAPTIOND_GPU_CUDA_ROWS_ATTENTION_CUH
 #define CAPTIOND_GPU_CUDA_ROWS_ATTENTION_CUH
 
-#include "gpu/cuda/cuda.cuh"
+#include "gpu/cuda/rows.cuh"
 
 #define ATTENTION_WARPS   4 /* of a team */
 #define ATTENTION_THREADS (ATTENTION_WARPS * WARP)
-#define LANES_A_KEY       (HEAD / 8)           /* each with 16 bytes of it */
-#define KEYS_A_WARP       (WARP / LANES_A_KEY) /* at a time */
-#define KEYS_AHEAD        4                    /* times so many are under way at once */
-
-/* room: the team's. The barrier is the block's. */
-static __device__ __forceinline__ float team_max(float v, float *room)
-{
-    v = warp_max(v);
-    if (threadIdx.x % WARP == 0)
-        room[threadIdx.x / WARP % ATTENTION_WARPS] = v;
-    __syncthreads();
-    return warp_max(threadIdx.x % WARP < ATTENTION_WARPS ? room[threadIdx.x % WARP] : -INFINITY);
-}
-
-static __device__ __forceinline__ float team_sum(float v, float *room)
-{
-    v = warp_sum(v);
-    if (threadIdx.x % WARP == 0)
-        room[threadIdx.x / WARP % ATTENTION_WARPS] = v;
-    __syncthreads();
-    return warp_sum(threadIdx.x % WARP < ATTENTION_WARPS ? room[threadIdx.x % WARP] : 0.0f);
-}
+#define LANES_A_KEY       (HEAD / 8)                      /* each with 16 bytes of it */
+#define KEYS_A_WARP       (WARP / LANES_A_KEY)            /* at a time */
+#define ROUND_KEYS        (ATTENTION_WARPS * KEYS_A_WARP) /* and of a team */
+#define STRETCH           4 /* keys of a lane between two looks at the greatest score */
 
 /* Where a head's keys are: side by side from `first` on, or each in the slot that a table names. Values are `to_values`
  * behind. From near_from on they are in shared memory, each key with its value behind it. */
@@ -56,104 +38,121 @@ static __device__ __forceinline__ const __half *value_at(struct keys k, int t)
     return key_at(k, t) + (t >= k.near_from ? HEAD : k.to_values);
 }
 
-/* A lane: its part of a warp's next KEYS_AHEAD keys or values from number t on, all under way at once. */
-template <bool values>
-static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part,
-                                                 uint4 to[KEYS_AHEAD])
+/* A lane's part of n_rounds keys or values, from number t on. What lies behind the last key is zero. */
+template <bool values, int n_rounds>
+static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part, uint4 to[n_rounds])
 {
     UNROLL
-    for (int i = 0; i < KEYS_AHEAD; i++, t += ATTENTION_WARPS * KEYS_A_WARP) {
-        to[i] = uint4{};
+    for (int i = 0; i < n_rounds; i++, t += ROUND_KEYS) {
+        to[i] = make_uint4(0, 0, 0, 0);
         if (t < n)
             to[i] = *(const uint4 *)((values ? value_at(keys, t) : key_at(keys, t)) + part * 8);
     }
 }
 
-/* scores [n] = q · Kᵀ / 8 */
-static __device__ __forceinline__ void score(const float *q, struct keys keys, int n, float *scores)
+/* What the lanes of a key have attended to: the greatest score, Σ 2^(score − greatest), and that times eight columns of v. */
+struct attending {
+    float greatest, sum, out[8];
+};
+
+/* 2^(score − top), which is 0 before there is any score. */
+static __device__ __forceinline__ float relative(float score, float top)
 {
-    int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY,
-        warp = (int)threadIdx.x / WARP % ATTENTION_WARPS;
-    float mine[8];
-    for (int i = 0; i < 8; i++)
-        mine[i] = q[part * 8 + i] * 0.125f; /* 1/√64 */
-    for (int first = warp * KEYS_A_WARP; first < n; first += KEYS_AHEAD * ATTENTION_WARPS * KEYS_A_WARP) {
-        uint4 eights[KEYS_AHEAD];
-        load_keys<false>(keys, first + lane / LANES_A_KEY, n, part, eights);
-        UNROLL
-        for (int k = 0; k < KEYS_AHEAD; k++) {
-            int t = first + k * ATTENTION_WARPS * KEYS_A_WARP + lane / LANES_A_KEY;
-            float sum = 0.0f, key[8];
-            split_eight(eights[k], key);
-            for (int i = 0; i < 8; i++)
-                sum = fmaf(mine[i], key[i], sum);
-            for (int bit = 1; bit < LANES_A_KEY; bit *= 2)
-                sum += __shfl_xor_sync(LANES, sum, bit);
-            if (part == 0 && t < n)
-                scores[t] = sum;
-        }
-    }
+    return exp2_near(score - (top > -INFINITY ? top : 0.0f));
 }
 
-/* sums [ATTENTION_WARPS, HEAD] = weights · V, a part of the keys a warp */
-static __device__ __forceinline__ void weigh(const float *weights, struct keys keys, int n, float *sums)
+/* A stretch of keys, the first of them number t, and their values. scores, or NULL: [n] gets what q · k is. */
+static __device__ __forceinline__ void attend_stretch(struct attending *a, const float q[8],
+                                                      const uint4 keys[STRETCH], const uint4 values[STRETCH],
+                                                      int t, int n, float *scores)
 {
-    int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY,
-        warp = (int)threadIdx.x / WARP % ATTENTION_WARPS;
-    float out[8] = {};
-    for (int first = warp * KEYS_A_WARP; first < n; first += KEYS_AHEAD * ATTENTION_WARPS * KEYS_A_WARP) {
-        uint4 eights[KEYS_AHEAD];
-        load_keys<true>(keys, first + lane / LANES_A_KEY, n, part, eights);
-        UNROLL
-        for (int k = 0; k < KEYS_AHEAD; k++) {
-            int t = first + k * ATTENTION_WARPS * KEYS_A_WARP + lane / LANES_A_KEY;
-            float value[8];
-            split_eight(eights[k], value);
-            const float weight = t < n ? weights[t] : 0.0f; /* of a value that is then zero, too */
-            for (int i = 0; i < 8; i++)
-                out[i] = fmaf(weight, value[i], out[i]);
-        }
+    float score[STRETCH], eight[8], before = a->greatest;
+    UNROLL
+    for (int i = 0; i < STRETCH; i++) {
+        int mine = t + i * ROUND_KEYS;
+        float sum = 0.0f;
+        split_eight(keys[i], eight);
+        for (int k = 0; k < 8; k++)
+            sum = fmaf(q[k], eight[k], sum);
+        for (int bit = 1; bit < LANES_A_KEY; bit *= 2)
+            sum += __shfl_xor_sync(LANES, sum, bit);
+        if (scores && threadIdx.x % LANES_A_KEY == 0 && mine < n)
+            scores[mine] = sum;
+        score[i] = mine < n ? sum : -INFINITY;
+        a->greatest = fmaxf(a->greatest, score[i]);
     }
-    for (int i = 0; i < 8; i++) {
-        for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
-            out[i] += __shfl_xor_sync(LANES, out[i], bit);
-        if (lane < LANES_A_KEY)
-            sums[warp * HEAD + part * 8 + i] = out[i];
+    const float kept = relative(before, a->greatest);
+    a->sum *= kept;
+    for (int k = 0; k < 8; k++)
+        a->out[k] *= kept;
+    UNROLL
+    for (int i = 0; i < STRETCH; i++) {
+        const float weight = relative(score[i], a->greatest);
+        split_eight(values[i], eight);
+        a->sum += weight;
+        for (int k = 0; k < 8; k++)
+            a->out[k] = fmaf(weight, eight[k], a->out[k]);
     }
 }
 
 struct attended {
-    float greatest, sum; /* of the scores, and Σ e^(score − greatest) */
-    float out;           /* of the threads below HEAD: Σ e^(score − greatest) v */
+    float greatest, sum; /* of the scores, and Σ 2^(score − greatest) */
+    float out;           /* of the threads below HEAD: Σ 2^(score − greatest) v */
 };
 
-/* All threads of a block, which has this many teams; each has its own q, keys and weights, those without anything to do n = 0.
- * `weights` (shared, [n]) becomes e^(score − greatest). */
-template <int teams>
+/* All threads of a block, which has this many teams; each has its own q, keys and scores, those without anything to do n = 0.
+ * Softmax of q · Kᵀ / 8 as the keys go by, in one pass (Milakov and Gimelshein, 2018): each group of lanes has a maximum of its
+ * own, which is put together with the others' at the end. n_rounds (a multiple of STRETCH): keys and values of a lane that are
+ * on their way at once; the bits do not depend on it. scores, or NULL: shared, [n], is log₂ e · q · Kᵀ / 8, for who has waited
+ * for all threads. */
+template <int teams, int n_rounds>
 static __device__ __forceinline__ struct attended attend(const float *q, struct keys keys, int n,
-                                                         float *weights)
+                                                         float *scores)
 {
-    SHARED(float, tops, teams *ATTENTION_WARPS);
-    SHARED(float, totals, teams *ATTENTION_WARPS);
+    SHARED(float4, tops, teams);
+    SHARED(float4, totals, teams);
     SHARED(float, sums, teams *ATTENTION_WARPS *HEAD);
-    int team = (int)threadIdx.x / ATTENTION_THREADS, me = (int)threadIdx.x % ATTENTION_THREADS;
-    float *mine = sums + team * ATTENTION_WARPS * HEAD;
-    struct attended a = {-INFINITY, 0.0f, 0.0f};
-    score(q, keys, n, weights);
-    __syncthreads();
-    for (int t = me; t < n; t += ATTENTION_THREADS)
-        a.greatest = fmaxf(a.greatest, weights[t]);
-    a.greatest = team_max(a.greatest, tops + team * ATTENTION_WARPS);
-    for (int t = me; t < n; t += ATTENTION_THREADS) {
-        weights[t] = expf(weights[t] - a.greatest);
-        a.sum += weights[t];
+    static_assert(ATTENTION_WARPS == 4, "a warp's maximum and sum are in a float4");
+    const float scale = 0.125f * 1.44269504f; /* 1/√64, and e^x is 2^(x log₂ e) */
+    int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY, group = lane / LANES_A_KEY,
+        warp = (int)threadIdx.x / WARP, team = warp / ATTENTION_WARPS;
+    struct attending mine = {-INFINITY, 0.0f, {}};
+    float query[8];
+    for (int i = 0; i < 8; i++)
+        query[i] = q[part * 8 + i] * scale;
+    ROLLED
+    for (int first = warp % ATTENTION_WARPS * KEYS_A_WARP; first < n; first += n_rounds * ROUND_KEYS) {
+        uint4 some_keys[n_rounds], some_values[n_rounds];
+        load_keys<false, n_rounds>(keys, first + group, n, part, some_keys);
+        load_keys<true, n_rounds>(keys, first + group, n, part, some_values);
+        UNROLL
+        for (int i = 0; i < n_rounds; i += STRETCH)
+            attend_stretch(&mine, query, some_keys + i, some_values + i, first + group + i * ROUND_KEYS, n,
+                           scores);
     }
-    a.sum = team_sum(a.sum, totals + team * ATTENTION_WARPS); /* and all weights are there */
-    weigh(weights, keys, n, mine);
-    __syncthreads();
-    for (int warp = 0; warp < ATTENTION_WARPS && me < HEAD; warp++)
-        a.out += mine[warp * HEAD + me];
-    return a;
+    float top = mine.greatest;
+    for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
+        top = fmaxf(top, __shfl_xor_sync(LANES, top, bit));
+    const float kept = relative(mine.greatest, top);
+    mine.sum *= kept;
+    for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
+        mine.sum += __shfl_xor_sync(LANES, mine.sum, bit);
+    for (int i = 0; i < 8; i++)
+        mine.out[i] *= kept;
+    warp_sums<8>(mine.out, LANES_A_KEY); /* two are left, of the columns that the lane's group says */
+    *(float2 *)(sums + warp * HEAD + part * 8 + group % 2 * 2 + group / 2 * 4) = {mine.out[0], mine.out[1]};
+    if (lane == 0) {
+        ((float *)tops)[warp] = top;
+        ((float *)totals)[warp] = mine.sum;
+    }
+    __syncthreads(); /* all warps' sums are there */
+    const float4 t = tops[team], s = totals[team];
+    const float greatest = fmaxf(fmaxf(t.x, t.y), fmaxf(t.z, t.w));
+    const float4 f = {relative(t.x, greatest), relative(t.y, greatest), relative(t.z, greatest),
+                      relative(t.w, greatest)};
+    const float *out = sums + team * ATTENTION_WARPS * HEAD + threadIdx.x % HEAD;
+    return {greatest, (s.x * f.x + s.y * f.y) + (s.z * f.z + s.w * f.w),
+            (out[0] * f.x + out[HEAD] * f.y) + (out[2 * HEAD] * f.z + out[3 * HEAD] * f.w)};
 }
 
 /* Value i of a row's key and value, which follow one another behind its query. */
@@ -228,7 +227,7 @@ static __device__ __forceinline__ struct keys cross_keys(const struct cross_para
 
 /* A team: what it has attended to, for join_parts. The alignment is relative to this part's maximum until then. */
 static __device__ __forceinline__ void store_part(const struct cross_params *p, int r, int head, int part,
-                                                  struct attended a, int n, const float *weights)
+                                                  struct attended a, int n, const float *scores)
 {
     int me = (int)threadIdx.x % ATTENTION_THREADS;
     float *to = partial_of(p, r, head, part), *align = align_row(p, r, head);
@@ -238,8 +237,9 @@ static __device__ __forceinline__ void store_part(const struct cross_params *p, 
         to[HEAD] = a.greatest;
         to[HEAD + 1] = a.sum;
     }
+    ROLLED
     for (int t = me; t < n && align; t += ATTENTION_THREADS)
-        align[part * CROSS_PART + t] = weights[t];
+        align[part * CROSS_PART + t] = relative(scores[t], a.greatest);
 }
 
 /* One thread: value `column` of a head, not yet divided by the sum. All loads are under way at once. */
@@ -259,7 +259,7 @@ static __device__ __forceinline__ struct attended join_parts(const struct cross_
     }
     UNROLL
     for (int part = 0; part < CROSS_PARTS; part++) {
-        float scale = part < n_parts ? expf(greatest[part] - a.greatest) : 0.0f;
+        float scale = part < n_parts ? relative(greatest[part], a.greatest) : 0.0f;
         a.sum = fmaf(scale, sum[part], a.sum);
         a.out = fmaf(scale, out[part], a.out);
     }
@@ -271,8 +271,9 @@ static __device__ __forceinline__ void join_alignment(const struct cross_params 
                                                       struct attended a)
 {
     float *align = align_row(p, r, head);
+    ROLLED
     for (int t = (int)threadIdx.x; t < n && align; t += (int)blockDim.x)
-        align[t] *= expf(partial_of(p, r, head, t / CROSS_PART)[HEAD] - a.greatest) / a.sum;
+        align[t] *= relative(partial_of(p, r, head, t / CROSS_PART)[HEAD], a.greatest) / a.sum;
 }
 
 #endif

@@ -98,47 +98,6 @@ static __device__ __forceinline__ void bring_norm(const struct linear_rows_param
     }
 }
 
-static __device__ __forceinline__ float sum_of_four(float4 x)
-{
-    return (x.x + x.y) + (x.z + x.w);
-}
-
-/* (x − mean)², 0 behind the end of a row: `left` values are in it. */
-static __device__ __forceinline__ float4 squares_of(float4 x, float mean, int left)
-{
-    const float4 y = {x.x - mean, x.y - mean, x.z - mean, x.w - mean};
-    return {left > 0 ? y.x * y.x : 0.0f, left > 1 ? y.y * y.y : 0.0f, left > 2 ? y.z * y.z : 0.0f,
-            left > 3 ? y.w * y.w : 0.0f};
-}
-
-/* Means and 1 / √(variance + 1e-5) of n_rows rows of n values, `pitch` apart, with zeros up to `here`; a warp. */
-template <int n_rows>
-static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int here,
-                                               float mean[n_rows], float scale[n_rows])
-{
-    const int first = (int)threadIdx.x % WARP * 4;
-    const float part = 1.0f / (float)n;
-    float sums[n_rows] = {}, squares[n_rows] = {};
-    ROLLED
-    for (int i = first; i < here; i += WARP * 4) {
-        UNROLL
-        for (int r = 0; r < n_rows; r++)
-            sums[r] += sum_of_four(*(const float4 *)(rows + r * pitch + i));
-    }
-    UNROLL
-    for (int r = 0; r < n_rows; r++)
-        mean[r] = warp_sum(sums[r]) * part;
-    ROLLED
-    for (int i = first; i < here; i += WARP * 4) {
-        UNROLL
-        for (int r = 0; r < n_rows; r++)
-            squares[r] += sum_of_four(squares_of(*(const float4 *)(rows + r * pitch + i), mean[r], n - i));
-    }
-    UNROLL
-    for (int r = 0; r < n_rows; r++)
-        scale[r] = rsqrtf(warp_sum(squares[r]) * part + 1e-5f);
-}
-
 /* Two values as their nearest half floats, and as what these leave. */
 static __device__ __forceinline__ uint2 split_two(float x, float y)
 {
@@ -156,7 +115,7 @@ static __device__ __forceinline__ void split_rows(const struct linear_rows_param
 {
     float mean[n_rows] = {}, scale[n_rows] = {};
     if (p->gamma)
-        measure<n_rows>(rows, room->pitch, p->weight.n_in, here, mean, scale);
+        measure<n_rows, false>(rows, room->pitch, p->weight.n_in, here, mean, scale);
     ROLLED
     for (int i = (int)threadIdx.x % WARP * 4; i < here; i += WARP * 4) {
         float4 gamma = {}, beta = {};

@@ -105,6 +105,7 @@ static __device__ __forceinline__ struct best best_of(const struct allowed *a, c
                                                       int last)
 {
     struct best b = {-INFINITY, NO_ID};
+    ROLLED
     for (int i = first + (int)threadIdx.x; i < last; i += RULES_THREADS) {
         if (logits[i] > b.value && !suppressed(a, i))
             b = {logits[i], i};
@@ -117,6 +118,7 @@ static __device__ __forceinline__ float sum_of(const struct allowed *a, const fl
                                                int last, float greatest, float scale)
 {
     float sum = 0.0f;
+    ROLLED
     for (int i = first + (int)threadIdx.x; i < last; i += RULES_THREADS) {
         if (!suppressed(a, i))
             sum += expf((logits[i] - greatest) * scale);

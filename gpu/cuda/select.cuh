@@ -126,6 +126,7 @@ static __device__ __forceinline__ void sum_parts(const struct my_parts *mine, co
 static __device__ __forceinline__ int walk(const struct allowed *a, const float *logits, int first, int last,
                                            float greatest, float scale, double *left, int *last_id)
 {
+    ROLLED
     for (int i = first + (int)threadIdx.x; i < last; i += RULES_THREADS) {
         double weight = suppressed(a, i) ? 0.0 : (double)expf((logits[i] - greatest) * scale);
         if (weight == 0.0)
@@ -152,9 +153,11 @@ static __device__ __forceinline__ int sample(const struct allowed *a, const floa
     __syncthreads();
     if (me == 0) {
         double total = 0.0;
+        ROLLED
         for (int i = 0; i < RULES_THREADS; i++)
             total += sums[i];
         left[0] = u * total;
+        ROLLED
         for (int i = 0; i < RULES_THREADS; i++) {
             if (sums[i] > 0.0)
                 chosen[0] = i; /* of the threads with any weight, the last one at most */

@@ -39,12 +39,13 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
 {
     const struct linear_rows_params *l = &phase->linear;
     int n = p->embed.rows.n;
+    cp_async_wait<0>();
     if (phase->kind == PHASE_FINISH) {
+        ROLLED
         for (int r = (int)blockIdx.x; r < n; r += (int)gridDim.x)
             finish_row(p, room, r);
         return;
     }
-    cp_async_wait<0>();
     clear_sums(phase->clears, p->n_sums);
     if (phase->kind == PHASE_SELF || phase->kind == PHASE_JOINED) {
         heads_phase<n_rows, bytes>(phase, room, n, active, keys, ahead);
@@ -72,16 +73,19 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
 static __device__ __forceinline__ void begin_step(const struct step_params *p, struct step_room *room)
 {
     int r = (int)threadIdx.x;
-    if (r < p->embed.rows.n) {
-        int slot = p->embed.rows.slot[r];
-        room->rows[r] = {p->embed.rows.pos[r], slot, p->slots[slot].audio, p->slots[slot].n_frames};
-    }
-    if (r == 0) {
+    if (r < WARP) {
         unsigned active = 0;
-        for (int i = 0; i < p->embed.rows.n; i++)
-            active |= (unsigned)(p->embed.rows.pos[i] >= 0) << i;
-        room->active = active;
-        room->goes_on = *p->n_active > 0;
+        if (r < p->embed.rows.n) {
+            int pos = p->embed.rows.pos[r], slot = p->embed.rows.slot[r];
+            room->rows[r] = {pos, slot, p->slots[slot].audio, p->slots[slot].n_frames};
+            active = (unsigned)(pos >= 0) << r;
+        }
+        for (int lane = ROWS_MAX / 2; lane > 0; lane /= 2)
+            active |= __shfl_xor_sync(LANES, active, lane);
+        if (r == 0) {
+            room->active = active;
+            room->goes_on = *p->n_active > 0;
+        }
     }
     __syncthreads();
 }
@@ -96,14 +100,18 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     float *x = (float *)(keys + near<n_rows>::bytes / sizeof(__half));
     struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride), p.n_ahead, 0.0f};
     unsigned met = 0;
-    load_phase(&p, 0, &room->ring[0]);
-    load_phase(&p, 1, &room->ring[1]);
+    for (int i = 0; i < RING - 1; i++)
+        load_phase(&p, i, &room->ring[i]);
+    cp_async_commit();
+    ROLLED
     for (int r = (int)blockIdx.x; r < p.embed.rows.n; r += (int)gridDim.x)
         begin_row(&p, r);
-    __syncthreads();
+    cp_async_wait<0>();
+    grid_arrive(p.arrived);
     look_ahead<n_rows, bytes>(&p, &room->ring[0], room, keys, &ahead);
-    grid_barrier(p.arrived, &met);
+    grid_wait(p.arrived, &met);
     const int end = STEP_IS_BUILT ? p.max_steps * p.n_phases : 0;
+    ROLLED
     for (int at = 0; at < end; at++) { /* of all steps' phases */
         if (at % p.n_phases == 0) {
             begin_step(&p, room);
@@ -111,11 +119,12 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
                 break;
         }
         const struct step_phase *phase = &room->ring[at % RING];
-        load_phase(&p, at + 2, &room->ring[(at + 2) % RING]);
         prefetch_lines(phase->soon, phase->soon_lines);
         run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
+        grid_arrive(p.arrived);
+        load_phase(&p, at + RING - 1, &room->ring[(at + RING - 1) % RING]);
         look_ahead<n_rows, bytes>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
-        grid_barrier(p.arrived, &met);
+        grid_wait(p.arrived, &met);
     }
     cp_async_wait<0>();
 }

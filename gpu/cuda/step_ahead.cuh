@@ -5,17 +5,21 @@
 
 #include "gpu/cuda/step_room.cuh"
 
+/* It is there when the next phase has begun, and may be read behind the meeting that ends that one. */
 static __device__ __forceinline__ void load_phase(const struct step_params *p, int index,
                                                   struct step_phase *to)
 {
-    const unsigned *from = (const unsigned *)&p->phases[index % p->n_phases];
-    for (int i = (int)threadIdx.x; i < (int)(sizeof(*to) / sizeof(unsigned)); i += STEP_THREADS)
-        ((unsigned *)to)[i] = from[i];
+    static_assert(sizeof(*to) % 8 == 0, "copied by eights of bytes");
+    const char *from = (const char *)&p->phases[index % p->n_phases];
+    ROLLED
+    for (int i = (int)threadIdx.x * 8; i < (int)sizeof(*to); i += STEP_THREADS * 8)
+        cp_async_few<8>((char *)to + i, from + i);
 }
 
 /* The grid brings lines of memory into the second-level cache. */
 static __device__ __forceinline__ void prefetch_lines(const void *from, int n)
 {
+    ROLLED
     for (int i = (int)(blockIdx.x * STEP_THREADS + threadIdx.x); i < n; i += (int)gridDim.x * STEP_THREADS)
         prefetch((const char *)from + (size_t)i * LINE);
 }
@@ -30,6 +34,7 @@ static __device__ __forceinline__ void prefetch_outputs(const struct engine_weig
 static __device__ __forceinline__ void prefetch_window(const struct cross_params *c,
                                                        const struct step_room *room)
 {
+    ROLLED
     for (int r = 0; r < c->rows.n; r++) {
         if (room->rows[r].pos >= 0)
             prefetch_lines(kv_keys(c->kv, c->layer, room->rows[r].audio, 0),
@@ -41,6 +46,7 @@ static __device__ __forceinline__ void prefetch_window(const struct cross_params
 static __device__ __forceinline__ void bring_keys(const __half *first, size_t to_values, int n, __half *to,
                                                   int me, int n_threads)
 {
+    ROLLED
     for (int i = me; i < 2 * n * HEAD_EIGHTS; i += n_threads) {
         int key = i / (2 * HEAD_EIGHTS), value = i / HEAD_EIGHTS % 2, eight = i % HEAD_EIGHTS;
         cp_async_16(to + i * 8, first + (size_t)value * to_values + key * HEAD + eight * 8, 16);
@@ -50,9 +56,10 @@ static __device__ __forceinline__ void bring_keys(const __half *first, size_t to
 static __device__ __forceinline__ void look_at_norm(const struct linear_rows_params *l, int me,
                                                     struct step_room *room)
 {
+    ROLLED
     for (int i = me; l->gamma && i < l->weight.n_in; i += STEP_THREADS) {
-        room->gamma[i] = l->gamma[i];
-        room->beta[i] = l->beta[i];
+        cp_async_few<4>(&room->gamma[i], &l->gamma[i]);
+        cp_async_few<4>(&room->beta[i], &l->beta[i]);
     }
 }
 
@@ -62,6 +69,7 @@ static __device__ __forceinline__ void look_at_output(const struct engine_weight
                                                       int n, const struct ahead *ahead)
 {
     int i = lane;
+    ROLLED
     for (int end = k + n; k < end && i < w->stride / 8; k++, i += WARP)
         bring_weights<bytes>(weights_of(ahead, k), w, out, i);
 }
@@ -121,6 +129,7 @@ static __device__ __forceinline__ void look_at_window(const struct step_phase *n
         return;
     struct keys from = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
     bring_keys(from.first, from.to_values, u.n_keys, keys, me, STEP_THREADS);
+    ROLLED
     for (int o = 0; o < QUERY_OUTS; o++)
         look_at_output<bytes>(&next->linear.weight, out + o, me % WARP, o * n_eights, n_eights, ahead);
 }
@@ -137,6 +146,7 @@ static __device__ __forceinline__ void look_at_mlp(const struct step_phase *next
         return;
     ahead->bias = up->bias ? up->bias[hidden] : 0.0f;
     look_at_output<bytes>(&up->weight, hidden, me % WARP, 0, n, ahead);
+    ROLLED
     for (int k = 0; k < n && k * DOWN_OUTS + me / 2 < next->down.n_out; k++)
         bring_weights<bytes>(weights_of(ahead, n + k), &next->down, k * DOWN_OUTS + me / 2,
                              chunk * 2 + me % 2);
@@ -148,9 +158,7 @@ static __device__ __forceinline__ void look_ahead(const struct step_params *p, c
                                                   struct step_room *room, __half *keys, struct ahead *ahead)
 {
     int n = p->embed.rows.n, me = afresh((int)threadIdx.x);
-    if (next->kind == PHASE_FINISH)
-        return;
-    if (next->kind != PHASE_CROSS)
+    if (next->kind != PHASE_CROSS && next->kind != PHASE_FINISH)
         look_at_norm(&next->linear, me, room);
     if (next->kind == PHASE_CROSS || next->kind == PHASE_CROSS_QUERIES)
         prefetch_window(&next->cross, room);

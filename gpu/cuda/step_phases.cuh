@@ -7,6 +7,7 @@
 /* The grid: sums that the next phase adds to. */
 static __device__ __forceinline__ void clear_sums(long long *sums, int n)
 {
+    ROLLED
     for (int i = (int)(blockIdx.x * STEP_THREADS + threadIdx.x); sums && i < n;
          i += (int)gridDim.x * STEP_THREADS)
         sums[i] = 0;
@@ -20,8 +21,10 @@ static __device__ __forceinline__ void take_residual(const struct linear_rows_pa
     int stride = p->weight.stride, n = p->weight.n_in;
     int n_mine = (n + (int)gridDim.x - 1) / (int)gridDim.x, first = (int)blockIdx.x * n_mine,
         me = afresh((int)threadIdx.x);
+    ROLLED
     for (int r = 0; r < n_rows; r++) {
         const float *in = (const float *)p->in.data + (size_t)r * (size_t)p->in.stride;
+        ROLLED
         for (int i = me; i < stride; i += STEP_THREADS) {
             float x = (active >> r & 1) && i < n ? in[i] : 0.0f;
             if (pending->sums && (active >> r & 1) && i < n) {
@@ -43,6 +46,7 @@ static __device__ __forceinline__ float sum_output(const struct engine_weight *w
 {
     float sums[n_rows] = {}, eight[1][8];
     int lane = (int)threadIdx.x % WARP;
+    ROLLED
     for (int k = 0; k < n && k * WARP + lane < w->stride / 8; k++) {
         split_weights<bytes>(*weights_of(ahead, k), eight[0]);
         multiply_eight<n_rows, 1>(eight, x, w->stride, k * WARP + lane, sums);
@@ -57,6 +61,7 @@ static __device__ __forceinline__ float sum_fixed(const struct engine_weight *w,
                                                   const struct ahead *ahead, int n)
 {
     long long sums[(n_rows + 1) / 2] = {};
+    ROLLED
     for (int k = 0; k < n && k * WARP < w->stride / 8; k++)
         multiply_chunks<n_rows, 1, bytes>(weights_of(ahead, k), x, w->stride,
                                           k * WARP + (int)threadIdx.x % WARP, sums);
@@ -73,6 +78,7 @@ static __device__ __forceinline__ void linear_phase(const struct linear_rows_par
     const int lanes_a_row = WARP / n_rows;
     int lane = (int)threadIdx.x % WARP, row = lane / lanes_a_row;
     bool writes = lane % lanes_a_row == 0 && (active >> row & 1), fixed = n_rows > FUSED_ROWS && p->add.data;
+    ROLLED
     for (int out = first_unit(); out < p->weight.n_out; out += n_units()) {
         bool first = out == first_unit();
         int n = first ? ahead->n : 0;
@@ -136,8 +142,7 @@ static __device__ __forceinline__ float attend_to_past(const struct step_phase *
         past.to_values = (size_t)kv.n_ctx * HEAD;
     }
     __syncthreads(); /* its own key is there, and its past */
-    struct attended a =
-        attend<TEAMS>(room->queries + team * HEAD, past, pos + 1, room->weights + team * RUN_TOKENS_MAX);
+    struct attended a = attend<TEAMS, STRETCH>(room->queries + team * HEAD, past, pos + 1, NULL);
     return pos >= 0 ? a.out / a.sum : 0.0f;
 }
 
@@ -150,6 +155,7 @@ static __device__ __forceinline__ void heads_phase(const struct step_phase *phas
     const int rows = near<n_rows>::rows;
     const struct linear_rows_params *l = &phase->linear;
     int thread = afresh((int)threadIdx.x), team = thread / ATTENTION_THREADS, me = thread % ATTENTION_THREADS;
+    ROLLED
     for (int unit = (int)blockIdx.x; unit < n_head_units(l, n, rows); unit += (int)gridDim.x) {
         struct head_unit u = unit_of_heads(l, unit, rows);
         bool is_first = unit == (int)blockIdx.x;
@@ -184,6 +190,7 @@ static __device__ __forceinline__ void make_query(const struct linear_rows_param
     int lane = (int)threadIdx.x % WARP, first = (int)threadIdx.x / WARP * QUERY_OUTS,
         out = head * HEAD + first, mine = lane / (WARP / QUERY_OUTS);
     float sums[QUERY_OUTS] = {}, w[QUERY_OUTS][8];
+    ROLLED
     for (int k = 0; k < n && k * WARP + lane < p->weight.stride / 8; k++) {
         for (int o = 0; o < QUERY_OUTS; o++)
             split_weights<bytes>(*weights_of(ahead, o * n + k), w[o]);
@@ -201,6 +208,7 @@ static __device__ __forceinline__ void make_queries(const struct step_phase *pha
                                                     int n, int first, const float *x,
                                                     const struct ahead *ahead)
 {
+    ROLLED
     for (int team = 0; team < TEAMS; team++) {
         int unit = first + team * (int)gridDim.x;
         struct window_unit u = unit_of_window(&phase->cross, room, n, unit);
@@ -221,6 +229,7 @@ static __device__ __forceinline__ void cross_phase(const struct step_phase *phas
     const struct cross_params *p = &phase->cross;
     int team = afresh((int)threadIdx.x) / ATTENTION_THREADS;
     int n_parts = (p->kv.n_ctx + CROSS_PART - 1) / CROSS_PART, units = n * p->kv.n_head * n_parts;
+    ROLLED
     for (int first = (int)blockIdx.x; first < units; first += TEAMS * (int)gridDim.x) {
         int unit = first + team * (int)gridDim.x;
         struct window_unit u = unit_of_window(p, room, n, unit);
@@ -232,11 +241,11 @@ static __device__ __forceinline__ void cross_phase(const struct step_phase *phas
             if (unit == (int)blockIdx.x)
                 window = {NULL, 0, NULL, 0, 0, keys};
         }
-        float *weights = room->weights + team * RUN_TOKENS_MAX;
-        struct attended a = attend<TEAMS>(q, window, u.n_keys, weights);
+        float *scores = room->scores + team * CROSS_PART;
+        struct attended a = attend<TEAMS, STRETCH>(q, window, u.n_keys, scores);
         if (u.n_keys > 0)
-            store_part(p, u.row, u.head, u.part, a, u.n_keys, weights);
-        __syncthreads(); /* nobody reads the weights any more */
+            store_part(p, u.row, u.head, u.part, a, u.n_keys, scores);
+        __syncthreads(); /* nobody reads the scores any more */
     }
 }
 
@@ -249,6 +258,7 @@ static __device__ __forceinline__ void add_hidden(const struct step_phase *phase
 {
     long long sums[n_rows] = {};
     int half = (int)threadIdx.x % 2, n_out = phase->down.n_out;
+    ROLLED
     for (int c = 0; c < n_chunks; c++) {
         float halves[n_rows] = {}, w[1][8] = {};
         if (out < n_out)
@@ -278,8 +288,10 @@ static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase,
     const int lanes_a_row = WARP / n_rows;
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, n = ahead->n / 2;
     int n_chunks = up->weight.n_out / MLP_CHUNK, stride = (int)gridDim.x, n_here;
+    ROLLED
     for (int first = (int)blockIdx.x; first < n_chunks; first += n_here * stride) {
         bool is_first = first == (int)blockIdx.x;
+        ROLLED
         for (n_here = 0; n_here < MLP_CHUNKS && first + n_here * stride < n_chunks; n_here++) {
             int out = (first + n_here * stride) * MLP_CHUNK + warp;
             bool there = is_first && n_here == 0;
@@ -293,6 +305,7 @@ static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase,
                     up->gelu ? gelu(sum) : sum;
         }
         __syncthreads(); /* the chunks are there */
+        ROLLED
         for (int k = 0; k * DOWN_OUTS < phase->down.n_out; k++)
             add_hidden<n_rows, bytes>(phase, active, first, n_here, k * DOWN_OUTS + (int)threadIdx.x / 2,
                                       ahead, is_first && k < n ? n + k : -1, room->hidden);
@@ -304,6 +317,7 @@ static __device__ __forceinline__ void mlp_phase(const struct step_phase *phase,
 static __device__ __forceinline__ void alignment(const struct cross_params *p, const struct step_room *room,
                                                  int n)
 {
+    ROLLED
     for (int unit = (int)blockIdx.x; p->align && unit < n * p->kv.n_head; unit += (int)gridDim.x) {
         int r = unit / p->kv.n_head, head = unit % p->kv.n_head, n_frames = room->rows[r].n_frames;
         if (room->rows[r].pos >= 0 && (p->align_heads >> head & 1))
@@ -320,8 +334,10 @@ logits_phase(const struct step_params *p, const struct linear_rows_params *l, co
     const int n_outs = SUMS_A_WARP / n_rows, lanes_a_sum = WARP / SUMS_A_WARP;
     int lane = afresh((int)threadIdx.x) % WARP, n_out = l->weight.n_out;
     int n_parts = (n_out + PART_IDS - 1) / PART_IDS;
+    ROLLED
     for (int part = first_unit(); part < n_parts; part += n_units()) {
         float mine[n_rows] = {};
+        ROLLED
         for (int i = 0; i < PART_IDS && part * PART_IDS + i < n_out; i += n_outs) {
             float sums[n_rows * n_outs];
             int group = (part * PART_IDS + i) / n_outs, out = first_of_group(&l->weight, group, n_outs);
@@ -335,6 +351,7 @@ logits_phase(const struct step_params *p, const struct linear_rows_params *l, co
                 mine[r] = o >= 0 && o < n_outs ? x_r : mine[r];
             }
         }
+        ROLLED
         for (int r = 0; r < n_rows; r++) {
             float logit = mine[0];
             UNROLL

@@ -30,7 +30,7 @@ struct step_room {
     struct step_phase ring[RING];
     struct step_row rows[ROWS_MAX];
     struct allowed allowed[ROWS_MAX];
-    float weights[TEAMS * RUN_TOKENS_MAX];
+    float scores[TEAMS * CROSS_PART];
     float queries[TEAMS * HEAD];
     alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
     alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */

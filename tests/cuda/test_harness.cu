@@ -204,6 +204,12 @@ struct ring {
     bool meets;
 };
 
+static __device__ void grid_barrier(unsigned *arrived, unsigned *met)
+{
+    grid_arrive(arrived);
+    grid_wait(arrived, met);
+}
+
 /* In every round each block takes its neighbour's value and adds its own index. */
 static __global__ void ring_kernel(struct ring ring)
 {
