@@ -110,30 +110,47 @@ static __device__ __forceinline__ float4 squares_of(float4 x, float mean, int le
             left > 3 ? y.w * y.w : 0.0f};
 }
 
+static __device__ __forceinline__ float4 four_at(const float *row, int i, int end)
+{
+    return i < end ? *(const float4 *)(row + i) : float4{};
+}
+
 /* Means and 1 / √(variance + 1e-5) of n_rows rows in shared memory of n values, `pitch` apart, with zeros up to `whole`; a warp.
  * The order of the sums is that in which the values lie: as they are, or as `place` says. */
 template <int n_rows, bool placed>
 static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int whole,
                                                float mean[n_rows], float scale[n_rows])
 {
-    const int first = (int)threadIdx.x % WARP * 4, half = whole / 2;
+    const int first = (int)threadIdx.x % WARP * 4, half = whole / 2, at_once = n_rows < 4 ? 4 / n_rows : 1;
     const float part = 1.0f / (float)n;
     float sums[n_rows] = {}, squares[n_rows] = {};
     ROLLED
-    for (int i = first; i < whole; i += WARP * 4) {
+    for (int i = first; i < whole; i += at_once * WARP * 4) {
+        float4 x[at_once][n_rows];
         UNROLL
-        for (int r = 0; r < n_rows; r++)
-            sums[r] += sum_of_four(*(const float4 *)(rows + r * pitch + i));
+        for (int k = 0; k < at_once; k++) {
+            UNROLL
+            for (int r = 0; r < n_rows; r++)
+                x[k][r] = four_at(rows + r * pitch, i + k * WARP * 4, whole);
+        }
+        UNROLL
+        for (int k = 0; k < at_once * n_rows; k++)
+            sums[k % n_rows] += sum_of_four(x[k / n_rows][k % n_rows]);
     }
     UNROLL
     for (int r = 0; r < n_rows; r++)
         mean[r] = warp_sum(sums[r]) * part;
     ROLLED
-    for (int i = first; i < whole; i += WARP * 4) {
-        int left = n - (!placed ? i : i < half ? 2 * i : 2 * (i - half) + 4);
+    for (int i = first; i < whole; i += at_once * WARP * 4) {
         UNROLL
-        for (int r = 0; r < n_rows; r++)
-            squares[r] += sum_of_four(squares_of(*(const float4 *)(rows + r * pitch + i), mean[r], left));
+        for (int k = 0; k < at_once * n_rows; k++) {
+            int r = k % n_rows, at = i + k / n_rows * WARP * 4,
+                left = at < whole ? n - (!placed     ? at
+                                         : at < half ? 2 * at
+                                                     : 2 * (at - half) + 4)
+                                  : 0;
+            squares[r] += sum_of_four(squares_of(four_at(rows + r * pitch, at, whole), mean[r], left));
+        }
     }
     UNROLL
     for (int r = 0; r < n_rows; r++)

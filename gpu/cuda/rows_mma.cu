@@ -36,7 +36,8 @@ static inline __host__ __device__ constexpr int ahead_of(int n_groups)
 struct mma_room {
     float *values;       /* [rows][pitch] */
     float *gamma, *beta; /* [whole row] */
-    float *sums;         /* [K_WARPS][rows][SUMS_PITCH]; or [WARPS][rows][OWN_PITCH], and which rows are active behind it */
+    float *
+        sums; /* [K_WARPS][rows][SUMS_PITCH]; or [WARPS][rows][OWN_PITCH], and which rows are active behind it */
     int pitch;
 };
 

@@ -48,7 +48,7 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
     }
     clear_sums(phase->clears, p->n_sums);
     if (phase->kind == PHASE_SELF || phase->kind == PHASE_JOINED) {
-        heads_phase<n_rows, bytes>(phase, room, n, active, keys, ahead);
+        heads_phase<n_rows, bytes>(p, phase, room, active, keys, ahead);
         if (phase->kind == PHASE_JOINED)
             alignment(&phase->cross, room, n);
         return;
@@ -60,7 +60,7 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
                                             x);
     }
     if (phase->kind == PHASE_CROSS || phase->kind == PHASE_CROSS_QUERIES)
-        cross_phase<n_rows, bytes>(phase, room, n, x, keys, ahead);
+        cross_phase<n_rows, bytes>(p, phase, room, x, keys, ahead);
     else if (phase->kind == PHASE_LOGITS)
         logits_phase<n_rows, bytes>(p, l, room, active, x);
     else if (phase->kind == PHASE_LINEAR)
@@ -103,6 +103,10 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     for (int i = 0; i < RING - 1; i++)
         load_phase(&p, i, &room->ring[i]);
     cp_async_commit();
+    if (threadIdx.x == 0) {
+        room->first_heads = unit_of_heads(p.n_head, p.n_state, (int)blockIdx.x, near<n_rows>::rows);
+        room->first_window = unit_of_window(p.n_head, p.n_window, (int)blockIdx.x);
+    }
     ROLLED
     for (int r = (int)blockIdx.x; r < p.embed.rows.n; r += (int)gridDim.x)
         begin_row(&p, r);
@@ -110,21 +114,24 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     grid_arrive(p.arrived);
     look_ahead<n_rows, bytes>(&p, &room->ring[0], room, keys, &ahead);
     grid_wait(p.arrived, &met);
-    const int end = STEP_IS_BUILT ? p.max_steps * p.n_phases : 0;
+    const int n_steps = STEP_IS_BUILT ? p.max_steps : 0;
+    int at = 0; /* in the ring */
     ROLLED
-    for (int at = 0; at < end; at++) { /* of all steps' phases */
-        if (at % p.n_phases == 0) {
-            begin_step(&p, room);
-            if (!room->goes_on)
-                break;
+    for (int step = 0; step < n_steps; step++) {
+        begin_step(&p, room);
+        if (!room->goes_on)
+            break;
+        ROLLED
+        for (int i = 0; i < p.n_phases; i++) {
+            const struct step_phase *phase = &room->ring[at];
+            prefetch_lines(phase->soon, phase->soon_lines);
+            run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
+            at = at + 1 < RING ? at + 1 : 0;
+            grid_arrive(p.arrived);
+            load_phase(&p, i + RING - 1, &room->ring[at + 1 < RING ? at + 1 : 0]);
+            look_ahead<n_rows, bytes>(&p, &room->ring[at], room, keys, &ahead);
+            grid_wait(p.arrived, &met);
         }
-        const struct step_phase *phase = &room->ring[at % RING];
-        prefetch_lines(phase->soon, phase->soon_lines);
-        run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
-        grid_arrive(p.arrived);
-        load_phase(&p, at + RING - 1, &room->ring[(at + RING - 1) % RING]);
-        look_ahead<n_rows, bytes>(&p, &room->ring[(at + 1) % RING], room, keys, &ahead);
-        grid_wait(p.arrived, &met);
     }
     cp_async_wait<0>();
 }

@@ -54,10 +54,11 @@ struct step_params {
     struct advance_args advance;
     const struct slot_state *slots;
     struct select_part *parts;
-    unsigned *arrived; /* at the grid's barriers, 0 before the launch */
-    int n_sums;        /* rows times n_state */
-    int stride;        /* of the longest row */
-    int n_ahead;       /* weights, eight at a time, that a thread has before a phase begins */
+    unsigned *arrived;             /* at the grid's barriers, 0 before the launch */
+    int n_head, n_state, n_window; /* of every layer */
+    int n_sums;                    /* rows times n_state */
+    int stride;                    /* of the longest row */
+    int n_ahead;                   /* weights, eight at a time, that a thread has before a phase begins */
     const int32_t *n_active;
     int max_steps;
 };

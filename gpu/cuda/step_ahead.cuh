@@ -10,7 +10,7 @@ static __device__ __forceinline__ void load_phase(const struct step_params *p, i
                                                   struct step_phase *to)
 {
     static_assert(sizeof(*to) % 8 == 0, "copied by eights of bytes");
-    const char *from = (const char *)&p->phases[index % p->n_phases];
+    const char *from = (const char *)&p->phases[index < p->n_phases ? index : index - p->n_phases];
     ROLLED
     for (int i = (int)threadIdx.x * 8; i < (int)sizeof(*to); i += STEP_THREADS * 8)
         cp_async_few<8>((char *)to + i, from + i);
@@ -87,13 +87,13 @@ static __device__ __forceinline__ void look_at_linear(const struct linear_rows_p
 }
 
 template <bool bytes>
-static __device__ __forceinline__ void look_at_heads(const struct linear_rows_params *l, int n, int n_rows,
-                                                     int me, const struct ahead *ahead)
+static __device__ __forceinline__ void
+look_at_heads(const struct step_params *p, const struct linear_rows_params *l, int n_rows,
+              const struct step_room *room, int me, const struct ahead *ahead)
 {
-    int unit = (int)blockIdx.x;
-    struct head_unit u = unit_of_heads(l, unit, n_rows);
+    const struct head_unit u = room->first_heads;
     prefetch_outputs(&l->weight, 0);
-    if (unit < n_head_units(l, n, n_rows) && head_out(u, me) < l->weight.n_out && ahead->n > 0)
+    if ((int)blockIdx.x < n_head_units(p, n_rows) && head_out(u, me) < l->weight.n_out && ahead->n > 0)
         bring_weights<bytes>(weights_of(ahead, 0), &l->weight, head_out(u, me), head_eight(u, me));
 }
 
@@ -101,10 +101,9 @@ template <int n_rows>
 static __device__ __forceinline__ void look_at_past(const struct step_phase *next, int n,
                                                     const struct step_room *room, int me, __half *keys)
 {
-    int unit = (int)blockIdx.x, team = me / ATTENTION_THREADS;
-    struct head_unit u = unit_of_heads(&next->linear, unit, near<n_rows>::rows);
-    int r = u.first_row + team;
-    if (unit >= n_head_units(&next->linear, n, near<n_rows>::rows) || team >= near<n_rows>::rows || r >= n)
+    const struct head_unit u = room->first_heads;
+    int team = me / ATTENTION_THREADS, r = u.first_row + team;
+    if (r >= n || team >= near<n_rows>::rows)
         return;
     int pos = room->rows[r].pos, n_past = near_past<n_rows>(pos);
     if (pos < 0 || pos >= next->self.n_ctx)
@@ -122,13 +121,14 @@ static __device__ __forceinline__ void look_at_window(const struct step_phase *n
                                                       const struct ahead *ahead)
 {
     const struct cross_params *c = &next->cross;
-    struct window_unit u = unit_of_window(c, room, n, (int)blockIdx.x);
-    int out = u.head * HEAD + me / WARP * QUERY_OUTS, n_eights = ahead->n / QUERY_OUTS;
+    const struct window_unit u = room->first_window;
+    int out = u.head * HEAD + me / WARP * QUERY_OUTS, n_eights = ahead->n / QUERY_OUTS,
+        n_keys = u.row < n ? keys_of_unit(room, u) : 0;
     prefetch_outputs(&next->linear.weight, 0);
-    if (u.n_keys == 0)
+    if (n_keys == 0)
         return;
     struct keys from = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
-    bring_keys(from.first, from.to_values, u.n_keys, keys, me, STEP_THREADS);
+    bring_keys(from.first, from.to_values, n_keys, keys, me, STEP_THREADS);
     ROLLED
     for (int o = 0; o < QUERY_OUTS; o++)
         look_at_output<bytes>(&next->linear.weight, out + o, me % WARP, o * n_eights, n_eights, ahead);
@@ -172,7 +172,7 @@ static __device__ __forceinline__ void look_ahead(const struct step_params *p, c
     if (next->kind == PHASE_LINEAR)
         look_at_linear<bytes>(&next->linear, me, ahead);
     if (next->kind == PHASE_SELF || next->kind == PHASE_JOINED)
-        look_at_heads<bytes>(&next->linear, n, near<n_rows>::rows, me, ahead);
+        look_at_heads<bytes>(p, &next->linear, near<n_rows>::rows, room, me, ahead);
     if (next->kind == PHASE_SELF)
         look_at_past<n_rows>(next, n, room, me, keys);
     if constexpr (n_rows <= FUSED_ROWS) {

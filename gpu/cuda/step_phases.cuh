@@ -148,17 +148,18 @@ static __device__ __forceinline__ float attend_to_past(const struct step_phase *
 
 /* A block some rows, a team each, of a head and some outputs of the product with it. */
 template <int n_rows, bool bytes>
-static __device__ __forceinline__ void heads_phase(const struct step_phase *phase, struct step_room *room,
-                                                   int n, unsigned active, __half *keys,
-                                                   const struct ahead *ahead)
+static __device__ __forceinline__ void heads_phase(const struct step_params *p,
+                                                   const struct step_phase *phase, struct step_room *room,
+                                                   unsigned active, __half *keys, const struct ahead *ahead)
 {
     const int rows = near<n_rows>::rows;
     const struct linear_rows_params *l = &phase->linear;
     int thread = afresh((int)threadIdx.x), team = thread / ATTENTION_THREADS, me = thread % ATTENTION_THREADS;
     ROLLED
-    for (int unit = (int)blockIdx.x; unit < n_head_units(l, n, rows); unit += (int)gridDim.x) {
-        struct head_unit u = unit_of_heads(l, unit, rows);
+    for (int unit = (int)blockIdx.x; unit < n_head_units(p, rows); unit += (int)gridDim.x) {
         bool is_first = unit == (int)blockIdx.x;
+        const struct head_unit u =
+            is_first ? room->first_heads : unit_of_heads(p->n_head, p->n_state, unit, rows);
         int out = head_out(u, thread);
         int r = team < rows && (active >> (u.first_row + team) & 1) ? u.first_row + team : -1;
         float x = 0.0f;
@@ -204,47 +205,52 @@ static __device__ __forceinline__ void make_query(const struct linear_rows_param
 
 /* The queries of all teams' units. Ends with a barrier. */
 template <bool bytes>
-static __device__ __forceinline__ void make_queries(const struct step_phase *phase, struct step_room *room,
-                                                    int n, int first, const float *x,
-                                                    const struct ahead *ahead)
+static __device__ __forceinline__ void
+make_queries(const struct step_params *p, const struct step_phase *phase, struct step_room *room, int n_units,
+             int first, const float *x, const struct ahead *ahead)
 {
     ROLLED
-    for (int team = 0; team < TEAMS; team++) {
+    for (int team = 0; team < TEAMS && first + team * (int)gridDim.x < n_units; team++) {
         int unit = first + team * (int)gridDim.x;
-        struct window_unit u = unit_of_window(&phase->cross, room, n, unit);
-        if (u.n_keys > 0)
+        bool is_first = unit == (int)blockIdx.x;
+        const struct window_unit u =
+            is_first ? room->first_window : unit_of_window(p->n_head, p->n_window, unit);
+        if (keys_of_unit(room, u) > 0)
             make_query<bytes>(&phase->linear, u.head, x + u.row * phase->linear.weight.stride, ahead,
-                              unit == (int)blockIdx.x ? ahead->n / QUERY_OUTS : 0,
-                              room->queries + team * HEAD);
+                              is_first ? ahead->n / QUERY_OUTS : 0, room->queries + team * HEAD);
     }
     __syncthreads();
 }
 
 /* A team a row, a head and a part of the window. */
 template <int n_rows, bool bytes>
-static __device__ __forceinline__ void cross_phase(const struct step_phase *phase, struct step_room *room,
-                                                   int n, const float *x, const __half *keys,
-                                                   const struct ahead *ahead)
+static __device__ __forceinline__ void
+cross_phase(const struct step_params *p, const struct step_phase *phase, struct step_room *room,
+            const float *x, const __half *keys, const struct ahead *ahead)
 {
-    const struct cross_params *p = &phase->cross;
+    const struct cross_params *c = &phase->cross;
     int team = afresh((int)threadIdx.x) / ATTENTION_THREADS;
-    int n_parts = (p->kv.n_ctx + CROSS_PART - 1) / CROSS_PART, units = n * p->kv.n_head * n_parts;
+    int units = p->embed.rows.n * p->n_head * ((p->n_window + CROSS_PART - 1) / CROSS_PART);
     ROLLED
     for (int first = (int)blockIdx.x; first < units; first += TEAMS * (int)gridDim.x) {
         int unit = first + team * (int)gridDim.x;
-        struct window_unit u = unit_of_window(p, room, n, unit);
-        const float *q = (const float *)p->q.data + (size_t)u.row * (size_t)p->q.stride + u.head * HEAD;
-        struct keys window = cross_keys(p, room->rows[u.row].audio, u.head, u.part);
+        bool is_first = unit == (int)blockIdx.x;
+        const struct window_unit u = is_first       ? room->first_window
+                                     : unit < units ? unit_of_window(p->n_head, p->n_window, unit)
+                                                    : window_unit{};
+        int n_keys = unit < units ? keys_of_unit(room, u) : 0;
+        const float *q = (const float *)c->q.data + (size_t)u.row * (size_t)c->q.stride + u.head * HEAD;
+        struct keys window = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
         if constexpr (n_rows <= FUSED_ROWS) {
-            make_queries<bytes>(phase, room, n, first, x, ahead);
+            make_queries<bytes>(p, phase, room, units, first, x, ahead);
             q = room->queries + team * HEAD;
-            if (unit == (int)blockIdx.x)
+            if (is_first)
                 window = {NULL, 0, NULL, 0, 0, keys};
         }
         float *scores = room->scores + team * CROSS_PART;
-        struct attended a = attend<TEAMS, STRETCH>(q, window, u.n_keys, scores);
-        if (u.n_keys > 0)
-            store_part(p, u.row, u.head, u.part, a, u.n_keys, scores);
+        struct attended a = attend<TEAMS, STRETCH>(q, window, n_keys, scores);
+        if (n_keys > 0)
+            store_part(c, u.row, u.head, u.part, a, n_keys, scores);
         __syncthreads(); /* nobody reads the scores any more */
     }
 }
@@ -331,7 +337,7 @@ static __device__ __forceinline__ void
 logits_phase(const struct step_params *p, const struct linear_rows_params *l, const struct step_room *room,
              unsigned active, const float *x)
 {
-    const int n_outs = SUMS_A_WARP / n_rows, lanes_a_sum = WARP / SUMS_A_WARP;
+    const int n_outs = n_rows < 8 ? SUMS_A_WARP / n_rows : 2, lanes_a_sum = WARP / (n_rows * n_outs);
     int lane = afresh((int)threadIdx.x) % WARP, n_out = l->weight.n_out;
     int n_parts = (n_out + PART_IDS - 1) / PART_IDS;
     ROLLED

@@ -73,11 +73,12 @@ struct builder {
     int at;
     struct step_phase *phases;
     int n_phases;
-    int stride_max;  /* of the rows in shared memory */
-    int n;           /* rows */
-    struct mat x[2]; /* the recording's, and ours */
-    int in;          /* which one has the residual */
-    bool is_pending; /* less what is in the newest sums, and this bias */
+    int stride_max;       /* of the rows in shared memory */
+    int n;                /* rows */
+    int n_head, n_window; /* of the first layer, hence of every one */
+    struct mat x[2];      /* the recording's, and ours */
+    int in;               /* which one has the residual */
+    bool is_pending;      /* less what is in the newest sums, and this bias */
     const float *bias;
     long long *sums[2];
     int newest;
@@ -147,7 +148,9 @@ static bool add_to_residual(struct builder *b, struct step_phase *p, const struc
 static struct step_phase *add_heads(struct builder *b, enum phase_kind kind, struct mat out, int n_head)
 {
     struct step_phase *p = add_linear(b, kind);
+    b->n_head = b->n_head ? b->n_head : n_head;
     bool fits = p && p->linear.in.data == out.data && p->linear.weight.n_in == n_head * HEAD &&
+                p->linear.weight.n_out == b->x[0].cols && n_head == b->n_head &&
                 add_to_residual(b, p, &p->linear);
     return fits ? p : NULL;
 }
@@ -168,7 +171,8 @@ static bool add_cross(struct builder *b)
     cross->cross = {a->rows,        *a->kv,         a->layer,   a->slots, a->q, a->out, b->engine->partial,
                     a->align_heads, a->align_first, a->n_align, a->align};
     struct step_phase *out = add_heads(b, PHASE_JOINED, a->out, a->kv->n_head);
-    if (!out || a->q.data != query->linear.out.data)
+    b->n_window = b->n_window ? b->n_window : a->kv->n_ctx;
+    if (!out || a->q.data != query->linear.out.data || a->kv->n_ctx != b->n_window)
         return false;
     out->cross = cross->cross;
     return true;
@@ -300,6 +304,9 @@ static bool build(struct builder *b, struct step_program *program)
         return false;
     add_phase(b, PHASE_FINISH);
     p->n_phases = b->n_phases;
+    p->n_head = b->n_head;
+    p->n_state = b->x[0].cols;
+    p->n_window = b->n_window;
     p->embed = embed->embed;
     p->tokens = *embed->embed.tokens;
     p->select = select->select;

@@ -10,12 +10,12 @@
 #define RING       3 /* phases that are known: this one, the next, and the one after, which is on its way */
 
 /* What a block multiplies at once, eight weights a thread. */
-#define HEAD_EIGHTS (HEAD / 8)
-#define HEAD_OUTS   (STEP_THREADS / HEAD_EIGHTS) /* outputs with a head */
-#define DOWN_OUTS   (STEP_THREADS / 2)           /* outputs with a chunk of the MLP */
-#define QUERY_OUTS  (HEAD / STEP_WARPS)          /* of a head's query a warp */
-#define MLP_CHUNKS  4                            /* that a block has at once */
-#define AHEAD_MOST  8
+#define HEAD_EIGHTS   (HEAD / 8)
+#define HEAD_OUTS     (STEP_THREADS / HEAD_EIGHTS) /* outputs with a head */
+#define DOWN_OUTS     (STEP_THREADS / 2)           /* outputs with a chunk of the MLP */
+#define QUERY_OUTS    (HEAD / STEP_WARPS)          /* of a head's query a warp */
+#define MLP_CHUNKS    4                            /* that a block has at once */
+#define AHEAD_MOST    8
 
 static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
 static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
@@ -23,6 +23,16 @@ static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
 /* What is known of a row throughout a step. */
 struct step_row {
     int pos, slot, audio, n_frames;
+};
+
+/* A block's unit of the products with heads: some rows, a head, some outputs. */
+struct head_unit {
+    int first_row, head, share;
+};
+
+/* A team's unit of cross-attention: a row, a head, a part of the window. */
+struct window_unit {
+    int row, head, part;
 };
 
 /* A block's shared memory. */
@@ -35,7 +45,9 @@ struct step_room {
     alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
     alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
     float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
-    unsigned active; /* bit r: row r is not idle */
+    struct head_unit first_heads;    /* of the block, in every layer: */
+    struct window_unit first_window; /* divisions take their time */
+    unsigned active;                 /* bit r: row r is not idle */
     bool goes_on;
 };
 
@@ -74,22 +86,16 @@ static __device__ __forceinline__ int n_units(void)
     return STEP_WARPS * (int)gridDim.x;
 }
 
-/* A block's unit of the products with heads: some rows, a head, some outputs. */
-struct head_unit {
-    int first_row, head, share;
-};
-
-static __device__ __forceinline__ struct head_unit unit_of_heads(const struct linear_rows_params *l, int unit,
-                                                                 int n_rows)
+static __device__ __forceinline__ struct head_unit unit_of_heads(int n_head, int n_out, int unit, int n_rows)
 {
-    int n_head = l->weight.n_in / HEAD, n_shares = (l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS;
-    return {unit / n_shares / n_head * n_rows, unit / n_shares % n_head, unit % n_shares};
+    unsigned n_shares = ((unsigned)n_out + HEAD_OUTS - 1) / HEAD_OUTS, rest = (unsigned)unit / n_shares;
+    return {(int)(rest / (unsigned)n_head) * n_rows, (int)(rest % (unsigned)n_head),
+            (int)((unsigned)unit % n_shares)};
 }
 
-static __device__ __forceinline__ int n_head_units(const struct linear_rows_params *l, int n, int n_rows)
+static __device__ __forceinline__ int n_head_units(const struct step_params *p, int n_rows)
 {
-    return (n + n_rows - 1) / n_rows * (l->weight.n_in / HEAD) *
-           ((l->weight.n_out + HEAD_OUTS - 1) / HEAD_OUTS);
+    return (p->embed.rows.n + n_rows - 1) / n_rows * p->n_head * ((p->n_state + HEAD_OUTS - 1) / HEAD_OUTS);
 }
 
 static __device__ __forceinline__ int head_out(struct head_unit u, int me)
@@ -109,22 +115,16 @@ template <int n_rows> static __device__ __forceinline__ int near_past(int pos)
     return pos < near<n_rows>::keys_a_row ? pos : near<n_rows>::keys_a_row - 1;
 }
 
-/* A team's unit of cross-attention: a row, a head, a part of the window. */
-struct window_unit {
-    int row, head, part, n_keys;
-};
-
-static __device__ __forceinline__ struct window_unit
-unit_of_window(const struct cross_params *c, const struct step_room *room, int n, int unit)
+static __device__ __forceinline__ struct window_unit unit_of_window(int n_head, int n_window, int unit)
 {
-    int n_parts = (c->kv.n_ctx + CROSS_PART - 1) / CROSS_PART, n_head = c->kv.n_head;
-    struct window_unit u = {0, unit / n_parts % n_head, unit % n_parts, 0};
-    if (unit >= n * n_head * n_parts)
-        return u;
-    u.row = unit / n_parts / n_head;
-    if (room->rows[u.row].pos >= 0)
-        u.n_keys = keys_in_part(room->rows[u.row].n_frames, u.part);
-    return u;
+    unsigned n_parts = ((unsigned)n_window + CROSS_PART - 1) / CROSS_PART, rest = (unsigned)unit / n_parts;
+    return {(int)(rest / (unsigned)n_head), (int)(rest % (unsigned)n_head), (int)((unsigned)unit % n_parts)};
+}
+
+/* 0: the row is idle, or the window ends before the part. */
+static __device__ __forceinline__ int keys_of_unit(const struct step_room *room, struct window_unit u)
+{
+    return room->rows[u.row].pos >= 0 ? keys_in_part(room->rows[u.row].n_frames, u.part) : 0;
 }
 
 #endif
