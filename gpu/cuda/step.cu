@@ -101,7 +101,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride), p.n_ahead, 0.0f};
     unsigned met = 0;
     for (int i = 0; i < RING - 1; i++)
-        load_phase(&p, i, &room->ring[i]);
+        load_phase(&p, i, (int)threadIdx.x, STEP_THREADS, &room->ring[i]);
     cp_async_commit();
     if (threadIdx.x == 0) {
         room->first_heads = unit_of_heads(p.n_head, p.n_state, (int)blockIdx.x, near<n_rows>::rows);
@@ -124,11 +124,12 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
         ROLLED
         for (int i = 0; i < p.n_phases; i++) {
             const struct step_phase *phase = &room->ring[at];
-            prefetch_lines(phase->soon, phase->soon_lines);
             run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
             at = at + 1 < RING ? at + 1 : 0;
             grid_arrive(p.arrived);
-            load_phase(&p, i + RING - 1, &room->ring[at + 1 < RING ? at + 1 : 0]);
+            if (threadIdx.x >= WARP)
+                load_phase(&p, i + RING - 1, (int)threadIdx.x - WARP, AHEAD_THREADS,
+                           &room->ring[at + 1 < RING ? at + 1 : 0]);
             look_ahead<n_rows, bytes>(&p, &room->ring[at], room, keys, &ahead);
             grid_wait(p.arrived, &met);
         }

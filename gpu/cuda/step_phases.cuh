@@ -194,7 +194,7 @@ static __device__ __forceinline__ void make_query(const struct linear_rows_param
     ROLLED
     for (int k = 0; k < n && k * WARP + lane < p->weight.stride / 8; k++) {
         for (int o = 0; o < QUERY_OUTS; o++)
-            split_weights<bytes>(*weights_of(ahead, o * n + k), w[o]);
+            split_weights<bytes>(*weights_of(ahead, k * QUERY_OUTS + o), w[o]);
         multiply_eight<1, QUERY_OUTS>(w, x, p->weight.stride, k * WARP + lane, sums);
     }
     multiply_from<1, QUERY_OUTS, bytes>(&p->weight, out, x, n * WARP, sums);
@@ -230,7 +230,7 @@ cross_phase(const struct step_params *p, const struct step_phase *phase, struct 
 {
     const struct cross_params *c = &phase->cross;
     int team = afresh((int)threadIdx.x) / ATTENTION_THREADS;
-    int units = p->embed.rows.n * p->n_head * ((p->n_window + CROSS_PART - 1) / CROSS_PART);
+    int units = n_window_units(p);
     ROLLED
     for (int first = (int)blockIdx.x; first < units; first += TEAMS * (int)gridDim.x) {
         int unit = first + team * (int)gridDim.x;

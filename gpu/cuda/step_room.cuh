@@ -16,6 +16,7 @@
 #define QUERY_OUTS    (HEAD / STEP_WARPS)          /* of a head's query a warp */
 #define MLP_CHUNKS    4                            /* that a block has at once */
 #define AHEAD_MOST    8
+#define AHEAD_THREADS (STEP_THREADS - WARP) /* that look ahead */
 
 static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
 static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
@@ -51,7 +52,7 @@ struct step_room {
     bool goes_on;
 };
 
-/* A thread's first weights of the next phase, which are on their way to shared memory: each thread waits for its own. */
+/* Each thread's first weights of the next phase, which are on their way to shared memory. */
 struct ahead {
     packed_weights *weights; /* [n][STEP_THREADS] */
     int n;
@@ -119,6 +120,11 @@ static __device__ __forceinline__ struct window_unit unit_of_window(int n_head, 
 {
     unsigned n_parts = ((unsigned)n_window + CROSS_PART - 1) / CROSS_PART, rest = (unsigned)unit / n_parts;
     return {(int)(rest / (unsigned)n_head), (int)(rest % (unsigned)n_head), (int)((unsigned)unit % n_parts)};
+}
+
+static __device__ __forceinline__ int n_window_units(const struct step_params *p)
+{
+    return p->embed.rows.n * p->n_head * ((p->n_window + CROSS_PART - 1) / CROSS_PART);
 }
 
 /* 0: the row is idle, or the window ends before the part. */
