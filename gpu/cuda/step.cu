@@ -54,7 +54,7 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
         return;
     }
     if (phase->kind != PHASE_CROSS) {
-        take_residual(l, &phase->pending, n_rows, active, x);
+        take_residual<n_rows>(l, &phase->pending, active, x);
         if (l->gamma)
             norm_rows<n_rows, STEP_THREADS>(active, room->gamma, room->beta, l->weight.n_in, l->weight.stride,
                                             x);

@@ -13,27 +13,34 @@ static __device__ __forceinline__ void clear_sums(long long *sums, int n)
         sums[i] = 0;
 }
 
-/* A block: the residual of all rows to shared memory, as take_rows; a part of it also to where it is stored. */
-static __device__ __forceinline__ void take_residual(const struct linear_rows_params *p,
-                                                     const struct pending *pending, int n_rows,
-                                                     unsigned active, float *to)
+/* A block: the residual of all rows to shared memory, as take_rows; a part of it also to where it is stored. What a thread
+ * reads is under way together. */
+template <int n_rows>
+static __device__ __forceinline__ void
+take_residual(const struct linear_rows_params *p, const struct pending *pending, unsigned active, float *to)
 {
     int stride = p->weight.stride, n = p->weight.n_in;
     int n_mine = (n + (int)gridDim.x - 1) / (int)gridDim.x, first = (int)blockIdx.x * n_mine,
         me = afresh((int)threadIdx.x);
     ROLLED
-    for (int r = 0; r < n_rows; r++) {
-        const float *in = (const float *)p->in.data + (size_t)r * (size_t)p->in.stride;
-        ROLLED
-        for (int i = me; i < stride; i += STEP_THREADS) {
-            float x = (active >> r & 1) && i < n ? in[i] : 0.0f;
+    for (int i = me; i < stride; i += STEP_THREADS) {
+        float x[n_rows], bias = pending->bias && i < n ? pending->bias[i] : 0.0f;
+        long long sums[n_rows];
+        UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            bool there = (active >> r & 1) && i < n;
+            x[r] = there ? ((const float *)p->in.data)[(size_t)r * (size_t)p->in.stride + (size_t)i] : 0.0f;
+            sums[r] = there && pending->sums ? pending->sums[r * n + i] : 0;
+        }
+        UNROLL
+        for (int r = 0; r < n_rows; r++) {
             if (pending->sums && (active >> r & 1) && i < n) {
-                float sum = from_fixed(pending->sums[r * n + i]);
-                x += pending->bias ? sum + pending->bias[i] : sum;
+                float sum = from_fixed(sums[r]);
+                x[r] += pending->bias ? sum + bias : sum;
                 if (pending->to.data && i >= first && i < first + n_mine)
-                    ((float *)pending->to.data)[(size_t)r * (size_t)pending->to.stride + (size_t)i] = x;
+                    ((float *)pending->to.data)[(size_t)r * (size_t)pending->to.stride + (size_t)i] = x[r];
             }
-            to[r * stride + place(i, stride)] = x;
+            to[r * stride + place(i, stride)] = x[r];
         }
     }
     __syncthreads();
