@@ -43,7 +43,7 @@ static __device__ __forceinline__ void replace(struct weighed *w, const float *l
 }
 
 /* grid: rows */
-static __global__ void __launch_bounds__(RULES_THREADS) beam_select_kernel(struct beam_select_args args)
+static __global__ void __launch_bounds__(RULES_THREADS, 2) beam_select_kernel(struct beam_select_args args)
 {
     SHARED(float, room, RULES_WARPS);
     SHARED(int, ids, RULES_WARPS);

@@ -37,7 +37,7 @@ static __device__ __forceinline__ float fixed_product(const struct engine_weight
 template <int n_rows, int n_outs, bool bytes>
 static __global__ void __launch_bounds__(WARPS *WARP, n_rows < 4   ? 7
                                                       : n_rows < 8 ? 6
-                                                                   : 0)
+                                                                   : 5)
     linear_rows_kernel(struct linear_rows_params p)
 {
     DYNAMIC_SHARED(float, x);

@@ -26,7 +26,7 @@ static __global__ void __launch_bounds__(THREADS)
 /* grid: heads, rows. Where no two rows are of one slot, each appends its own key and value, which are near until others
  * can see them. */
 template <bool appends>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 4)
     self_attention_kernel(struct rows rows, struct engine_kv kv, int layer, const struct slot_state *slots,
                           struct mat qkv, struct mat out)
 {

@@ -36,8 +36,7 @@ static inline __host__ __device__ constexpr int ahead_of(int n_groups)
 struct mma_room {
     float *values;       /* [rows][pitch] */
     float *gamma, *beta; /* [whole row] */
-    float *
-        sums; /* [K_WARPS][rows][SUMS_PITCH]; or [WARPS][rows][OWN_PITCH], and which rows are active behind it */
+    float *sums;         /* [K_WARPS][rows][SUMS_PITCH], or [WARPS][rows][OWN_PITCH] */
     int pitch;
 };
 
@@ -47,7 +46,8 @@ static inline __host__ __device__ int whole_row(int n_in)
     return (n_in + K_ROUND - 1) / K_ROUND * K_ROUND;
 }
 
-/* Of a block: `values` of each of its rows, gamma and beta of a norm, sums where warps share n_in. */
+/* Of a block: `values` of each of its rows, gamma and beta of a norm, sums; and first of all, where each warp has outputs of its
+ * own, which rows are active. */
 static inline __host__ __device__ size_t room_bytes(int n_rows, int values, int normed, bool wide)
 {
     int floats =
@@ -55,10 +55,10 @@ static inline __host__ __device__ size_t room_bytes(int n_rows, int values, int 
     return (size_t)floats * sizeof(float);
 }
 
-static __device__ __forceinline__ struct mma_room room_of(float *shared, int n_rows, int values, int normed)
+static __device__ __forceinline__ struct mma_room room_of(float *first, int n_rows, int values, int normed)
 {
-    float *gamma = shared + n_rows * (values + PAD);
-    return {shared, gamma, gamma + normed, gamma + 2 * normed, values + PAD};
+    float *gamma = first + n_rows * (values + PAD);
+    return {first, gamma, gamma + normed, gamma + 2 * normed, values + PAD};
 }
 
 /* --- rows -------------------------------------------------------------------------------------------------------------- */
@@ -333,9 +333,9 @@ static __global__ void __launch_bounds__(WARPS *WARP, n_groups < 4 ? 2 : 1)
     DYNAMIC_SHARED(float, shared);
     static_assert(WARP == 2 * OUTS, "a warp finishes two rows at a time");
     const int n_rows = n_groups * 8, whole = whole_row(p.weight.n_in);
-    const struct mma_room room = room_of(shared, n_rows, whole, p.gamma ? whole : 0);
+    int *active = (int *)shared;
+    const struct mma_room room = room_of(shared + n_rows, n_rows, whole, p.gamma ? whole : 0);
     float *own = room.sums + (int)threadIdx.x / WARP * n_rows * OWN_PITCH;
-    int *active = (int *)(room.sums + WARPS * n_rows * OWN_PITCH);
     int first_row = (int)blockIdx.y * n_rows, apart = (int)gridDim.x * WARPS * OUTS;
     int first_out = ((int)threadIdx.x / WARP * (int)gridDim.x + (int)blockIdx.x) * OUTS;
     struct walk<n_groups> walk = {
