@@ -221,11 +221,6 @@ static __device__ __forceinline__ void split_eight(uint4 eight, float to[8])
         to[i] = __half2float(__ushort_as_half((unsigned short)(pairs[i / 2] >> i % 2 * 16)));
 }
 
-static __device__ __forceinline__ void load_eight(const __half *from, float to[8])
-{
-    split_eight(*(const uint4 *)from, to);
-}
-
 /* All blocks of a cooperative launch meet in two halves; what any thread wrote before the first, every thread sees behind the
  * second, and what lies between them is done while others come. *met counts the meetings of a launch (the same in every
  * block), *arrived begins at 0. */

@@ -104,7 +104,7 @@ struct attended {
  * Softmax of q · Kᵀ / 8 as the keys go by, in one pass (Milakov and Gimelshein, 2018): each group of lanes has a maximum of its
  * own, which is put together with the others' at the end. n_rounds (a multiple of STRETCH): keys and values of a lane that are
  * on their way at once; the bits do not depend on it. scores, or NULL: shared, [n], is log₂ e · q · Kᵀ / 8, for who has waited
- * for all threads. */
+ * for all threads. Between two calls there is a barrier. */
 template <int teams, int n_rounds>
 static __device__ __forceinline__ struct attended attend(const float *q, struct keys keys, int n,
                                                          float *scores)

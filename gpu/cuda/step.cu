@@ -1,7 +1,7 @@
 /* A whole decoding step, and the next ones, in one kernel: a block on each multiprocessor, which all meet between two phases
  * (step.cuh), until no slot is active. Where a step of kernels spends its time on getting from one to the next, this one
- * loads what a phase needs and does not depend on the phase before (weights, norms, biases, the past and the window) before
- * it waits. It is launched cooperatively, for all blocks must be there at once, and outside of graphs. The sums are
+ * fetches what the next phase needs and does not depend on this one (weights, norms, biases, the past and the window) while
+ * one warp waits for the other blocks. It is launched cooperatively, for all blocks must be there at once, and outside of graphs. The sums are
  * those of the single kernels, from the same functions: so are the bits.
  *
  * A product that is added to the residual x does not wait for all of its inputs: who has made some of them multiplies them, and
@@ -100,7 +100,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     float *x = (float *)(keys + near<n_rows>::bytes / sizeof(__half));
     struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride), p.n_ahead, 0.0f};
     unsigned met = 0;
-    for (int i = 0; i < RING - 1; i++)
+    for (int i = 0; i < RING; i++)
         load_phase(&p, i, (int)threadIdx.x, STEP_THREADS, &room->ring[i]);
     cp_async_commit();
     if (threadIdx.x == 0) {
@@ -125,11 +125,10 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
         for (int i = 0; i < p.n_phases; i++) {
             const struct step_phase *phase = &room->ring[at];
             run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
-            at = at + 1 < RING ? at + 1 : 0;
+            at ^= 1;
             grid_arrive(p.arrived);
             if (threadIdx.x >= WARP)
-                load_phase(&p, i + RING - 1, (int)threadIdx.x - WARP, AHEAD_THREADS,
-                           &room->ring[at + 1 < RING ? at + 1 : 0]);
+                load_phase(&p, i + RING, (int)threadIdx.x - WARP, AHEAD_THREADS, &room->ring[at ^ 1]);
             look_ahead<n_rows, bytes>(&p, &room->ring[at], room, keys, &ahead);
             grid_wait(p.arrived, &met);
         }

@@ -9,7 +9,7 @@
 #define STEP_THREADS     512
 #define STEP_LAYERS_MAX  32
 #define STEP_PHASES_MAX  (8 * STEP_LAYERS_MAX + 2)
-#define STEP_SHARED_REST (14 << 10) /* of attention, norms and sampling, at most */
+#define STEP_SHARED_REST (10 << 10) /* of attention, norms and sampling, at most */
 #define STEP_STATE_MAX   1280
 #define FUSED_ROWS       2 /* up to so many, blocks rather compute something again than meet once more */
 #define MLP_CHUNK        FIXED_CHUNK

@@ -71,13 +71,18 @@ static __device__ __forceinline__ int places_of(const struct engine_weight *w, i
     return n < most ? n : most;
 }
 
+static __device__ __forceinline__ bool is_whole(const struct engine_weight *w, int n_places)
+{
+    return n_places * WARP * 8 >= w->stride;
+}
+
 template <bool bytes>
 static __device__ __forceinline__ void look_at_linear(const struct linear_rows_params *l, int me,
                                                       const struct ahead *ahead)
 {
     const struct engine_weight *w = &l->weight;
     int n = places_of(w, ahead->n);
-    prefetch_outputs(w, n_units(), me);
+    prefetch_outputs(w, is_whole(w, n) ? n_units() : 0, me);
     ROLLED
     for (int i = me; i < n * STEP_THREADS; i += AHEAD_THREADS) {
         int out = unit_of_warp(i % STEP_THREADS / WARP), eight = i / STEP_THREADS * WARP + i % WARP;
@@ -93,7 +98,7 @@ look_at_heads(const struct step_params *p, const struct engine_weight *w, int n_
 {
     const struct head_unit u = room->first_heads;
     int n_units = n_head_units(p, n_rows);
-    if (n_units > (int)gridDim.x)
+    if (n_units > (int)gridDim.x || ahead->n == 0)
         prefetch_outputs(w, 0, me);
     if ((int)blockIdx.x >= n_units || ahead->n == 0)
         return;
@@ -131,16 +136,16 @@ look_at_window(const struct step_params *p, const struct step_phase *next, const
     const struct cross_params *c = &next->cross;
     const struct engine_weight *w = &next->linear.weight;
     const struct window_unit u = room->first_window;
-    int n_keys = u.row < p->embed.rows.n ? keys_of_unit(room, u) : 0;
-    if (n_window_units(p) > (int)gridDim.x) {
+    int n = places_of(w, ahead->n / QUERY_OUTS), n_keys = u.row < p->embed.rows.n ? keys_of_unit(room, u) : 0;
+    bool has_all = n_window_units(p) <= (int)gridDim.x;
+    if (!has_all)
         prefetch_window(c, room, me);
+    if (!has_all || !is_whole(w, n))
         prefetch_outputs(w, 0, me);
-    }
     if (n_keys == 0)
         return;
     const struct keys from = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
     bring_keys(from.first, from.to_values, n_keys, keys, me);
-    int n = places_of(w, ahead->n / QUERY_OUTS);
     ROLLED
     for (int i = me; i < n * QUERY_OUTS * STEP_THREADS; i += AHEAD_THREADS) {
         int out = u.head * HEAD + i % STEP_THREADS / WARP * QUERY_OUTS + i / STEP_THREADS % QUERY_OUTS,
@@ -158,8 +163,8 @@ static __device__ __forceinline__ void look_at_mlp(const struct step_phase *next
     const struct engine_weight *up = &next->linear.weight, *down = &next->down;
     int chunk = (int)blockIdx.x, most = ahead->n / 2, n = places_of(up, most),
         n_down = (down->n_out + DOWN_OUTS - 1) / DOWN_OUTS;
-    prefetch_outputs(up, (int)gridDim.x * MLP_CHUNK, me);
-    if (up->n_out > (int)gridDim.x * MLP_CHUNK)
+    prefetch_outputs(up, is_whole(up, n) ? (int)gridDim.x * MLP_CHUNK : 0, me);
+    if (up->n_out > (int)gridDim.x * MLP_CHUNK || n_down > most)
         prefetch_outputs(down, 0, me);
     if (chunk * MLP_CHUNK >= up->n_out)
         return;
@@ -215,8 +220,7 @@ static __device__ __forceinline__ void look_ahead(const struct step_params *p, c
             apply_rules(&masks, &p->slots[room->rows[r].slot], pos + 1, p->select.logits.cols,
                         &room->allowed[r]);
     }
-    if (next->kind != PHASE_CROSS && next->kind != PHASE_FINISH)
-        look_at_norm(&next->linear, me, room);
+    look_at_norm(&next->linear, me, room);
     prefetch_lines(next->soon, next->soon_lines, me);
     cp_async_commit();
 }

@@ -258,7 +258,7 @@ cross_phase(const struct step_params *p, const struct step_phase *phase, struct 
         struct attended a = attend<TEAMS, STRETCH>(q, window, n_keys, scores);
         if (n_keys > 0)
             store_part(c, u.row, u.head, u.part, a, n_keys, scores);
-        __syncthreads(); /* nobody reads the scores any more */
+        __syncthreads(); /* nobody reads queries, scores and sums any more */
     }
 }
 
@@ -344,6 +344,7 @@ static __device__ __forceinline__ void
 logits_phase(const struct step_params *p, const struct linear_rows_params *l, const struct step_room *room,
              unsigned active, const float *x)
 {
+    /* Two at least, which share what is read of the rows. */
     const int n_outs = n_rows < 8 ? SUMS_A_WARP / n_rows : 2, lanes_a_sum = WARP / (n_rows * n_outs);
     int lane = afresh((int)threadIdx.x) % WARP, n_out = l->weight.n_out;
     int n_parts = (n_out + PART_IDS - 1) / PART_IDS;

@@ -7,7 +7,7 @@
 
 #define STEP_WARPS (STEP_THREADS / WARP)
 #define TEAMS      (STEP_THREADS / ATTENTION_THREADS)
-#define RING       3 /* phases that are known: this one, the next, and the one after, which is on its way */
+#define RING       2 /* phases that are known: this one, in whose place the one after next comes, and the next */
 
 /* What a block multiplies at once, eight weights a thread. */
 #define HEAD_EIGHTS   (HEAD / 8)

@@ -57,17 +57,25 @@ class Check:
         try:
             out, err = child.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # with what a sanitizer has started: it would share the GPU with the next step
-            out, err = child.communicate()
+            out = self.end(child)
             self.fail(f"{what}: not done within {limit:.0f} s", out)
             return None
+        except BaseException:  # somebody ends us: no kernel is left behind
+            self.end(child)
+            raise
         if child.returncode:
             self.fail(f"{what}: status {child.returncode}", out + err)
             return None
         return out
 
+    @staticmethod
+    def end(child):
+        """With what it has started: a sanitizer's program would share the GPU with the next step."""
+        os.killpg(child.pid, signal.SIGKILL)
+        return child.communicate()[0]
+
     def fail(self, what, said):
-        self.result["failures"].append({"what": what, "output": said[-4000:], "kernels": sorted(set(RACES.findall(said)))})
+        self.result["failures"].append({"what": what, "output": said[-4000:], "others_alone": others_alone(said)})
         print(f"FAILED {what}\n{said[-4000:]}", file=sys.stderr)
 
     # --- steps ------------------------------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ class Check:
                     if output is None:
                         failure = self.result["failures"][-1]
                         verdict = ("too slow" if "not done" in failure["what"] else
-                                   "in libcublas' kernels alone" if others_alone(failure["kernels"]) else "FINDINGS")
+                                   "in libcublas' kernels alone" if failure["others_alone"] else "FINDINGS")
                     if output is None and verdict != "FINDINGS":  # says nothing against a kernel of ours
                         self.result["failures"].pop()
                     self.result["sanitizer"].append({"tool": tool, "test": name, "verdict": verdict})
@@ -217,9 +225,10 @@ class Check:
         return 1 if self.result["failures"] else 0
 
 
-def others_alone(kernels):
-    """Whether these are some, and none of ours, whose names all end so."""
-    return bool(kernels) and not any(re.match(r"(void )?\w+_kernel\b", k) for k in kernels)
+def others_alone(said):
+    """Whether racecheck has found something, nothing of it in our kernels, whose names all end so, and no test has failed."""
+    kernels = RACES.findall(said)
+    return bool(kernels) and not any(re.match(r"(void )?\w+_kernel\b", k) for k in kernels) and "[  FAILED  ]" not in said
 
 
 def table(head, rows):
@@ -282,6 +291,7 @@ def main():
     a = arguments.parse_args()
     a.build = a.build.resolve()
     a.out = a.out or a.build
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     check = Check(a)
     status = check.all()
     print((a.out / "gpu-check.md").read_text())
