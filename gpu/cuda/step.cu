@@ -115,7 +115,6 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     look_ahead<n_rows, bytes>(&p, &room->ring[0], room, keys, &ahead);
     grid_wait(p.arrived, &met);
     const int n_steps = STEP_IS_BUILT ? p.max_steps : 0;
-    int at = 0; /* in the ring */
     ROLLED
     for (int step = 0; step < n_steps; step++) {
         begin_step(&p, room);
@@ -123,13 +122,13 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
             break;
         ROLLED
         for (int i = 0; i < p.n_phases; i++) {
-            const struct step_phase *phase = &room->ring[at];
+            /* The blocks have met once before the first phase, and once behind each other one. */
+            struct step_phase *phase = &room->ring[(met + 1) % RING];
             run_phase<n_rows, bytes>(&p, phase, room, room->active, x, keys, &ahead);
-            at ^= 1;
             grid_arrive(p.arrived);
             if (threadIdx.x >= WARP)
-                load_phase(&p, i + RING, (int)threadIdx.x - WARP, AHEAD_THREADS, &room->ring[at ^ 1]);
-            look_ahead<n_rows, bytes>(&p, &room->ring[at], room, keys, &ahead);
+                load_phase(&p, i + RING, (int)threadIdx.x - WARP, AHEAD_THREADS, phase);
+            look_ahead<n_rows, bytes>(&p, &room->ring[met % RING], room, keys, &ahead);
             grid_wait(p.arrived, &met);
         }
     }

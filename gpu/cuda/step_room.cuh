@@ -74,12 +74,12 @@ template <int n_rows> struct near {
 
 static __device__ __forceinline__ int unit_of_warp(int warp)
 {
-    return warp * (int)gridDim.x + (int)blockIdx.x; /* neighbours are in different blocks */
+    return warp * (int)gridDim.x + afresh((int)blockIdx.x); /* neighbours are in different blocks */
 }
 
 static __device__ __forceinline__ int first_unit(void)
 {
-    return unit_of_warp((int)threadIdx.x / WARP);
+    return unit_of_warp(afresh((int)threadIdx.x) / WARP);
 }
 
 static __device__ __forceinline__ int n_units(void)
