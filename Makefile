@@ -335,15 +335,16 @@ cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
 cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-race-mutants: $(CUDA_RACES)
 	@tests/cuda/race-mutants $(BUILD)
-# The operations with each seed, the whole model once and without real speech, which would take minutes. test_lost is about
-# captions, and takes as long.
+# The operations with each seed. WHOLE=1: first the whole model once, without real speech, which takes as long as a seed; make
+# stress does so. test_lost is about captions, and takes longer.
 CUDA_SANITIZED := $(filter-out %/test_whisper %/test_lost,$(CUDA_TESTS))
 cuda-sanitize:
-	@$(MAKE) --no-print-directory -s $(JOBS) SAN=address BUILD=build-address $(patsubst $(BUILD)/%,build-address/%,$(CUDA_SANITIZED) $(BUILD)/tests/cuda/test_whisper)
+	@$(MAKE) --no-print-directory -s $(JOBS) SAN=address BUILD=build-address \
+		$(patsubst $(BUILD)/%,build-address/%,$(CUDA_SANITIZED) $(if $(WHOLE),$(BUILD)/tests/cuda/test_whisper))
 	@for seed in 1 2 3; do \
 		echo "seed $$seed"; \
 		CAPTIOND_TEST_SEED=$$seed CAPTIOND_TEST_MODELS=/nonexistent CAPTIOND_TEST_PATIENCE=4 tests/run build-address \
-			$$([ $$seed != 1 ] || echo cuda/test_whisper) $(patsubst $(BUILD)/tests/%,%,$(CUDA_SANITIZED)) || exit 1; \
+			$(if $(WHOLE),$$([ $$seed != 1 ] || echo cuda/test_whisper)) $(patsubst $(BUILD)/tests/%,%,$(CUDA_SANITIZED)) || exit 1; \
 	done
 cuda-coverage:
 	@$(MAKE) --no-print-directory -s BUILD=build/coverage COVERAGE=--coverage CUDA_ARCHS=80 \
@@ -402,6 +403,7 @@ hotwords:
 STRESS_FILE ?= $(firstword $(wildcard ../shared/speech/en_ivr_long.flac) tests/fixtures/harbour.flac)
 stress: programs
 	@python3 tests/stress/live.py $(BUILD) '$(STRESS_FILE)' $(or $(MODEL),tiny.en) $(or $(SECONDS),600)
+	@$(if $(filter 1,$(CUDA)),$(MAKE) --no-print-directory cuda-sanitize WHOLE=1)
 
 check:
 	@tools/setup/deps build test check
