@@ -90,7 +90,7 @@ static __global__ void __launch_bounds__(THREADS, 8)
     const float *q = (const float *)p.q.data + (size_t)r * (size_t)p.q.stride + head * HEAD;
     struct attended a = attend<1, STRETCH>(q, cross_keys(&p, audio, head, part), n, scores);
     store_part(&p, r, head, part, a, n, scores);
-    if (!is_last_part(done + r * p.kv.n_head + head, (n_frames + CROSS_PART - 1) / CROSS_PART))
+    if (!is_last_part(done + r * p.kv.n_head + head, parts_of(n_frames)))
         return;
     a = join_parts(&p, r, head, n_frames, (int)threadIdx.x % HEAD);
     if (threadIdx.x < HEAD)
@@ -102,7 +102,7 @@ static __global__ void __launch_bounds__(THREADS, 8)
 int cuda_cross_attention(struct cuda_engine *c, const struct cross_attention_args *a)
 {
     const struct engine_kv *kv = a->kv;
-    int n_state = kv->n_head * HEAD, n_parts = (kv->n_ctx + CROSS_PART - 1) / CROSS_PART;
+    int n_state = kv->n_head * HEAD;
     if (a->q.type != DTYPE_F32 || a->out.type != DTYPE_F32 || a->q.cols != n_state ||
         a->out.cols != n_state || a->layer < 0 || a->layer >= kv->n_layer || kv->n_head > CUDA_HEADS_MAX ||
         kv->n_ctx > RUN_AUDIO_FRAMES)
@@ -121,8 +121,8 @@ int cuda_cross_attention(struct cuda_engine *c, const struct cross_attention_arg
                                        a->align_first,
                                        a->n_align,
                                        a->align};
-        LAUNCH(cross_attention_kernel, dim3((unsigned)n_parts, (unsigned)kv->n_head, (unsigned)n), THREADS, 0,
-               c->stream, p, c->parts_done);
+        LAUNCH(cross_attention_kernel, dim3((unsigned)parts_of(kv->n_ctx), (unsigned)kv->n_head, (unsigned)n),
+               THREADS, 0, c->stream, p, c->parts_done);
     }
     return cuda_check(c, cudaGetLastError(), "cross_attention");
 }

@@ -208,6 +208,12 @@ static __device__ __forceinline__ float *align_row(const struct cross_params *p,
     return p->align + (row * (size_t)p->n_align + (size_t)index) * RUN_AUDIO_FRAMES;
 }
 
+/* Of a window of so many frames, each part a block's. */
+static __host__ __device__ __forceinline__ int parts_of(int n_frames)
+{
+    return (int)(((unsigned)n_frames + CROSS_PART - 1) / CROSS_PART);
+}
+
 static __device__ __forceinline__ int keys_in_part(int n_frames, int part)
 {
     int left = n_frames - part * CROSS_PART;
@@ -247,7 +253,7 @@ static __device__ __forceinline__ struct attended join_parts(const struct cross_
                                                              int n_frames, int column)
 {
     float greatest[CROSS_PARTS], sum[CROSS_PARTS], out[CROSS_PARTS];
-    int n_parts = (n_frames + CROSS_PART - 1) / CROSS_PART;
+    int n_parts = parts_of(n_frames);
     struct attended a = {-INFINITY, 0.0f, 0.0f};
     UNROLL
     for (int part = 0; part < CROSS_PARTS; part++) {

@@ -118,13 +118,13 @@ template <int n_rows> static __device__ __forceinline__ int near_past(int pos)
 
 static __device__ __forceinline__ struct window_unit unit_of_window(int n_head, int n_window, int unit)
 {
-    unsigned n_parts = ((unsigned)n_window + CROSS_PART - 1) / CROSS_PART, rest = (unsigned)unit / n_parts;
+    unsigned n_parts = (unsigned)parts_of(n_window), rest = (unsigned)unit / n_parts;
     return {(int)(rest / (unsigned)n_head), (int)(rest % (unsigned)n_head), (int)((unsigned)unit % n_parts)};
 }
 
 static __device__ __forceinline__ int n_window_units(const struct step_params *p)
 {
-    return p->embed.rows.n * p->n_head * ((p->n_window + CROSS_PART - 1) / CROSS_PART);
+    return p->embed.rows.n * p->n_head * parts_of(p->n_window);
 }
 
 /* 0: the row is idle, or the window ends before the part. */
