@@ -23,11 +23,12 @@
 #                      recordings, ARGS= more options (tools/bench/accuracy/README.md)
 #   make stress        ten minutes of live captions from a virtual microphone; SECONDS= takes longer
 #   make install       PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
-#   make deps          install what is missing for all of these
+#   make deps          install what building, testing and checking need; what else needs more installs it by itself
 #   make format        clang-format all sources
 #   make clean         remove what was built
 #
-# The CUDA engine is built where nvcc is (CUDA=0 leaves it out, CUDA_ARCHS="80 90" says for which GPUs).
+#   The CUDA engine is built where nvcc is, 12.4 or later: CUDA=0 leaves it out, CUDA_ARCHS="75 86" says for which GPUs (80 90
+#   and those that come after, if nothing is said).
 
 VERSION  := 0.1.0
 PREFIX   ?= /usr/local
@@ -401,7 +402,10 @@ hotwords:
 
 # A recording of some length with natural pauses is best; the fixture is short and synthetic.
 STRESS_FILE ?= $(firstword $(wildcard ../shared/speech/en_ivr_long.flac) tests/fixtures/harbour.flac)
-stress: programs
+stress:
+	@tools/setup/deps build model test
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@tools/setup/test-models $(BUILD)
 	@python3 tests/stress/live.py $(BUILD) '$(STRESS_FILE)' $(or $(MODEL),tiny.en) $(or $(SECONDS),600)
 	@$(if $(filter 1,$(CUDA)),$(MAKE) --no-print-directory cuda-sanitize WHOLE=1)
 

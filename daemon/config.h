@@ -118,7 +118,7 @@ void config_print_help(FILE *);
 /* A commented file with every key: set ones as they are, the others commented out with their defaults. */
 void config_print(const struct config *, FILE *);
 
-/* What the key allows, for people: "100 to 5000", "realtime or fast". */
+/* What the key allows, for people: "100 to 5000 ms", "realtime or fast". */
 void config_allowed(const struct config_key *, char *out, size_t size);
 
 /* The name that was probably meant, or NULL where nothing is near. */

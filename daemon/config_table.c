@@ -129,7 +129,7 @@ static const struct config_key keys[] = {
      .offset = FIELD(threads),
      .fallback = "0",
      .min = 0,
-     .max = 256,
+     .max = 64,
      .argument = "N",
      .help = "Threads that compute; 0: one for each processor"},
     {.name = "language",
@@ -243,7 +243,8 @@ static const struct config_key keys[] = {
      .argument = "PATH",
      .check = check_socket,
      .help = "Unix socket for captions; auto: $XDG_RUNTIME_DIR/captiond/captions.sock\n"
-             "(/run/captiond/captions.sock for the system service); none: no socket"},
+             "(/run/captiond/captions.sock for the system service); none: no socket. Where systemd makes\n"
+             "the sockets their units say where they are and who may use them"},
     {.name = "control",
      .type = CONFIG_STRING,
      .offset = FIELD(control),

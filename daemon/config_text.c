@@ -65,13 +65,18 @@ bool config_differs(const struct config *a, const struct config *b, const struct
     return more_a != more_b;
 }
 
+static const char *unit_of(const struct config_key *key)
+{
+    return strcmp(key->argument, "MS") == 0 ? " ms" : strcmp(key->argument, "KIB") == 0 ? " KiB" : "";
+}
+
 void config_allowed(const struct config_key *key, char *out, size_t size)
 {
     out[0] = '\0';
     if (key->type == CONFIG_INT || key->type == CONFIG_REAL) {
-        snprintf(out, size, "%g to %g", key->min, key->max);
-        if (key->max >= 1e6) /* %g would write an exponent */
-            snprintf(out, size, "%.0f to %.0f", key->min, key->max);
+        const char *format =
+            key->max >= 1e6 ? "%.0f to %.0f%s" : "%g to %g%s"; /* %g would write an exponent */
+        snprintf(out, size, format, key->min, key->max, unit_of(key));
     } else if (key->type == CONFIG_SWITCH) {
         snprintf(out, size, "on or off");
     } else if (key->type == CONFIG_TEXT) {

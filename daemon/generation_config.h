@@ -5,8 +5,8 @@
 
 #include "decoder/tokenizer.h"
 
-/* Hands the lists of the folder `path` to the tokenizer. A folder without the file, a list that is missing, null or empty, and
- * a path that is no folder leave OpenAI's lists as they are. -EINVAL for a file that is no JSON or names tokens that there
+/* Hands the lists of the folder `path` to the tokenizer. A folder without the file, and a list that is missing, null or
+ * empty, leave OpenAI's lists as they are. -EINVAL for a file that is no JSON or names tokens that there
  * are not. */
 int generation_config_apply(const char *path, struct tokenizer *, struct err *);
 

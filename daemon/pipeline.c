@@ -1,7 +1,6 @@
 #include "daemon/pipeline.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,12 +8,6 @@
 #include "daemon/model_path.h"
 #include "daemon/notify.h"
 #include "decoder/prompt.h"
-
-static int n_processors(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 const char *pipeline_language(const struct config *config)
 {
@@ -86,7 +79,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
     char engine[16];
     p->options = (struct whisper_options){
         .engine = engine_setting(config, engine, sizeof(engine)),
-        .n_threads = config->threads ? config->threads : n_processors(),
+        .n_threads = config->threads,
         .precision = (enum engine_precision)config->precision,
         .yields = true, /* a service takes no core to wait with */
         .n_audio_slots = config->n_inputs,

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/log.h"
 #include "daemon/notify.h"
 
 static bool is(const char *setting, const char *word)
@@ -46,6 +47,14 @@ static int choose_paths(const struct config *c, char captions[SOCKET_PATH_MAX], 
     return r;
 }
 
+/* setting: the name of the one that says where the socket is, and its value. */
+static void note_unused(const char *setting, const char *value)
+{
+    if (!is(value, "auto"))
+        log_warning("%s = %s is not used: systemd has made that socket, and its unit says where it is",
+                    setting, value);
+}
+
 static int bind_one(struct listener *l, int fd, const char *path, int mode, struct err *err)
 {
     if (fd >= 0)
@@ -59,6 +68,10 @@ int sockets_bind(const struct config *c, struct listener *captions, struct liste
     int captions_fd = notify_socket("captions"), control_fd = notify_socket("control");
     listener_init(captions);
     listener_init(control);
+    if (captions_fd >= 0)
+        note_unused("socket", c->socket);
+    if (control_fd >= 0)
+        note_unused("control", c->control);
     /* A service need not have a place of its own for sockets that are there already. */
     int r = captions_fd < 0 ? choose_paths(c, captions_path, control_path, err) : 0;
     if (r == 0)

@@ -93,8 +93,8 @@ int whisper_model_open(struct whisper_model *m, const char *path, const struct w
     r = tokenizer_create(dims->n_vocab, token_bytes, whisper, &tokenizer, err);
     if (r < 0)
         err_prefix(err, "%s", path);
-    else
-        r = generation_config_apply(path, tokenizer, err);
+    else if (whisper_folder(whisper))
+        r = generation_config_apply(whisper_folder(whisper), tokenizer, err);
     if (r < 0) {
         tokenizer_destroy(tokenizer);
         whisper_close(whisper);

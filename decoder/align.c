@@ -186,7 +186,8 @@ void align_path(struct aligner *a, const float *cost, int n, int m, int *first)
     int i = n - 1, j = m - 1;
     while (i >= 0) {
         first[i] = j;
-        enum step step = (enum step)a->trace[(size_t)i * (size_t)m + (size_t)j];
+        /* At the left edge every way leads up, also where costs are no numbers and cannot be compared. */
+        enum step step = j == 0 ? STEP_ROW : (enum step)a->trace[(size_t)i * (size_t)m + (size_t)j];
         i -= step != STEP_COLUMN;
         j -= step != STEP_ROW;
     }

@@ -154,6 +154,12 @@ static void commit(struct live *l, const struct hypothesis *h, int from, int n)
 
 /* --- the prompt ----------------------------------------------------------------------------------------------- */
 
+/* Whether the language that is written has spaces between its words. */
+static bool spaced(const struct live *l)
+{
+    return words_spaced(l->settings.translate ? "en" : l->language.now);
+}
+
 /* What stands before <|startoftranscript|>: what every pass is told of, and the earlier text, which a stamped pass goes
  * without. Returns the number of tokens. */
 static int build_context(const struct live *l, int32_t *p)
@@ -162,7 +168,7 @@ static int build_context(const struct live *l, int32_t *p)
     const struct live_settings *s = &l->settings;
     int first = b->n_history;
     if (!b->stamped && same_language(l))
-        first = live_buffer_history(b, l->tokenizer, words_spaced(l->language.now));
+        first = live_buffer_history(b, l->tokenizer, spaced(l));
     int n_history = b->n_history - first;
     if (s->n_told + n_history == 0)
         return 0;
@@ -211,7 +217,7 @@ static void build_request(struct live *l, int n_samples, struct hypothesis_reque
     q->beam_size = l->settings.beam_size;
     q->mask = q->stamped ? MASK_STAMPED : MASK;
     q->first_mask = MASK_FIRST;
-    q->spaced = words_spaced(l->language.now);
+    q->spaced = spaced(l);
     q->origin = b->start;
     q->n_samples = n_samples;
 }
@@ -278,8 +284,7 @@ void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
     b->opening = true;
     reset |= take_settings(l);
     bool alone = reset | follow_language(l);
-    bool joins = b->n_kept > 0 && oldest <= b->start && start - b->end <= MS(LIVE_JOIN_MS);
-    if (!joins || alone)
+    if (alone || !live_buffer_joins(b, start, oldest))
         live_buffer_restart(b, start, reset);
 }
 

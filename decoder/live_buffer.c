@@ -3,9 +3,11 @@
 #include <string.h>
 
 #include "decoder/commit.h"
+#include "decoder/live.h"
 
-#define HISTORY_CHARS  200 /* of earlier text in a prompt */
-#define COMMITTED_MANY 160 /* committed tokens in a buffer that are trimmed like a long one */
+#define HISTORY_CHARS  200                 /* of earlier text in a prompt */
+#define JOIN           (LIVE_JOIN_MS * 16) /* samples */
+#define COMMITTED_MANY 160                 /* committed tokens in a buffer that are trimmed like a long one */
 
 static void remember(struct live_buffer *b, const char *text)
 {
@@ -65,6 +67,11 @@ void live_buffer_restart(struct live_buffer *b, int64_t start, bool reset)
     b->cut = b->stamped = false;
 }
 
+bool live_buffer_joins(const struct live_buffer *b, int64_t start, int64_t oldest)
+{
+    return b->n_kept > 0 && b->n_committed <= COMMITTED_MANY && oldest <= b->start && start - b->end <= JOIN;
+}
+
 void live_buffer_add(struct live_buffer *b, const char *text, const int32_t *tokens, int n_tokens,
                      int64_t end)
 {
@@ -81,6 +88,8 @@ void live_buffer_cut(struct live_buffer *b, int64_t at, int n)
 {
     forget_words(b, n);
     b->start = at;
+    b->last_end = b->last_end > at ? b->last_end : at;
+    b->heard_end = b->heard_end > at ? b->heard_end : at;
     b->cut = b->n_kept == 0;
 }
 

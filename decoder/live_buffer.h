@@ -43,6 +43,10 @@ struct live_buffer {
 /* Empty from sample `start` on; its words become history, or with `reset` everything is forgotten. */
 void live_buffer_restart(struct live_buffer *, int64_t start, bool reset);
 
+/* True if an utterance from sample `start` on goes on with the buffer: it has words and room for more, the samples from
+ * `oldest` on are still there, and the pause is short. */
+bool live_buffer_joins(const struct live_buffer *, int64_t start, int64_t oldest);
+
 /* The text before the buffer is no context for what comes. */
 void live_buffer_forget(struct live_buffer *);
 

@@ -219,15 +219,26 @@ static bool is_short_of_text(struct longform *l, const struct outcome *o)
 }
 
 /* Whisper now and then breaks off in the middle of a sentence and has its last word last to the end of the window. What is
- * said behind that word is heard again. */
-static void seek_left_out(struct longform *l, struct outcome *o)
+ * said behind that word is heard again. True if there is anything. */
+static bool seek_left_out(struct longform *l, struct outcome *o)
 {
     int end = end_of_last_word(l, o);
     if (end < LEFT_OUT_STEP || voice_in(l, l->seek + end, l->seek + o->n_frames, 0) <= LEFT_OUT)
-        return;
+        return false;
     struct segment *last = &l->segments[o->n_segments - 1];
     last->end = end > last->start ? end : last->end;
     o->advance = end;
+    return true;
+}
+
+/* The next window hears what is behind o->advance: the last segment ends there. */
+static void end_with_window(struct longform *l, const struct outcome *o)
+{
+    if (o->n_segments == 0)
+        return;
+    struct segment *last = &l->segments[o->n_segments - 1];
+    if (last->start < o->advance && last->end > o->advance)
+        last->end = o->advance;
 }
 
 static int find_segments(struct longform *l, struct outcome *o, struct err *err)
@@ -250,13 +261,15 @@ static int find_segments(struct longform *l, struct outcome *o, struct err *err)
     bool short_of_text = is_short_of_text(l, o);
     if (!l->options->word_times && !breaks_off && !short_of_text)
         return 0;
-    int r = time_words(l, o, err);
+    int advance = o->advance, r = time_words(l, o, err);
     if (r < 0)
         return r;
-    if (short_of_text)
-        seek_left_out(l, o);
+    bool left_out = short_of_text && seek_left_out(l, o);
     if (!l->options->word_times) {
         o->words = NULL;
+        if (!breaks_off && !left_out)
+            o->advance = advance;
+        end_with_window(l, o);
         return 0;
     }
     if (l->options->hallucination_silence_s > 0.0f)

@@ -47,7 +47,7 @@ struct longform_options {
     int n_temperatures;
     int beam_size;        /* hypotheses at temperature 0; 1: greedy; at most RUN_BEAMS_MAX and n_text_slots */
     float patience;       /* of the beam search, as run.h has it: 1 */
-    float length_penalty; /* of the beam search; negative, the default: divide by the length */
+    float length_penalty; /* of beams and samples; negative, the default: divide by the length */
     int best_of; /* samples at temperatures above 0, the most probable of which is taken; 5, at most n_text_slots */
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PROMPT_BYTES (1 << 20)
+#define PROMPT_BYTES (1 << 16)
 #define SPACES       " \t\n\v\f\r"
 
 /* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, -E2BIG or

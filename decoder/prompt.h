@@ -19,8 +19,9 @@ struct prompt {
 };
 
 /* hotwords and initial may be NULL. The initial prompt counts as the output before the first window; where `carry` is
- * set every window is told of it. What does not fit is cut: of the hotwords the last ones, of the prompt the first.
- * 0; -E2BIG for a megabyte of text; -ENOMEM. */
+ * set every window is told of it. What does not fit is cut: of hotwords and of a
+ * carried prompt the last tokens, else of the prompt the first.
+ * 0; -E2BIG for more than 64 KiB of text; -ENOMEM. */
 int prompt_init(struct prompt *, const struct tokenizer *, int n_text_ctx, const char *hotwords,
                 const char *initial, bool carry, struct err *);
 

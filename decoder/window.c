@@ -1,5 +1,6 @@
 #include "decoder/window.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "daemon/base/utf8.h"
@@ -89,6 +90,16 @@ static void judge(struct window *w, struct attempt *a, const struct text_run *ru
         a->quality.n_tokens += a->tokens[i] < eot;
 }
 
+/* Of several samples the one with the greatest rank is taken: MaximumLikelihoodRanker of whisper/decoding.py, which counts the
+ * tokens without the end of text. */
+static float rank(const struct window *w, const struct attempt *a)
+{
+    float sum = a->quality.avg_logprob * (float)(a->n_tokens + 1),
+          n = (float)(a->n_tokens > 0 ? a->n_tokens : 1);
+    float penalty = w->options->length_penalty;
+    return sum / (penalty < 0.0f ? n : powf((5.0f + n) / 6.0f, penalty));
+}
+
 /* cached: the slot holds the prompt already, all but its last token. Else the no-speech probability is asked for,
  * which belongs to the start of the transcript. */
 static struct text_run prepare_run(struct window *w, int sample, float temperature, bool cached,
@@ -149,7 +160,7 @@ static int try_temperature(struct window *w, int index, uint64_t seed, float *no
     for (int i = 0; i < n; i++) {
         judge(w, &w->attempts[i], &runs[i], *no_speech_prob);
         w->n_steps += runs[i].n_steps;
-        if (w->attempts[i].quality.avg_logprob > w->attempts[best].quality.avg_logprob)
+        if (rank(w, &w->attempts[i]) > rank(w, &w->attempts[best]))
             best = i;
     }
     if (best > 0)

@@ -5,9 +5,9 @@
 #include <stdint.h>
 
 struct word {
-    const char *text;          /* UTF-8 with its leading space, borrowed from whoever gives the word */
-    int64_t start, end;        /* samples at 16 kHz on the stream's clock, start ≤ end */
-    float probability;         /* geometric mean of its tokens' */
+    const char *text;   /* UTF-8 with its leading space, borrowed from whoever gives the word */
+    int64_t start, end; /* samples at 16 kHz on the stream's clock, start ≤ end */
+    float probability;  /* mean of its tokens': live the geometric one, of recordings the arithmetic one */
     int first_token, n_tokens; /* in the pass it comes from */
 };
 

@@ -216,20 +216,24 @@ static int join_punctuation(struct word_timer *t, int n)
         while (main + 1 < n && words_is_opening(t->arena + t->spans[main].text, t->spans[main].n_text))
             main++;
         int next = main + 1;
-        bool ends_with_space = t->arena[t->spans[main].text + t->spans[main].n_text - 1] == ' ';
+        const struct word_span *here = &t->spans[main];
+        bool ends_with_space = here->n_text > 0 && t->arena[here->text + here->n_text - 1] == ' ';
         while (!ends_with_space && next < n &&
                words_is_closing(t->arena + t->spans[next].text, t->spans[next].n_text))
             next++;
         struct word w = t->words[main];
         w.first_token = t->spans[i].first_token;
         w.n_tokens = t->spans[next - 1].first_token + t->spans[next - 1].n_tokens - w.first_token;
-        size_t length = (size_t)(t->spans[next - 1].text + t->spans[next - 1].n_text - t->spans[i].text);
-        memcpy(t->text + used, t->arena + t->spans[i].text, length);
+        const char *text = t->arena + t->spans[i].text;
+        size_t length = (size_t)(t->arena + t->spans[next - 1].text + t->spans[next - 1].n_text - text);
+        i = next;
+        if (length == 0) /* tokens without bytes */
+            continue;
+        memcpy(t->text + used, text, length);
         t->text[used + length] = '\0';
         w.text = t->text + used;
         used += length + 1;
         t->words[kept++] = w;
-        i = next;
     }
     return kept;
 }

@@ -37,7 +37,7 @@ bool words_is_opening(const char *text, int n_text);
 /* True for ". 。 ! ！ ? ？" by itself. */
 bool words_is_sentence_end(const char *text, int n_text);
 
-/* How long a text takes to say, in letters: a character each, a digit four, marks and spaces none. */
+/* How long a text takes to say, in letters: a character each, a digit four, ASCII's marks and spaces none. */
 int words_letters(const char *text);
 
 #endif

@@ -276,6 +276,11 @@ struct engine *whisper_engine(struct whisper *w)
     return w->engine;
 }
 
+const char *whisper_folder(const struct whisper *w)
+{
+    return weights_folder(w->weights);
+}
+
 const char *whisper_token_bytes(const struct whisper *w, int32_t id, size_t *n_bytes)
 {
     return weights_token_bytes(w->weights, id, n_bytes);

@@ -45,6 +45,8 @@ const struct err *whisper_no_device(const struct whisper *);
 struct engine *whisper_engine(struct whisper *); /* for the oracle and golden tests */
 
 /* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */
+const char *
+whisper_folder(const struct whisper *); /* the model's, borrowed; NULL if it is a file that has everything */
 const char *whisper_token_bytes(const struct whisper *, int32_t id, size_t *n_bytes);
 
 /* Makes the ring's memory fit for fast reads; it must outlive the model. A failure is a warning. */

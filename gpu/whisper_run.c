@@ -336,8 +336,10 @@ int whisper_wait(struct whisper *w, struct err *err)
     int n = w->n_pending;
     w->n_pending = 0;
     w->staging_used = 0;
-    if (r < 0)
+    if (r < 0) {
         w->n_joined = 0;
+        w->in_turn = false;
+    }
     if (r < 0 || n == 0)
         return r;
     /* How many rows of alignment there are is known only now: a second, short wait for these. */

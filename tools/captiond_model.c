@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,8 @@ static const char usage[] =
     "models\n"
     "  --name NAME    call it so (default: from the file's name)\n"
     "\n"
-    "  --folder PATH  where models are put (default: $CAPTIOND_MODELS, else ~/.cache/captiond/models;\n"
+    "  --folder PATH  where models are put and looked for (default: $CAPTIOND_MODELS, else "
+    "~/.cache/captiond/models;\n"
     "                 the system service looks in /var/lib/captiond/models)\n"
     "  --help, --version\n"
     "\n"
@@ -110,27 +112,35 @@ static int64_t size_of(const char *path)
     return bytes;
 }
 
+/* Looks in the folder that was given, else in all of them. */
+static bool find(const struct options *o, const char *name, char path[MODEL_PATH_MAX])
+{
+    return o->folder ? model_path_find_in(o->folder, name, path)
+                     : model_path_find(name, path, MODEL_PATH_MAX, NULL) == 0;
+}
+
 static int print_other(void *ctx, const char *name, const char *path)
 {
-    (void)ctx;
     char found[MODEL_PATH_MAX];
-    bool hidden = model_path_find(name, found, sizeof(found), NULL) < 0 || strcmp(found, path) != 0;
+    bool hidden = !find(ctx, name, found) || strcmp(found, path) != 0;
     if (!model_source_find(name) && !hidden)
         print_row(name, size_of(path), "", "imported", path);
     return 0;
 }
 
-static int list(void)
+static int list(struct options *o)
 {
     char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX], path[MODEL_PATH_MAX];
-    int n = model_path_folders(folders);
+    int n = o->folder ? 0 : model_path_folders(folders);
     printf("%-20s %8s  %-14s %-29s %s\n", "NAME", "SIZE", "LANGUAGES", "", "INSTALLED");
     for (const struct model_source *s = model_sources; s->name; s++) {
-        bool installed = model_path_find(s->name, path, sizeof(path), NULL) == 0;
+        bool installed = find(o, s->name, path);
         print_row(s->name, model_source_bytes(s), s->languages, s->note, installed ? path : "-");
     }
+    if (o->folder)
+        model_path_each(o->folder, print_other, o);
     for (int i = 0; i < n; i++)
-        model_path_each(folders[i], print_other, NULL);
+        model_path_each(folders[i], print_other, o);
     return EXIT_SUCCESS;
 }
 
@@ -176,9 +186,7 @@ static int get(const struct options *o, const char *name)
     if (!s)
         return report(err_set(&err, -ENOENT, "there is no model \"%s\" to get: see " PROGRAM " list", name),
                       &err);
-    bool there = o->folder ? model_path_find_in(o->folder, name, path)
-                           : model_path_find(name, path, sizeof(path), NULL) == 0;
-    if (there) {
+    if (find(o, name, path)) {
         printf("%s is installed: %s\n", name, path);
         return EXIT_SUCCESS;
     }
@@ -194,11 +202,15 @@ static int get(const struct options *o, const char *name)
 
 /* --- path, import -------------------------------------------------------------------------------------------- */
 
-static int print_path(const char *name)
+static int print_path(const struct options *o, const char *name)
 {
     struct err err = {0};
     char path[MODEL_PATH_MAX];
-    int r = model_path_find(name, path, sizeof(path), &err);
+    if (o->folder && strcmp(name, "auto") == 0)
+        name = model_path_auto(NULL);
+    int r = !o->folder            ? model_path_find(name, path, sizeof(path), &err)
+            : find(o, name, path) ? 0
+                                  : err_set(&err, -ENOENT, "there is no model \"%s\" in %s", name, o->folder);
     if (r == 0)
         puts(path);
     return report(r, &err);
@@ -276,7 +288,7 @@ int main(int argc, char **argv)
     if (optind + 2 < argc)
         return usage_error("unexpected argument", argv[optind + 2]);
     if (strcmp(command, "list") == 0 && !argument)
-        return list();
+        return list(&o);
     if (strcmp(command, "list") == 0)
         return usage_error("unexpected argument", argument);
     if (strcmp(command, "get") != 0 && strcmp(command, "path") != 0 && strcmp(command, "import") != 0)
@@ -286,5 +298,5 @@ int main(int argc, char **argv)
     catch_signals();
     if (strcmp(command, "get") == 0)
         return get(&o, argument);
-    return strcmp(command, "path") == 0 ? print_path(argument) : import(&o, argument);
+    return strcmp(command, "path") == 0 ? print_path(&o, argument) : import(&o, argument);
 }

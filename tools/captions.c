@@ -60,8 +60,10 @@ static int subscribe(struct captions *c, bool first, struct err *err)
         json_object_set_new(request, "from_seq", json_integer(c->seen_seq + 1));
         json_object_set_new(request, "session", json_string(c->session));
     }
-    if (c->stream)
-        json_object_set_new(request, "streams", json_pack("[s]", c->stream));
+    if (c->stream && json_object_set_new(request, "streams", json_pack("[s]", c->stream)) < 0) {
+        json_decref(request);
+        return err_set(err, -EINVAL, "the stream's name is no valid UTF-8");
+    }
     char line[PROTOCOL_REQUEST_MAX];
     size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
     json_decref(request);

@@ -2,7 +2,7 @@
 
 #include <wchar.h>
 
-/* The code point at *s, which is valid UTF-8 (the JSON parser saw to that); *s goes on to the next one. */
+/* The code point at *s, of UTF-8 that may be damaged (names of files are); *s goes on to the next one. */
 static wchar_t next_char(const char **s)
 {
     const unsigned char *c = (const unsigned char *)*s;

@@ -149,8 +149,12 @@ static int send_request(struct line_socket *s, const char *command, const char *
                                                : json_pack("{s:s}", "cmd", command);
     size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
     json_decref(request);
-    if (n == 0 || n >= sizeof(line))
-        return err_set(err, -EINVAL, "%s is no valid text", setting ? setting : "the stream's name");
+    const char *what = setting ? setting : "the stream's name";
+    if (n >= sizeof(line))
+        return err_set(err, -EINVAL, "%.64s… is too long: a request has at most %zu bytes", what,
+                       sizeof(line));
+    if (n == 0)
+        return err_set(err, -EINVAL, "%.64s is no valid UTF-8", what);
     line[n] = '\n';
     return line_socket_send(s, line, n + 1, err);
 }

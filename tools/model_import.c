@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "decoder/tokenizer.h"
 #include "gpu/weights.h"
 
 #define COPY_SIZE (256 * 1024)
@@ -147,6 +148,23 @@ static int copy_model(const struct model_store *store, const struct weights *w, 
     return r;
 }
 
+static const char *token_bytes(const void *ctx, int32_t id, size_t *n_bytes)
+{
+    return weights_token_bytes(ctx, id, n_bytes);
+}
+
+/* 0 if captiond could write text with the model's vocabulary. */
+static int check_vocabulary(const struct weights *w, const char *path, struct err *err)
+{
+    struct tokenizer *t = NULL;
+    int r = tokenizer_create(weights_dims(w)->n_vocab, token_bytes, w, &t, err);
+    if (r < 0)
+        err_prefix(err, "%s", path);
+    else
+        tokenizer_destroy(t);
+    return r;
+}
+
 int model_import(const struct model_store *store, const char *path, const char *name, struct err *err)
 {
     char placed[MODEL_NAME_MAX + 16], taken[MODEL_PATH_MAX + MODEL_NAME_MAX + 16];
@@ -154,9 +172,10 @@ int model_import(const struct model_store *store, const char *path, const char *
     int r = weights_open(path, &w, err);
     if (r < 0)
         return r;
+    r = check_vocabulary(w, path, err);
     snprintf(placed, sizeof(placed), weights_folder(w) ? "%s" : "ggml-%s.bin", name);
     snprintf(taken, sizeof(taken), "%s/%s", store->folder, placed);
-    if (access(taken, F_OK) == 0)
+    if (r == 0 && access(taken, F_OK) == 0)
         r = err_set(err, -EEXIST, "%s is there already: remove it first, or give another name with --name",
                     taken);
     if (r == 0)

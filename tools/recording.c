@@ -120,6 +120,10 @@ int recording_read_stdin(struct recording *out, struct err *err)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     int status = recording_read(path, out, err);
     close(fd);
+    if (status < 0 && strncmp(err->msg, path, strlen(path)) == 0) {
+        struct err said = *err;
+        err_set(err, status, "standard input%s", said.msg + strlen(path));
+    }
     return status;
 }
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "decoder/longform.h"
 #include "decoder/tokenizer.h"
 #include "tools/transcript.h"
 
@@ -35,7 +36,7 @@ static const struct row rows[] = {
     {TEXT, 'm', "model", FIELD(model), 0, 0, NULL, "auto|NAME|PATH",
      "the Whisper model (auto: tiny.en for English, else base, by --language or the locale)"},
     {CHOICE, 0, "engine", FIELD(engine), 0, 0, "auto|host|cuda", "auto|host|cuda", "where it runs (auto)"},
-    {WHOLE, 't', "threads", FIELD(n_threads), 0, 256, NULL, "N",
+    {WHOLE, 't', "threads", FIELD(n_threads), 0, 64, NULL, "N",
      "threads of the host engine (0: as many as there are processors)"},
     {CHOICE, 0, "precision", FIELD(precision), 0, 0, "auto|f32|int8", "auto|f32|int8",
      "auto: the fastest the processor has, with beams f32; int8: on a GPU, decoder weights of 8 bits"},
@@ -234,11 +235,15 @@ static int check(struct transcribe_options *o, int n_files)
     const char *why = NULL;
     if (o->formats == 0)
         o->formats = 1;
+    o->word_times |= o->line_width > 0; /* lines are broken between words whose times are known */
     bool several = (o->formats & (o->formats - 1)) != 0;
     if (n_files == 0)
         why = "no recording is given; try --help";
     else if (!o->output_dir && several)
         why = "several formats need --output-dir";
+    else if (o->temperature_increment > 0.0f &&
+             o->temperature + LONGFORM_TEMPERATURES * o->temperature_increment < 1.0f + 1e-4f)
+        why = "--temperature-increment leads to too many temperatures: 0, or at least 0.07";
     else if (o->line_count > 0 && o->line_width == 0)
         why = "--max-line-count needs --max-line-width";
     else if (o->hallucination_silence > 0.0f && !o->word_times)
@@ -251,7 +256,6 @@ static int check(struct transcribe_options *o, int n_files)
         fprintf(stderr, PROGRAM ": %s\n", why);
         return TRANSCRIBE_USAGE;
     }
-    o->word_times |= o->line_width > 0; /* lines are broken between words whose times are known */
     return -1;
 }
 

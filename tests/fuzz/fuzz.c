@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/generation_config.h"
 #include "decoder/tokenizer.h"
 #include "gpu/weights.h"
 
@@ -118,7 +119,7 @@ static const char *token_bytes(const void *ctx, int32_t id, size_t *n_bytes)
     return weights_token_bytes(ctx, id, n_bytes);
 }
 
-static void use_tokenizer(const struct weights *w)
+static void use_tokenizer(const struct weights *w, const char *path)
 {
     static const char text[] = " It's a b c 42! \xc3\xa9\xe2\x82\xac\xff   \n w300";
     struct tokenizer *t = NULL;
@@ -132,6 +133,8 @@ static void use_tokenizer(const struct weights *w)
     int n = tokenizer_encode(t, text, sizeof(text) - 1, tokens, 256);
     assert(n <= 256);
     tokenizer_decode(t, tokens, n > 0 ? n : 0, decoded, sizeof(decoded));
+    r = generation_config_apply(path, t, &err);
+    assert(r == 0 || (r < 0 && err.code == r && err.msg[0]));
     tokenizer_suppressed(t, tokens, 256);
     tokenizer_destroy(t);
 }
@@ -155,6 +158,6 @@ void fuzz_open(const char *name)
                heads[i].head < weights_dims(w)->n_text_head);
     read_tensors(w);
     weights_close_files(w);
-    use_tokenizer(w);
+    use_tokenizer(w, path);
     weights_close(w);
 }

@@ -4,6 +4,7 @@
  * rounding only, which moves no path at these seeds. */
 #include "tests/support/support.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -181,8 +182,31 @@ static void openai_whisper_agrees(void **state)
     fclose(f);
 }
 
+/* A model whose numbers have overflowed: whatever the costs are, the path stays within them and does not go back. */
+static void costs_may_be_no_numbers(void **state)
+{
+    enum { N = 5, M = 20 };
+    const float costs[] = {NAN, INFINITY, -INFINITY};
+    struct aligner *a = NULL;
+    struct err err;
+    assert_int_equal(aligner_create(ROWS_MAX, FRAMES_MAX, &a, &err), 0);
+    for (int kind = 0; kind < 6; kind++) {
+        float cost[N * M];
+        int first[N];
+        for (int i = 0; i < N * M; i++)
+            cost[i] = kind < 3 || i % 3 == 0 ? costs[kind % 3] : 0.5f;
+        align_path(a, cost, N, M, first);
+        for (int i = 0; i < N; i++) {
+            assert_in_range(first[i], 0, M - 1);
+            assert_true(i == 0 || first[i] >= first[i - 1]);
+        }
+    }
+    aligner_destroy(a);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(openai_whisper_agrees)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(openai_whisper_agrees),
+                                       cmocka_unit_test(costs_may_be_no_numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,9 +87,7 @@ def main():
         started.check_returncode()
         environment = dict(os.environ)
         environment.update(line.split("=", 1) for line in started.stdout.splitlines())
-        wav = folder + "/speech.wav"
-        subprocess.run(["sox", recording, "-r", "48000", "-c", "2", "-b", "16", wav], check=True)
-        player = subprocess.Popen(["sh", "-c", f"while paplay --device=vmic '{wav}'; do :; done"], env=environment,
+        player = subprocess.Popen(["sh", "-c", f"while paplay --device=vmic '{recording}'; do :; done"], env=environment,
                                   start_new_session=True)
         daemon = subprocess.Popen([f"{build}/captiond", "--model", model, "--socket", folder + "/c.sock"], env=environment)
         try:

@@ -469,6 +469,16 @@ static void list_shows_what_is_there(void **state)
     text[strcspn(text, "\n")] = 0;
     assert_string_equal(text, path);
     unsetenv("CAPTIOND_MODELS");
+    char arguments[512];
+    snprintf(arguments, sizeof(arguments), "path mine --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 0);
+    text[strcspn(text, "\n")] = 0;
+    assert_string_equal(text, path);
+    snprintf(arguments, sizeof(arguments), "list --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, path));
+    assert_int_equal(run_program("path mine --folder /nowhere", text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "there is no model \"mine\" in /nowhere"));
 }
 
 static void bad_requests_have_one_clear_line(void **state)

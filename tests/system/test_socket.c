@@ -135,13 +135,15 @@ static void takes_sockets_that_are_passed(void **state)
         assert_int_equal(listen(fds[i], 8), 0);
     int early = daemon_connect(d.captions), asks = daemon_connect(control);
     send_all(asks, "{\"cmd\":\"status\"}\n");
-    daemon_exec(&d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", NULL},
-                (const char *[]){"LISTEN_FDS=2", "LISTEN_FDNAMES=control:captions", NULL}, fds, 2);
+    daemon_exec(
+        &d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", "--control", "none", NULL},
+        (const char *[]){"LISTEN_FDS=2", "LISTEN_FDNAMES=control:captions", NULL}, fds, 2);
     lines_init(l, early);
     lines_await(l, "hello");
     lines_init(l, asks);
     char *reply = lines_await(l, "reply");
     assert_int_equal(line_int(reply, "pid"), d.pid);
+    daemon_wait_log(&d, "control = none is not used");
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
     assert_int_equal(access(d.captions, F_OK), 0);
     assert_int_equal(access(control, F_OK), 0);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "decoder/live.h"
+#include "decoder/live_buffer.h"
 #include "tests/support/script_model.h"
 
 #define SECOND     16000
@@ -537,6 +538,46 @@ static void characters_stay_whole(void **state)
     free(t);
 }
 
+/* A translation is English, with spaces between its words, whatever was spoken: tokens without one go on with a word. */
+static void translations_have_whole_words(void **state)
+{
+    struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)},
+                                  {'x', MS(700), MS(900)},
+                                  {SCRIPT_WORD + 1, MS(1000), MS(1300)}};
+    for (int translate = 0; translate < 2; translate++) {
+        struct listener *t = malloc(sizeof(*t));
+        struct live_settings settings = {.language = "ja", .translate = translate};
+        open_listener_vocab(t, words, 3, 51865, (struct live_options){.draft = true, .settings = settings});
+        live_begin(t->live, 0, 0, false);
+        assert_int_equal(update(t, MS(1800), LIVE_FINAL), 0);
+        assert_string_equal(t->text, " w0x w1");
+        assert_int_equal(t->n_words, translate ? 2 : 3);
+        close_listener(t);
+        free(t);
+    }
+}
+
+/* A buffer whose words leave next to no room for more begins anew, and one that is cut behind a word that was first heard
+ * earlier holds nothing before its beginning. */
+static void buffers_have_room(void **state)
+{
+    static struct live_buffer b;
+    const int32_t tokens[8] = {SCRIPT_WORD, SCRIPT_WORD + 1, SCRIPT_WORD + 2};
+    live_buffer_restart(&b, 0, true);
+    for (int n = 0; n < 20; n++) {
+        live_buffer_add(&b, " word", tokens, 8, MS(100) * (n + 1));
+        b.end = MS(100) * (n + 1);
+        assert_true(live_buffer_joins(&b, b.end + MS(500), 0));
+    }
+    live_buffer_add(&b, " word", tokens, 8, MS(2100));
+    b.end = MS(2100);
+    assert_false(live_buffer_joins(&b, b.end + MS(500), 0));
+    b.last_end = b.heard_end = MS(2100);
+    live_buffer_cut(&b, MS(3000), b.n_kept);
+    assert_int_equal(b.last_end, MS(3000));
+    assert_int_equal(b.heard_end, MS(3000));
+}
+
 static void language_is_found_and_locked(void **state)
 {
     struct test_rng rng;
@@ -752,6 +793,8 @@ int main(void)
         cmocka_unit_test(words_need_sound),
         cmocka_unit_test(loops_are_cut),
         cmocka_unit_test(characters_stay_whole),
+        cmocka_unit_test(translations_have_whole_words),
+        cmocka_unit_test(buffers_have_room),
         cmocka_unit_test(language_is_found_and_locked),
         cmocka_unit_test(passes_are_told),
         cmocka_unit_test(context_is_never_overrun),
