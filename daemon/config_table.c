@@ -226,8 +226,8 @@ static const struct config_key keys[] = {
      .offset = FIELD(guard),
      .fallback = "on",
      .live = true,
-     .help = "Leave out words that the model writes where nothing is heard, or that it takes for no speech "
-             "itself"},
+     .help = "Leave out words that the model writes where nothing is heard, or that the model itself "
+             "rates as no speech"},
 
     {.group = "Output",
      .name = "stdout",
@@ -300,7 +300,7 @@ static const struct config_key keys[] = {
      .max = 1048576,
      .argument = "KIB",
      .live = true,
-     .help = "Memory for these events, in KiB"},
+     .help = "Memory for these events"},
 
     {.group = "Process",
      .name = "log-level",

@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "daemon/whisper_model.h"
-#include "decoder/host_run.h"
+#include "tests/support/host_run.h"
 #include "gpu/whisper.h"
 #include "tests/cuda/linked_engine.h"
 #include "tests/support/tiny_model.h"
@@ -382,7 +382,7 @@ static void assert_same_search(const struct search *a, const struct search *b)
     assert_memory_equal(a->logprobs, b->logprobs, (size_t)a->run.n_out * sizeof(*a->logprobs));
 }
 
-/* A search in engine memory against the one that decoder/host_run.c makes of single steps, whose logits have the same bits:
+/* A search in engine memory against the one that tests/support/host_run.c makes of single steps, whose logits have the same bits:
  * a row does not depend on the batch, nor on where its keys are. The two softmaxes are off by 1e-5 each (tests/oracle), and
  * so may the scores be where a tie has led them apart. */
 static void check_search(struct whisper_model *m, struct host_run *host, const int32_t *prompt, int width)

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "daemon/whisper_model.h"
-#include "decoder/host_run.h"
-#include "decoder/rules.h"
+#include "tests/support/host_run.h"
+#include "tests/support/rules.h"
 
 enum { EOT = 50256, SOT = 50257, NO_SPEECH = 50361, NO_TIMESTAMPS = 50362, STAMP = 50363, N_VOCAB = 51864 };
 enum { N_AUDIO_CTX = 60, N_TEXT_CTX = 64, N_SAMPLES = 320 * N_AUDIO_CTX, N_SLOTS = 1 + RUN_BEAMS_MAX };

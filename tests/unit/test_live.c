@@ -229,7 +229,8 @@ static void mistakes_lose_no_place(void **state)
         t->model.rng = &rng;
         t->model.substitute = 0.2f;
         t->model.punctuate = 0.1f;
-        speak(t, 0, words[n - 1].end, 200, 800);
+        /* The gate lets sound through behind the last word; within the last 100 ms nothing begins. */
+        speak(t, 0, words[n - 1].end + MS(200), 200, 800);
         int at = 0, right = 0;
         for (char *save = NULL, *w = strtok_r(t->text, " ,", &save); w; w = strtok_r(NULL, " ,", &save)) {
             int id = atoi(w + 1);
@@ -541,9 +542,8 @@ static void characters_stay_whole(void **state)
 /* A translation is English, with spaces between its words, whatever was spoken: tokens without one go on with a word. */
 static void translations_have_whole_words(void **state)
 {
-    struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)},
-                                  {'x', MS(700), MS(900)},
-                                  {SCRIPT_WORD + 1, MS(1000), MS(1300)}};
+    struct script_word words[] = {
+        {SCRIPT_WORD, MS(400), MS(700)}, {'x', MS(700), MS(900)}, {SCRIPT_WORD + 1, MS(1000), MS(1300)}};
     for (int translate = 0; translate < 2; translate++) {
         struct listener *t = malloc(sizeof(*t));
         struct live_settings settings = {.language = "ja", .translate = translate};

@@ -1,10 +1,9 @@
 /* A text_run on the host: composed from the model's `logits`, a step at a time, with the rules in plain C.
  *
- * Slow, since all logits cross over from the engine at every step, and therefore not for captions: tests hold an
- * engine's runs against it. Belongs to the thread of the text
- * model. */
-#ifndef CAPTIOND_DECODER_HOST_RUN_H
-#define CAPTIOND_DECODER_HOST_RUN_H
+ * Slow, since all logits cross over from the engine at every step: tests hold an engine's runs against it. Belongs to the
+ * thread of the text model. */
+#ifndef CAPTIOND_TESTS_HOST_RUN_H
+#define CAPTIOND_TESTS_HOST_RUN_H
 
 #include "daemon/base/err.h"
 #include "daemon/base/run.h"

@@ -1,9 +1,9 @@
-/* Whisper's decoding rules on one row of logits, in plain C: what an engine's select does, for tests and for search.
+/* Whisper's decoding rules on one row of logits, in plain C: what an engine's select must do.
  *
  * The rules are those of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules); their
  * numbers are explained in daemon/base/run.h. No state: any thread. */
-#ifndef CAPTIOND_DECODER_RULES_H
-#define CAPTIOND_DECODER_RULES_H
+#ifndef CAPTIOND_TESTS_RULES_H
+#define CAPTIOND_TESTS_RULES_H
 
 #include <stdint.h>
 

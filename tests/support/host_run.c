@@ -1,4 +1,4 @@
-#include "decoder/host_run.h"
+#include "tests/support/host_run.h"
 
 #include <errno.h>
 #include <math.h>
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "decoder/rules.h"
+#include "tests/support/rules.h"
 
 #define ROWS_MAX 8 /* tokens fed at a time, for the sake of memory */
 

@@ -1,4 +1,4 @@
-#include "decoder/rules.h"
+#include "tests/support/rules.h"
 
 #include <math.h>
 #include <stdbool.h>
