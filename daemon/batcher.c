@@ -14,8 +14,9 @@
 #define CLIENTS_MAX 64
 
 /* Steps after which others may join: a few milliseconds on the host, where an encoding takes many times that. On a GPU it
- * is how often the host is asked; with one client nobody else comes, and it never is. */
+ * is how often the host is asked; with one client nobody else comes. */
 #define STEPS_A_TURN 8
+#define STEPS_ALONE  32 /* a stop does not wait for longer */
 
 #define IDLE_MS     250
 #define LOAD_MAX_NS (60 * NS_A_SECOND) /* loading takes seconds; what takes longer hangs */
@@ -54,6 +55,7 @@ struct client {
     int result;
     struct err err;
     _Atomic bool posted;
+    _Atomic bool waits; /* for an answer */
     sem_t answered;
     /* The client's own. */
     int failed; /* the first error since its last wait, with failed_err */
@@ -98,9 +100,11 @@ static void settle(struct client *c)
         return;
     c->ticket = atomic_fetch_add(&c->batcher->tickets, 1);
     atomic_store_explicit(&c->posted, true, memory_order_release);
+    atomic_store(&c->waits, true);
     sem_post(&c->batcher->wake);
     while (sem_wait(&c->answered) < 0)
         continue; /* a signal */
+    atomic_store(&c->waits, false);
     c->encodes = false;
     c->asked = ASKED_NOTHING;
     if (c->result < 0 && !c->failed) {
@@ -274,7 +278,7 @@ static void fail(struct batcher *b, int code, const struct err *err, const struc
         return;
     for (int i = 0; i < b->options.n_clients; i++) {
         struct client *c = &b->clients[i];
-        if (c->submitted || c->stage == STAGE_WORK || c == asking)
+        if (c->stage != STAGE_NONE && (c->submitted || c->stage == STAGE_WORK || c == asking))
             answer(c, code, err);
         c->submitted = false;
     }
@@ -385,7 +389,7 @@ static void step_runs(struct batcher *b)
 {
     struct err err;
     begin_runs(b);
-    int r = b->model->ops->step(b->model, b->options.n_clients > 1 ? STEPS_A_TURN : RUN_TOKENS_MAX, &err);
+    int r = b->model->ops->step(b->model, b->options.n_clients > 1 ? STEPS_A_TURN : STEPS_ALONE, &err);
     if (r < 0) {
         fail(b, r, &err, NULL);
         return;
@@ -516,15 +520,18 @@ struct text_model *batcher_client(struct batcher *b, int i)
     return &b->clients[i].base;
 }
 
+unsigned batcher_waiting(const struct batcher *b)
+{
+    unsigned waiting = 0;
+    for (int i = 0; i < b->options.n_clients && i < 32; i++)
+        waiting |= (unsigned)atomic_load(&b->clients[i].waits) << i;
+    return waiting;
+}
+
 uint64_t batcher_progress(const struct batcher *b)
 {
     int64_t since = atomic_load(&b->loading_since_ns), loading = since ? clock_now_ns() - since : 0;
     return atomic_load(&b->progress) + (loading < LOAD_MAX_NS ? (uint64_t)loading : 0);
-}
-
-bool batcher_loads(const struct batcher *b)
-{
-    return atomic_load(&b->loading_since_ns) != 0;
 }
 
 void batcher_stop(struct batcher *b, int64_t deadline_ns)

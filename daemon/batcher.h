@@ -3,9 +3,9 @@
  * Each stream has a text model of its own (decoder/text_model.h), a *client*, whose calls become requests: its thread sleeps
  * until the answer is there. A request has up to two stages, its encoding and then its runs (or logits), and the stage that
  * has waited longest says what is done next. An encoding is done by itself. Runs are done together: all that wait begin in
- * one pass, join those in work, and a few steps are made of all; who has ended leaves. So nobody has a second turn while
- * somebody else waits for a first, and a stage waits for what the other streams had asked before, one stage of each, and
- * for the first passes of those that ride along.
+ * one pass, join those in work, and a few steps are made of all; who has ended leaves. So a stage
+ * waits for what the other streams had asked before, one stage of each, and for the first passes of those that ride along: their
+ * number is bounded, as each comes from an encoding that waits its turn.
  *
  * An encoding therefore never interrupts a run that was asked for earlier, but goes before the steps of later ones. With
  * one or two streams that talk at times this hardly matters; when several wait at once, all are encoded first and then
@@ -41,8 +41,8 @@ struct text_model *batcher_client(struct batcher *, int i);
 /* Any thread: grows while the thread makes progress; idling and loading another engine are progress. */
 uint64_t batcher_progress(const struct batcher *);
 
-/* Any thread: whether another engine is being loaded. */
-bool batcher_loads(const struct batcher *);
+/* Any thread: which of the first 32 clients wait for an answer. */
+unsigned batcher_waiting(const struct batcher *);
 
 /* Any thread: what is not answered by then (CLOCK_MONOTONIC, ns) is refused with -ECANCELED, and all that is asked later. */
 void batcher_stop(struct batcher *, int64_t deadline_ns);

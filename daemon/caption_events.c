@@ -87,8 +87,7 @@ void caption_status(struct stream *s)
     if (state != s->state_told || stuck != s->stuck_told) {
         s->stuck_told = stuck;
         send_status(s, false);
-    } else if (s->captioner->options.realtime && !s->ended &&
-               clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
+    } else if (is_realtime(s) && !s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
         s->heartbeats = (s->heartbeats + 1) % HEARTBEATS_A_WORD;
         send_status(s, s->heartbeats != 0);
     }
@@ -96,7 +95,7 @@ void caption_status(struct stream *s)
 
 static int64_t lag_ms(const struct stream *s, int64_t sample)
 {
-    if (!s->captioner->options.realtime)
+    if (!is_realtime(s))
         return -1;
     int64_t spoken_ns = atomic_load(&s->in->origin_ns) + (sample + s->skipped) * NS_A_SAMPLE;
     int64_t lag = (clock_now_ns() - spoken_ns) / 1000000;

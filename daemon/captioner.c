@@ -84,11 +84,12 @@ bool captioner_ended(const struct captioner *c)
 }
 
 /* One thread that hangs must show, however busy the others are. */
-uint64_t captioner_progress(struct captioner *c)
+uint64_t captioner_progress(struct captioner *c, unsigned waiting)
 {
     bool all = true;
     for (int i = 0; i < c->n_streams; i++)
-        all = all && atomic_load(&c->streams[i].progress) != c->streams[i].progress_seen;
+        all =
+            all && (waiting >> i & 1 || atomic_load(&c->streams[i].progress) != c->streams[i].progress_seen);
     for (int i = 0; all && i < c->n_streams; i++)
         c->streams[i].progress_seen = atomic_load(&c->streams[i].progress);
     c->progress += all;

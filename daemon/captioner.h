@@ -54,8 +54,9 @@ void captioner_set(struct captioner *, const struct live_settings *);
 /* Any thread: true once every input has ended and every event of theirs is in the queue. */
 bool captioner_ended(const struct captioner *);
 
-/* Loop: grows when each of the threads has made progress, waiting for sound included, since it last grew. */
-uint64_t captioner_progress(struct captioner *);
+/* Loop: grows when each of the threads has made progress, waiting for sound included, since it last grew. waiting: a bit for
+ * each that waits for the engine, whose progress is another's affair. */
+uint64_t captioner_progress(struct captioner *, unsigned waiting);
 
 /* Loop: asks the threads to finish the open words by the deadline (CLOCK_MONOTONIC, ns); what is undecoded then becomes a
  * gap. Does not wait; captioner_finished tells when it is done. */

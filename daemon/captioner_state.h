@@ -57,6 +57,12 @@ struct captioner {
     _Atomic unsigned settings_told; /* grows with each change, under the lock */
 };
 
+/* Sound comes at the speed of the clock, and what is late is given up. */
+static inline bool is_realtime(const struct stream *s)
+{
+    return s->captioner->options.realtime || s->in->live;
+}
+
 /* --- caption_events.c: what the loop is told; a stream's thread ---------------------------------------------- */
 
 void caption_gap(struct stream *, int64_t start, int64_t n_samples, enum gap_cause);

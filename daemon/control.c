@@ -40,7 +40,7 @@ static void send_line(struct control_peer *p, const char *line, size_t n)
 
 static void send_error(struct control_peer *p, const char *cmd, const char *message)
 {
-    char line[2 * ERR_MSG_MAX + 256];
+    char line[6 * ERR_MSG_MAX + 256]; /* a control character takes six bytes */
     send_line(p, line, protocol_write_error(line, sizeof(line), cmd, message));
 }
 

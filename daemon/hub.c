@@ -80,6 +80,7 @@ static void follow(struct hub *hub, struct hub_stream *s, const struct event *e,
     case EVENT_SPEECH_START:
         s->open_utt = e->utt;
         s->open_seq = seq;
+        s->open_ms = e->start_ms;
         s->heard_ms = e->start_ms;
         s->text_n = 0;
         s->text_cut = false;
@@ -185,7 +186,8 @@ void hub_close_utterances(struct hub *hub, const int64_t *now_ms)
             hub_publish(hub, &e);
         e.type = EVENT_FINAL;
         e.reason = FINAL_FLUSH;
-        e.start_ms = e.end_ms = s->heard_ms;
+        e.start_ms = s->open_ms;
+        e.end_ms = s->heard_ms;
         hub_publish(hub, &e);
     }
 }
@@ -198,7 +200,8 @@ struct message *hub_hello(struct hub *hub)
         .engine = hub->engine,
         .seq = hub->journal.next - 1,
         .oldest_seq = hub->journal.oldest,
-        .t0_unix_ms = hub->t0_unix_ms,
+        /* The audio clocks stand still while the computer sleeps, and the time of day is set now and then. */
+        .t0_unix_ms = clock_unix_ms() - (clock_now_ns() - hub->t0_ns) / NS_A_MS,
         .streams = hub->names,
         .n_streams = hub->n_streams,
     };

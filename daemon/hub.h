@@ -25,6 +25,7 @@ struct hub_stream {
     struct event status;     /* the latest, quiet ones included */
     int64_t open_utt;        /* 0: none */
     int64_t open_seq;        /* of its speech_start */
+    int64_t open_ms;         /* where it began */
     struct message *told;    /* the latest status that was told, kept when the history has moved past it */
     int64_t heard_ms;        /* where the captions have got to: end of the last commit, final or gap */
     int64_t skipped_ms;      /* audio that never reached the ring: clock minus samples heard */
@@ -55,7 +56,7 @@ struct hub {
     int n_streams;
     const char *names[STREAMS_MAX];
     char session[PROTOCOL_SESSION_MAX];
-    int64_t t0_unix_ms; /* when the audio clocks began; set by the owner with model and engine */
+    int64_t t0_ns; /* CLOCK_MONOTONIC where the audio clocks began; set by the owner with model and engine */
     struct reader *readers;
     struct stats *stats;
     const char *model, *engine;

@@ -49,7 +49,8 @@ static int open_source(struct intake *in, struct err *err)
         source->v->close(source);
         return r;
     }
-    in->live = source->info.live;
+    if (in->live != source->info.live) /* which never changes; others read it from then on */
+        in->live = source->info.live;
     resampler_destroy(in->resampler);
     in->resampler = resampler;
     pthread_mutex_lock(&in->source_lock);
@@ -156,7 +157,7 @@ static void take_pause(struct intake *in)
 static void end_of_input(struct intake *in, const char *why)
 {
     convert(in, NULL, 0, true, NULL);
-    intake_finish_gate(in);
+    intake_finish_gate(in, FINAL_EOF);
     const struct mark mark = {.type = MARK_EOF, .at = intake_position(in), .known = intake_position(in)};
     intake_tell(in, STREAM_ENDED, NULL, why); /* before the mark, with which the captioner tells it */
     intake_put_mark(in, &mark);
@@ -195,6 +196,7 @@ static bool pump(struct intake *in, float *frames)
     if (n >= 0)
         return true;
     if (n == SOURCE_EOF || !in->live) {
+        atomic_store(&in->failed, n != SOURCE_EOF);
         end_of_input(in, n == SOURCE_EOF ? "the input has ended" : err.msg);
         return false;
     }
@@ -206,9 +208,10 @@ static bool pump(struct intake *in, float *frames)
 static void discard_backlog(struct intake *in, float *frames)
 {
     struct err err;
-    if (!in->source || !in->live)
+    if (!in->live)
         return;
-    while (!told_to_yield(in) && in->source->v->read(in->source, frames, READ_FRAMES, 0, &err) > 0)
+    while (in->source && !told_to_yield(in) &&
+           in->source->v->read(in->source, frames, READ_FRAMES, 0, &err) > 0)
         in->source->v->take_dropped(in->source);
     in->heard_ns = clock_now_ns();
 }

@@ -27,7 +27,7 @@
 
 enum mark_type {
     MARK_START, /* an utterance begins at `at` */
-    MARK_END,   /* it ended before `at` */
+    MARK_END,   /* it ended before `at`; reason says why */
     MARK_SKIP,  /* from `at` on the clock is `skip` samples further ahead; cause says why */
     MARK_EOF,   /* nothing comes after `at` */
 };
@@ -38,6 +38,7 @@ struct mark {
     int64_t known; /* the index that had been judged when this became known; ascends */
     int64_t skip;
     enum gap_cause cause;
+    enum final_reason reason;
 };
 
 struct intake_options {
@@ -64,8 +65,9 @@ struct intake {
     _Atomic int state; /* enum stream_state, the device's: LISTENING, SILENT, NO_DEVICE, PAUSED, ENDED */
     _Atomic bool
         stuck; /* the sound server keeps the source for good: the thread has ended, only a new process helps */
-    _Atomic int level_cdb;     /* RMS of the last 100 ms, 1/100 dB relative to full scale */
-    _Atomic int64_t overruns;  /* samples lost because they were not read, or not captioned, in time */
+    _Atomic bool failed;      /* a file or pipe has ended because it could not be read on; message says why */
+    _Atomic int level_cdb;    /* RMS of the last 100 ms, 1/100 dB relative to full scale */
+    _Atomic int64_t overruns; /* samples lost because they were not read, or not captioned, in time */
     pthread_mutex_t text_lock; /* guards the two strings: taken for a copy only */
     char device[128];
     char message[256];
@@ -100,7 +102,7 @@ int intake_create(const struct intake_options *, struct intake **, struct err *)
 /* Starts the thread. 0 or a negative errno. */
 int intake_start(struct intake *, struct err *);
 
-/* Closes (or reopens) the device. The open utterance ends. Any thread. */
+/* Closes (or reopens) the device, which ends an open utterance; files and pipes are only not read on. Any thread. */
 void intake_pause(struct intake *, bool pause);
 
 /* Ends the thread. 0, or -ETIMEDOUT when the sound server does not let go of the source: then the intake must not be

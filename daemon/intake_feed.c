@@ -34,27 +34,29 @@ void intake_put_mark(struct intake *in, const struct mark *mark)
     }
 }
 
-static void put_gate_event(struct intake *in, const struct gate_event *event)
+/* reason: of an end. */
+static void put_gate_event(struct intake *in, const struct gate_event *event, enum final_reason reason)
 {
     const struct mark mark = {.type = event->type == GATE_START ? MARK_START : MARK_END,
                               .at = event->at,
-                              .known = in->gate.position};
+                              .known = in->gate.position,
+                              .reason = reason};
     if (event->type != GATE_NONE)
         intake_put_mark(in, &mark);
 }
 
-void intake_finish_gate(struct intake *in)
+void intake_finish_gate(struct intake *in, enum final_reason reason)
 {
     struct gate_event event;
     do {
         gate_finish(&in->gate, &event);
-        put_gate_event(in, &event);
+        put_gate_event(in, &event, reason);
     } while (event.type != GATE_NONE);
 }
 
 void intake_break_gate(struct intake *in)
 {
-    intake_finish_gate(in);
+    intake_finish_gate(in, FINAL_DEVICE);
     gate_init(&in->gate, &in->options.gate, intake_position(in));
 }
 
@@ -87,7 +89,7 @@ static void judge(struct intake *in, const float *pcm, int n)
     while (n > 0) {
         struct gate_event event;
         int used = gate_process(&in->gate, pcm, n, &event);
-        put_gate_event(in, &event);
+        put_gate_event(in, &event, FINAL_SILENCE);
         pcm += used;
         n -= used;
     }

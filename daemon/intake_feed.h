@@ -17,8 +17,8 @@ void intake_put_mark(struct intake *, const struct mark *);
 void intake_put_skip(struct intake *, int64_t n, enum gap_cause);
 /* The same of what found no room. */
 void intake_put_lost(struct intake *);
-/* Ends an open utterance where the sound stops. */
-void intake_finish_gate(struct intake *);
+/* Ends an open utterance where the sound stops, and says why it does. */
+void intake_finish_gate(struct intake *, enum final_reason);
 /* The sound has a seam here: what comes is judged afresh. */
 void intake_break_gate(struct intake *);
 

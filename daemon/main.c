@@ -13,8 +13,7 @@
 
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
 
-#define DEVICES_MAX   64
-#define FILES_BESIDES 256 /* descriptors for everything but clients */
+#define DEVICES_MAX 64
 
 /* Sound and words are in our memory: neither a core dump nor another process of the user shall see them. */
 static void protect_memory(void)
@@ -22,18 +21,6 @@ static void protect_memory(void)
     const struct rlimit none = {0, 0};
     if (prctl(PR_SET_DUMPABLE, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
         log_warning("core dumps cannot be turned off: %s", strerror(errno));
-}
-
-static void raise_file_limit(int n_clients)
-{
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)n_clients + FILES_BESIDES;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
-        log_info("only %llu files may be open: fewer than clients-max clients",
-                 (unsigned long long)limit.rlim_cur);
 }
 
 static int list_devices(void)
@@ -61,7 +48,6 @@ static int serve(struct config *config, int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (!config->allow_core_dumps)
         protect_memory();
-    raise_file_limit(config->clients_max);
     if (service_create(config, argc, argv, &service, &err) < 0) {
         log_error("%s", err.msg);
         return EXIT_RUNTIME;

@@ -45,7 +45,9 @@ int pipeline_settings(const struct pipeline *p, const struct config *config, str
         .follow_language = !config->language_lock,
         .translate = config->task == TASK_TRANSLATE,
         .unguarded = !config->guard,
-        .beam_size = p->searches ? config->beam_size : 1,
+        .beam_size = !p->searches                           ? 1
+                     : config->beam_size == p->beams_wanted ? p->beams_max
+                                                            : config->beam_size,
     };
     int r = check_language(p, config, err);
     if (r < 0)
@@ -77,13 +79,19 @@ static const char *engine_setting(const struct config *config, char *value, size
 static int open_model(struct pipeline *p, const struct config *config, struct err *err)
 {
     char engine[16];
+    int beams_most = WHISPER_SLOTS_MAX / config->n_inputs;
+    p->beams_wanted = config->beam_size;
+    p->beams_max = config->beam_size < beams_most ? config->beam_size : beams_most;
+    if (p->beams_max < config->beam_size)
+        log_warning("beam-size: %d instead of %d, which is the most for %d inputs", p->beams_max,
+                    config->beam_size, config->n_inputs);
     p->options = (struct whisper_options){
         .engine = engine_setting(config, engine, sizeof(engine)),
         .n_threads = config->threads,
         .precision = (enum engine_precision)config->precision,
         .yields = true, /* a service takes no core to wait with */
         .n_audio_slots = config->n_inputs,
-        .n_text_slots = config->n_inputs * config->beam_size,
+        .n_text_slots = config->n_inputs * p->beams_max,
     };
     int r = model_path_find(pipeline_model_name(config), p->model_path, sizeof(p->model_path), err);
     if (r == 0)
@@ -96,10 +104,11 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
     snprintf(p->engine_names[0], sizeof(p->engine_names[0]), "%s", whisper_engine_name(p->model.whisper));
     /* An engine without beam search captions all the same, one hypothesis at a time. */
     p->searches = whisper_beams_max(p->model.whisper) > 1;
-    p->beams_max = p->searches ? config->beam_size : 1;
-    if (p->beams_max < config->beam_size)
+    if (!p->searches && p->beams_max > 1) {
         log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
-                    whisper_engine_name(p->model.whisper), config->beam_size);
+                    whisper_engine_name(p->model.whisper), p->beams_max);
+        p->beams_max = 1;
+    }
     return pipeline_settings(p, config, &p->settings, err);
 }
 
@@ -237,11 +246,12 @@ bool pipeline_failed(const struct pipeline *p, struct err *err)
     return true;
 }
 
-/* While another engine is loaded the streams wait for it. */
+/* A stream that waits for its turn at the engine makes as much progress as the engine does, however long the others take. */
 uint64_t pipeline_progress(struct pipeline *p)
 {
-    uint64_t captioner = captioner_progress(p->captioner), batcher = batcher_progress(p->batcher);
-    if (batcher != p->batcher_seen && (captioner != p->captioner_seen || batcher_loads(p->batcher))) {
+    uint64_t captioner = captioner_progress(p->captioner, batcher_waiting(p->batcher)),
+             batcher = batcher_progress(p->batcher);
+    if (batcher != p->batcher_seen && captioner != p->captioner_seen) {
         p->captioner_seen = captioner;
         p->batcher_seen = batcher;
         p->progress++;
@@ -266,6 +276,20 @@ void pipeline_pause(struct pipeline *p, unsigned streams, bool pause)
 bool pipeline_stuck(const struct pipeline *p, int input)
 {
     return atomic_load(&p->inputs[input]->stuck);
+}
+
+bool pipeline_input_failed(const struct pipeline *p, int input)
+{
+    return atomic_load(&p->inputs[input]->failed);
+}
+
+bool pipeline_is_live(const struct pipeline *p)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        if (p->inputs[i]->live)
+            return true;
+    }
+    return false;
 }
 
 void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)

@@ -22,6 +22,7 @@ struct pipeline {
     int n_inputs;
     bool searches;                 /* the engine has beam search */
     int beams_max;                 /* hypotheses that there are text slots for, an input */
+    int beams_wanted;              /* which were asked for at the start, and may be more */
     struct live_settings settings; /* of decoding, at first */
     struct batcher *batcher;
     struct captioner *captioner;
@@ -72,6 +73,12 @@ void pipeline_pause(struct pipeline *, unsigned streams, bool pause);
 
 /* Whether a sound server keeps the device of this input for good. */
 bool pipeline_stuck(const struct pipeline *, int input);
+
+/* Whether this input, a file or a pipe, has ended because it could not be read on. */
+bool pipeline_input_failed(const struct pipeline *, int input);
+
+/* Whether any input is a device, which cannot wait. */
+bool pipeline_is_live(const struct pipeline *);
 
 /* Milliseconds of audio that have reached the ring of each input. */
 void pipeline_heard_ms(const struct pipeline *, int64_t *ms);

@@ -98,6 +98,10 @@ static void print_message(struct printer *p, const struct message *m)
         add_text(p, m->stream, text);
     else if (reason && strcmp(reason, "max_len") != 0) /* after which the sentence goes on */
         take_line(p, m->stream, p->line[m->stream].n);
+    else if (json_object_get(o, "to_seq"))
+        log_warning("standard output is read too slowly: events %lld to %lld are no longer kept",
+                    (long long)json_integer_value(json_object_get(o, "from_seq")),
+                    (long long)json_integer_value(json_object_get(o, "to_seq")));
     json_decref(o);
 }
 
@@ -159,12 +163,17 @@ static int take_batch(struct printer *p, struct message **batch)
 static void pump(struct printer *p)
 {
     struct message *batch[BATCH];
-    int n;
-    while (!p->writing && !p->gone && (n = take_batch(p, batch)) > 0) {
+    while (!p->writing && !p->gone) {
+        int n = take_batch(p, batch);
         for (int i = 0; i < n; i++) {
             print_message(p, batch[i]);
             message_unref(batch[i]);
         }
+        if (n == 0 && !p->ending)
+            return;
+        for (int i = 0; n == 0 && i < p->hub->n_streams; i++)
+            take_line(p, i, p->line[i].n);
+        p->ending &= n > 0;
         if (p->failed) {
             log_error("standard output: %s", strerror(-p->failed));
             stop(p);
@@ -214,9 +223,11 @@ void printer_init(struct printer *p, uv_loop_t *loop, struct hub *hub, bool text
 void printer_end(struct printer *p, const char *reason, const char *message)
 {
     char line[2 * ERR_MSG_MAX + 256];
-    if (!p->hub || p->text || p->gone)
+    if (!p->hub || p->gone)
         return;
-    p->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
+    p->ending = p->text;
+    if (!p->text)
+        p->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
     pump(p);
 }
 

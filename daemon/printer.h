@@ -23,6 +23,7 @@ struct printer {
     void (*progress)(void *ctx);
     void *ctx;
     struct message *bye; /* the last line, when its turn comes */
+    bool ending;         /* text: so do the lines that are not complete */
     bool writing;
     uv_work_t work;
     char *out; /* collects; grows to what one batch needs */
@@ -40,7 +41,8 @@ struct printer {
 void printer_init(struct printer *, uv_loop_t *, struct hub *, bool text, void (*progress)(void *ctx),
                   void *ctx);
 
-/* jsonl: after everything that has been published comes a bye. Does nothing where nothing was begun. */
+/* After everything that has been published come the lines that are not complete, or for jsonl a bye. Does nothing where nothing
+ * was begun. */
 void printer_end(struct printer *, const char *reason, const char *message);
 
 void printer_finish(struct printer *); /* NULL and zeroed objects are accepted; no write may be under way */

@@ -117,7 +117,10 @@ static void report_state(struct service *s, int stream)
         return;
     s->state_logged[stream] = state;
     const char *name = s->names[stream], *state_name = protocol_state_name(state);
-    if (state == STREAM_NO_DEVICE || state == STREAM_SILENT)
+    if (state == STREAM_ENDED && pipeline_input_failed(&s->pipeline, stream)) {
+        log_error("%s: %s", name, e->message);
+        s->status = s->config->once ? -EIO : s->status;
+    } else if (state == STREAM_NO_DEVICE || state == STREAM_SILENT)
         log_warning("%s: %s: %s", name, state_name, e->message);
     else
         log_info("%s: %s%s%s", name, state_name, e->device[0] ? ", " : "", e->device);
@@ -154,7 +157,8 @@ static void take_event(struct service *s, const struct event *event)
  * reads what the history still has. */
 static bool must_wait(const struct service *s)
 {
-    return s->config->pace == PACE_FAST && !s->hurried && printer_full(&s->printer);
+    return s->config->pace == PACE_FAST && !s->hurried && !pipeline_is_live(&s->pipeline) &&
+           printer_full(&s->printer);
 }
 
 /* Without an engine there are no captions. */
@@ -237,6 +241,7 @@ static void on_reload_signal(uv_signal_t *handle, int signum)
         on_stop_signal(handle, signum);
     else if (s->phase == PHASE_RUNNING)
         service_reload(s);
+    s->reload_due = s->phase == PHASE_LOADING;
 }
 
 /* The loop lives, or this would not run; the captioner does if its counter moves, in a pause or without a device too. */
@@ -301,7 +306,7 @@ static void name_model(struct service *s)
 
 static int start(struct service *s, struct err *err)
 {
-    s->hub.t0_unix_ms = clock_unix_ms();
+    s->hub.t0_ns = clock_now_ns();
     name_model(s);
     if (s->config->stdout_format != STDOUT_NONE)
         printer_init(&s->printer, &s->loop, &s->hub, s->config->stdout_format == STDOUT_TEXT, on_printed, s);
@@ -345,6 +350,8 @@ static void on_loaded(uv_work_t *work, int status)
     if (watchdog_ms)
         uv_timer_start(&s->watchdog, on_watchdog, 0, watchdog_ms / 4 + 1);
     notify_ready();
+    if (s->reload_due)
+        service_reload(s);
 }
 
 static void init_handles(struct service *s)

@@ -1,9 +1,9 @@
 /* The running daemon: model, inputs, captioner, hub and sockets on one libuv loop.
  *
- *   service_init    binds the sockets, so that a conflict shows before anything expensive
+ *   service_create  binds the sockets, so that a conflict shows before anything expensive
  *   service_run     loads model and inputs on a worker thread while signals are heard; then READY, and captions until the
  *                   inputs have ended (--once) or a signal comes
- *   service_finish  takes everything down
+ *   service_destroy takes everything down
  *
  * A stop has two seconds: the captioner finishes the open words, clients get them and `bye`; what is not decoded by then
  * is said as a gap. A second signal ends the process at once. Belongs to the main thread, which is the loop's. */

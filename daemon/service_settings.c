@@ -53,7 +53,7 @@ static void apply_live_settings(struct service *s)
     if (s->decoding_changes)
         apply_decoding_settings(s);
     log_set_level((enum log_level)c->log_level);
-    s->subscribers.n_max = c->clients_max;
+    subscribers_allow(&s->subscribers, c->clients_max);
     s->subscribers.timeout_ms = s->control.timeout_ms = c->client_timeout_ms;
     if (journal_resize(&s->hub.journal, c->history_events, (size_t)c->history_kib * 1024) < 0)
         log_error("out of memory for a longer history: it stays as it was");

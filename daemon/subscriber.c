@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "daemon/base/clock.h"
 #include "daemon/client.h"
@@ -11,6 +12,7 @@
 #define GREETING_MS      250
 #define GREETING_TICK_MS 50
 #define LINE_MAX_BYTES   1024
+#define FILES_BESIDES    256 /* descriptors for everything but clients */
 
 struct subscriber {
     struct client client; /* first: the client's callbacks cast */
@@ -186,9 +188,29 @@ void subscribers_accept(void *ctx, uv_stream_t *server)
         add(all, s);
 }
 
+/* A client takes a descriptor. */
+static void raise_file_limit(int n_clients)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)n_clients + FILES_BESIDES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
+        log_info("only %llu files may be open: fewer than clients-max clients",
+                 (unsigned long long)limit.rlim_cur);
+}
+
+void subscribers_allow(struct subscribers *all, int n_max)
+{
+    all->n_max = n_max;
+    raise_file_limit(n_max);
+}
+
 void subscribers_init(struct subscribers *all, uv_loop_t *loop, struct hub *hub, int n_max, int timeout_ms)
 {
-    *all = (struct subscribers){.hub = hub, .n_max = n_max, .timeout_ms = timeout_ms};
+    *all = (struct subscribers){.hub = hub, .timeout_ms = timeout_ms};
+    subscribers_allow(all, n_max);
     uv_timer_init(loop, &all->greeting);
     all->greeting.data = all;
 }

@@ -17,8 +17,11 @@ struct subscribers {
     struct subscriber *first;
     int n;
     struct message *bye;   /* set: everyone is disconnected with it once up to date */
-    int n_max, timeout_ms; /* may be changed at any time */
+    int n_max, timeout_ms; /* the latter may be changed at any time */
 };
+
+/* So many clients at a time from now on, for which the limit of open files is raised as far as it can be. */
+void subscribers_allow(struct subscribers *, int n_max);
 
 void subscribers_init(struct subscribers *, uv_loop_t *, struct hub *, int n_max, int timeout_ms);
 

@@ -92,9 +92,9 @@ static void finish_utterance(struct stream *s, int64_t end, enum final_reason re
 {
     if (end < live_buffer_start(s->live))
         end = live_buffer_start(s->live);
-    bool heard = pass(s, end, LIVE_FINAL) >= 0;
+    bool fits = end - live_buffer_start(s->live) <= WINDOW, heard = fits && pass(s, end, LIVE_FINAL) >= 0;
     if (!heard)
-        abandon(s, end, failure(s));
+        abandon(s, end, fits ? failure(s) : GAP_OVERLOAD);
     close_utterance(s, end > s->word_end ? end : s->word_end, reason);
     s->joinable &= heard;
 }
@@ -116,11 +116,14 @@ static void limit_utterance(struct stream *s)
     s->utt_start = s->word_end;
 }
 
+static bool lags(const struct stream *s, int64_t judged)
+{
+    return is_realtime(s) && (judged - s->seen) * 1000 / SAMPLE_RATE > s->captioner->options.max_lag_ms;
+}
+
 static void tick(struct stream *s, int64_t at)
 {
-    int64_t unheard_ms = (at - s->seen) * 1000 / SAMPLE_RATE;
-    bool too_late = s->captioner->options.realtime && unheard_ms > s->captioner->options.max_lag_ms;
-    if (too_late || at - live_buffer_start(s->live) > WINDOW) {
+    if (lags(s, at) || at - live_buffer_start(s->live) > WINDOW) {
         /* The machine cannot keep up: say so, and go on with what is being said now. */
         abandon(s, at, GAP_OVERLOAD);
         close_utterance(s, at, FINAL_MAX_LEN);
@@ -136,7 +139,19 @@ static void tick(struct stream *s, int64_t at)
     limit_utterance(s);
 }
 
-static void act_on_mark(struct stream *s)
+/* Where speakers pause no tick may ever be due on a machine that cannot keep up. */
+static void act_on_end(struct stream *s, const struct mark *m, int64_t judged)
+{
+    if (lags(s, judged)) {
+        abandon(s, m->at, GAP_OVERLOAD);
+        close_utterance(s, m->at, m->reason);
+        s->joinable = false;
+    } else {
+        finish_utterance(s, m->at, m->reason);
+    }
+}
+
+static void act_on_mark(struct stream *s, int64_t judged)
 {
     struct mark *m = &s->mark;
     s->has_mark = false;
@@ -149,13 +164,14 @@ static void act_on_mark(struct stream *s)
         break;
     case MARK_END:
         if (s->open)
-            finish_utterance(s, m->at, FINAL_SILENCE);
+            act_on_end(s, m, judged);
         break;
     case MARK_SKIP:
         if (s->open)
             finish_utterance(s, m->at, FINAL_DEVICE);
         caption_gap(s, m->at, m->skip, m->cause);
         s->skipped += m->skip;
+        s->joinable = false;
         break;
     case MARK_EOF:
         if (s->open)
@@ -209,12 +225,12 @@ bool stream_advance(struct stream *s)
     int64_t step = (int64_t)s->captioner->options.step_ms * SAMPLE_RATE / 1000;
     int64_t next_tick = INT64_MAX;
     if (s->open && judged - s->seen >= step)
-        next_tick = s->captioner->options.realtime ? judged : s->seen + step;
+        next_tick = is_realtime(s) ? judged : s->seen + step;
     bool acted = true;
     bool due = s->has_mark && s->mark.known <= judged;
     /* In real time a mark that is due has happened already: a tick before it would only add delay. */
-    if (due && (s->captioner->options.realtime || s->mark.known <= next_tick))
-        act_on_mark(s);
+    if (due && (is_realtime(s) || s->mark.known <= next_tick))
+        act_on_mark(s, judged);
     else if (next_tick != INT64_MAX)
         tick(s, next_tick);
     else
@@ -229,22 +245,38 @@ void stream_flush(struct stream *s)
 {
     if (!s->open)
         return;
-    int64_t judged = atomic_load_explicit(&s->in->judged, memory_order_acquire);
-    finish_utterance(s, judged, FINAL_FLUSH);
-    open_utterance(s, judged);
+    int64_t end = atomic_load_explicit(&s->in->judged, memory_order_acquire);
+    if (end - live_buffer_start(s->live) > WINDOW) /* a file that is read faster than it is heard */
+        end = s->seen;
+    finish_utterance(s, end, FINAL_FLUSH);
+    open_utterance(s, end);
 }
 
+/* With a last pass if there is time for one. */
+static void finish_in_time(struct stream *s, int64_t end, enum final_reason reason)
+{
+    int64_t expected_ns = (int64_t)((s->pass_s > 0.05f ? s->pass_s : 0.5f) * 1.5e9f);
+    if (end - live_buffer_start(s->live) > WINDOW ||
+        clock_now_ns() + expected_ns > atomic_load(&s->captioner->deadline_ns)) {
+        abandon(s, end, GAP_SHUTDOWN);
+        close_utterance(s, end, reason);
+    } else {
+        finish_utterance(s, end, reason);
+    }
+}
+
+/* What has happened by now and was not come to yet is told as well. */
 void stream_finish(struct stream *s)
 {
-    if (!s->open)
-        return;
-    int64_t judged = atomic_load_explicit(&s->in->judged, memory_order_acquire);
-    int64_t expected_ns = (int64_t)((s->pass_s > 0.05f ? s->pass_s : 0.5f) * 1.5e9f);
-    if (judged - live_buffer_start(s->live) > WINDOW ||
-        clock_now_ns() + expected_ns > atomic_load(&s->captioner->deadline_ns)) {
-        abandon(s, judged, GAP_SHUTDOWN);
-        close_utterance(s, judged, FINAL_FLUSH);
-    } else {
-        finish_utterance(s, judged, FINAL_FLUSH);
+    for (take_mark(s); s->has_mark && !s->ended; take_mark(s)) {
+        if (s->open && s->mark.type != MARK_START) {
+            s->has_mark = s->mark.type != MARK_END;
+            finish_in_time(s, s->mark.at, s->mark.type == MARK_END ? s->mark.reason : FINAL_FLUSH);
+        } else {
+            act_on_mark(s, s->mark.at);
+        }
     }
+    int64_t judged = atomic_load_explicit(&s->in->judged, memory_order_acquire);
+    if (s->open)
+        finish_in_time(s, judged > s->seen ? judged : s->seen, FINAL_FLUSH);
 }

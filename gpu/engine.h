@@ -13,7 +13,7 @@
  * Memory. Pointers from alloc are engine memory: pointer arithmetic is allowed on the host, dereferencing is
  * not. A struct mat is a view of engine memory.
  *
- * An engine belongs to one thread (the captioner, or a tool's main thread). */
+ * An engine belongs to one thread (the batcher's, or a tool's main thread). */
 #ifndef CAPTIOND_GPU_ENGINE_H
 #define CAPTIOND_GPU_ENGINE_H
 

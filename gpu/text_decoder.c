@@ -264,6 +264,16 @@ static int record_graphs(struct layer_loader *l, struct text_decoder *t)
     return 0;
 }
 
+void text_decoder_launch_each(const struct text_decoder *t)
+{
+    for (int align = 0; align < 2; align++) {
+        for (int beams = 0; beams <= t->searches; beams++) {
+            for (int n = 0; n < t->options.n_slots; n++)
+                t->engine->v->graph_launch(t->engine, t->steps[align][beams][n], t->options.n_active, 1);
+        }
+    }
+}
+
 /* --- life ------------------------------------------------------------------------------------------------------- */
 
 int text_decoder_create(struct layer_loader *l, const struct text_decoder_options *options,

@@ -47,6 +47,9 @@ void text_decoder_submit_rows(struct text_decoder *, int n, struct pass_kind);
 int32_t *text_decoder_step_slots(const struct text_decoder *);
 void text_decoder_submit_steps(struct text_decoder *, int n, struct pass_kind, int max_steps);
 
+/* Launches each recorded step once, at most: with no slot active it computes nothing. */
+void text_decoder_launch_each(const struct text_decoder *);
+
 /* Submits rows first … first + n − 1 (n ≤ PASS_ROWS_MAX) and leaves their logits, f32 [n, n_vocab], in engine memory. */
 struct mat text_decoder_submit_logits(struct text_decoder *, int first, int n);
 

@@ -9,7 +9,7 @@
 
 #include "gpu/whisper_state.h"
 
-#define SLOTS_MAX PASS_ROWS_MAX /* a step is one pass */
+_Static_assert(WHISPER_SLOTS_MAX == PASS_ROWS_MAX, "a step is one pass");
 
 /* A window of a larger model fills a GPU by itself, and is done sooner by libcublas than several together without it. */
 #define TOGETHER_STATE_MAX 512
@@ -18,10 +18,12 @@
 
 static int check_options(const struct whisper_options *o, struct err *err)
 {
-    if (o->n_audio_slots < 1 || o->n_audio_slots > SLOTS_MAX)
-        return err_set(err, -EINVAL, "audio slots: %d is not between 1 and %d", o->n_audio_slots, SLOTS_MAX);
-    if (o->n_text_slots < 1 || o->n_text_slots > SLOTS_MAX)
-        return err_set(err, -EINVAL, "text slots: %d is not between 1 and %d", o->n_text_slots, SLOTS_MAX);
+    if (o->n_audio_slots < 1 || o->n_audio_slots > WHISPER_SLOTS_MAX)
+        return err_set(err, -EINVAL, "audio slots: %d is not between 1 and %d", o->n_audio_slots,
+                       WHISPER_SLOTS_MAX);
+    if (o->n_text_slots < 1 || o->n_text_slots > WHISPER_SLOTS_MAX)
+        return err_set(err, -EINVAL, "text slots: %d is not between 1 and %d", o->n_text_slots,
+                       WHISPER_SLOTS_MAX);
     return 0;
 }
 
@@ -121,7 +123,6 @@ static int warm_up(struct whisper *w, struct err *err)
                                      .mask = 0,
                                      .first_mask = -1},
                            .probe_token = -1,
-                           .want_align = 1,
                            .out_capacity = 2,
                            .out_tokens = chosen,
                            .out_logprobs = logprobs};
@@ -133,6 +134,13 @@ static int warm_up(struct whisper *w, struct err *err)
         return r;
     r = whisper_submit_runs(w, &run, 1, 1, err);
     return r < 0 ? r : whisper_wait(w, err);
+}
+
+/* What an engine makes of a recorded step on first use as well. No slot is active any more, so nothing is computed. */
+static int warm_up_steps(struct whisper *w, struct err *err)
+{
+    text_decoder_launch_each(w->decoder);
+    return whisper_wait(w, err);
 }
 
 /* "auto" is the GPU, or where there is none the host; *no_device then says why. */
@@ -166,7 +174,9 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
     r = loader.code < 0 ? loader.code : build(w, &loader);
     layer_loader_finish(&loader);
     weights_close_files(w->weights);
-    return r < 0 ? r : warm_up(w, err);
+    if (r == 0)
+        r = warm_up(w, err);
+    return r < 0 ? r : warm_up_steps(w, err);
 }
 
 static int open_with(const char *path, const struct whisper_options *options, struct whisper **out,
@@ -179,8 +189,8 @@ static int open_with(const char *path, const struct whisper_options *options, st
     if (r == 0)
         r = load(w, options, no_device, err);
     if (r < 0) {
-        if (w->engine && whisper_on_device(w) && no_device)
-            *no_device = *err;
+        if (no_device)
+            *no_device = w->engine && whisper_on_device(w) ? *err : (struct err){0};
         whisper_close(w);
         return r;
     }

@@ -17,13 +17,15 @@ struct whisper_dims {
     int n_align; /* alignment heads */
 };
 
+#define WHISPER_SLOTS_MAX 64
+
 struct whisper_options {
     const char *engine; /* "host", "cuda", or "auto": cuda where it can be used with this model, else host */
     int n_threads;
     enum engine_precision precision;
     bool deferred, yields; /* as in engine_options */
-    int n_audio_slots;     /* windows that can be encoded at once, ≥ 1 */
-    int n_text_slots;      /* sequences, ≥ 1 */
+    int n_audio_slots;     /* windows that can be encoded at once, 1 … WHISPER_SLOTS_MAX */
+    int n_text_slots;      /* sequences, as many */
 };
 
 /* Loads a model (gpu/weights.h says what there is) and readies the engine. The file is checked completely before use
@@ -44,9 +46,10 @@ bool whisper_on_device(const struct whisper *); /* which may be lost; the host e
 const struct err *whisper_no_device(const struct whisper *);
 struct engine *whisper_engine(struct whisper *); /* for the oracle and golden tests */
 
+/* The model's folder, borrowed until close; NULL where it is one file. */
+const char *whisper_folder(const struct whisper *);
+
 /* The bytes of text token `id`, as weights_token_bytes; borrowed until close. */
-const char *
-whisper_folder(const struct whisper *); /* the model's, borrowed; NULL if it is a file that has everything */
 const char *whisper_token_bytes(const struct whisper *, int32_t id, size_t *n_bytes);
 
 /* Makes the ring's memory fit for fast reads; it must outlive the model. A failure is a warning. */

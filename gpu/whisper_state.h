@@ -16,7 +16,7 @@
 struct whisper {
     struct engine *engine;
     struct err no_device;    /* why it is the host engine */
-    struct weights *weights; /* unmapped: dims and vocabulary */
+    struct weights *weights; /* closed: dims and vocabulary */
     const struct whisper_dims *dims;
     int n_audio_slots, n_text_slots, mask_words;
     struct audio_encoder *encoder;

@@ -18,13 +18,17 @@
 
 /* Holds "PARENT:TASK"; the parent's process id, so that a value left in an environment by mistake does nothing. */
 #define VARIABLE "CAPTIOND_TRIAL"
+#define NAME     "captiond-trial" /* of the process */
 
 const char *trial_task(void)
 {
     char *end;
     const char *value = getenv(VARIABLE);
-    if (!value || strtol(value, &end, 10) != getppid() || *end != ':')
+    if (!value || strtol(value, &end, 10) != getppid() || *end != ':') {
+        if (value && strcmp(program_invocation_short_name, NAME) == 0)
+            _Exit(1); /* the parent has died meanwhile: nobody wants to know, and no daemon is to begin */
         return NULL;
+    }
     const struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);
     prctl(PR_SET_DUMPABLE, 0);
@@ -57,7 +61,7 @@ static char **child_environment(char *variable)
 /* out: the child's standard output. */
 static int spawn(const char *task, int out, pid_t *pid)
 {
-    char variable[64 + TRIAL_TASK_MAX], name[] = "captiond-trial";
+    char variable[64 + TRIAL_TASK_MAX], name[] = NAME;
     char *argv[] = {name, NULL};
     if (snprintf(variable, sizeof(variable), VARIABLE "=%ld:%s", (long)getpid(), task) >=
         (int)sizeof(variable))

@@ -209,6 +209,8 @@ int main(int argc, char **argv)
         return usage_error("set needs KEY=VALUE, not", setting);
     if (strcmp(command, "follow") == 0)
         return run_follow(&o);
+    if (o.stream && strcmp(command, "pause") != 0 && strcmp(command, "resume") != 0)
+        return usage_error("--stream is for follow, pause and resume, not for", command);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(command, commands[i]) == 0)
             return run_command(&o, command, setting);

@@ -172,6 +172,6 @@ int captions_next(struct captions *c, struct captions_event *e, struct err *err)
         json_decref(c->event);
         c->event = NULL;
         if (r < 0)
-            return r == -EPROTO ? r : lost(c);
+            return r == -EPROTO || r == -EINVAL ? r : lost(c);
     }
 }

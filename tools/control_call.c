@@ -56,7 +56,7 @@ static void print_stream(const json_t *s)
     printf("\n           level %.0f dB, %.1f s waiting, real-time factor %.2f", number_of(s, "level_db"),
            number_of(s, "queue_ms") / 1000.0, number_of(s, "rtf"));
     if (integer_of(s, "overruns"))
-        printf(", %" PRId64 " overruns", integer_of(s, "overruns"));
+        printf(", %.1f s lost that nobody took in time", (double)integer_of(s, "overruns") / 16000.0);
     printf("\n");
 }
 

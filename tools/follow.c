@@ -65,9 +65,6 @@ static void remark(const char *type, const json_t *event)
         fprintf(stderr, "captionctl: events %lld to %lld are no longer in the daemon's history\n",
                 (long long)json_integer_value(json_object_get(event, "from_seq")),
                 (long long)json_integer_value(json_object_get(event, "to_seq")));
-    } else if (strcmp(type, "error") == 0) {
-        const char *message = json_string_value(json_object_get(event, "message"));
-        fprintf(stderr, "captionctl: the daemon says: %s\n", message ? message : "?");
     }
 }
 
@@ -95,18 +92,24 @@ static int show_line(const struct captions_event *e)
 
 /* --- the live view's level meter and pause key ----------------------------------------------------------------- */
 
+static bool concerns_us(const struct follower *f, const json_t *stream)
+{
+    const char *name = json_string_value(json_object_get(stream, "stream"));
+    return !f->options->stream || (name && strcmp(name, f->options->stream) == 0);
+}
+
 static void take_reply(struct follower *f, const char *line, size_t n)
 {
     json_t *reply = json_loadb(line, n, 0, NULL), *stream;
     const char *cmd = json_string_value(json_object_get(reply, "cmd"));
     size_t i;
     if (cmd && strcmp(cmd, "status") == 0) {
-        f->asked = false;
+        f->asked = f->paused = false;
         json_array_foreach(json_object_get(reply, "streams"), i, stream)
         {
             const char *state = json_string_value(json_object_get(stream, "state"));
             live_view_status(&f->view, stream);
-            f->paused = state && strcmp(state, "paused") == 0;
+            f->paused |= concerns_us(f, stream) && state && strcmp(state, "paused") == 0;
             f->dirty = true;
         }
     }
@@ -147,10 +150,16 @@ static void serve_control(struct follower *f, int64_t now)
 
 static void toggle_pause(struct follower *f)
 {
-    const char *request = f->paused ? "{\"cmd\":\"resume\"}\n" : "{\"cmd\":\"pause\"}\n";
-    if (f->said_lost)
+    char line[PROTOCOL_REQUEST_MAX];
+    json_t *request = json_pack("{s:s}", "cmd", f->paused ? "resume" : "pause");
+    if (f->options->stream)
+        json_object_set_new(request, "streams", json_pack("[s]", f->options->stream));
+    size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
+    json_decref(request);
+    if (f->said_lost || n >= sizeof(line))
         return;
-    if (f->control.fd < 0 || line_socket_send(&f->control, request, strlen(request), NULL) < 0) {
+    line[n] = '\n';
+    if (f->control.fd < 0 || line_socket_send(&f->control, line, n + 1, NULL) < 0) {
         live_view_notice(&f->view, " The control socket cannot be reached: no pause from here.");
         f->notice_ns = clock_now_ns() + NOTICE_MS * NS_PER_MS;
     }
@@ -218,6 +227,11 @@ static int show(struct follower *f, const struct captions_event *e)
 static int on_event(struct follower *f, const struct captions_event *e, struct err *err)
 {
     f->said_lost = false;
+    if (strcmp(e->type, "error") ==
+        0) { /* we have sent one request: without it we would get what was not asked for */
+        const char *message = json_string_value(json_object_get(e->json, "message"));
+        return err_set(err, -EPROTO, "the daemon says: %s", message ? message : "?");
+    }
     int r = show(f, e);
     if (r < 0)
         return err_set(err, r, "standard output: %s", strerror(-r));
@@ -287,7 +301,8 @@ static int wait_for_more(struct follower *f, struct err *err)
         terminal_fds(term);
         fds[2].fd = term[0];
         fds[3].fd = term[1];
-        wait_ms = earlier(wait_ms, f->ask_ns, now);
+        if (f->options->control[0])
+            wait_ms = earlier(wait_ms, f->ask_ns, now);
         if (f->dirty)
             wait_ms = earlier(wait_ms, f->paint_ns, now);
         if (f->notice_ns)

@@ -57,6 +57,11 @@ struct engine_graph *cuda_graph_end(struct engine *e)
         g->step = step_program_create(c, g->notes);
     step_notes_destroy(g->notes);
     g->notes = NULL;
+    if (g->err.code == -ENOMEM) {
+        c->err = g->err;
+        cuda_graph_destroy(e, g);
+        return NULL;
+    }
     return g;
 }
 
@@ -128,10 +133,13 @@ static bool has_loop(struct cuda_engine *c, struct engine_graph *g, const int32_
         cudaGraphDestroy(g->loop_graph);
     g->loop = NULL;
     g->loop_graph = NULL;
-    c->chains = make_loop(g, n_active) != cudaSuccess;
+    cudaError_t e = make_loop(g, n_active);
+    c->chains = e != cudaSuccess && e != cudaErrorMemoryAllocation;
     if (c->chains)
         cudaGetLastError(); /* has been dealt with */
-    return !c->chains;
+    else
+        cuda_check(c, e, "a loop");
+    return e == cudaSuccess;
 }
 
 static void launch_chain(struct cuda_engine *c, struct engine_graph *g, const int32_t *n_active,

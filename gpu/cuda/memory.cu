@@ -55,7 +55,7 @@ int cuda_host_register(struct engine *e, void *p, size_t bytes, struct err *err)
 void cuda_host_unregister(struct engine *e, void *p)
 {
     if (cudaHostUnregister(p) != cudaSuccess)
-        cudaGetLastError(); /* was never pinned: registering it failed, which is not fatal */
+        cudaGetLastError(); /* the device is lost, and with it what was pinned */
 }
 
 /* What is left, for messages. */

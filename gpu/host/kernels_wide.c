@@ -5,15 +5,6 @@
 
 #include "gpu/host/kernels_wide.h"
 
-static void to_bf16(const float *x, int n, uint16_t *y)
-{
-    int i = 0;
-    for (; i + VEC <= n; i += VEC)
-        vstore_bf16(y + i, vload(x + i));
-    for (; i < n; i++)
-        y[i] = bf16_from_float(x[i]);
-}
-
 static void from_bf16(const uint16_t *x, int n, float *y)
 {
     int i = 0;
@@ -125,7 +116,6 @@ static void mel_scale(const float *x, float floor, int n, void *y, bool bf16)
 extern const struct wide_kernels KERNEL_NAME(wide_kernels);
 const struct wide_kernels KERNEL_NAME(wide_kernels) = {
     .layer_norm = layer_norm,
-    .to_bf16 = to_bf16,
     .from_bf16 = from_bf16,
     .attention_f32 = &KERNEL_NAME(attention_f32),
 #if defined(__AVX512BF16__)

@@ -52,7 +52,6 @@ struct mel_basis {
 struct wide_kernels {
     /* One row: y = (x − mean) / √(variance + 1e-5) · gamma + beta, to f32 or bf16. */
     void (*layer_norm)(const float *x, const float *gamma, const float *beta, int n, void *y, bool to_bf16);
-    void (*to_bf16)(const float *x, int n, uint16_t *y); /* rounds to nearest, ties to even */
     void (*from_bf16)(const uint16_t *x, int n, float *y);
 
     const struct attention_kernels *attention_f32;

@@ -186,6 +186,7 @@ static void test_every_call(void **state)
         {"cudaStreamBeginCapture", UNKNOWN, -EIO, 1},
         {"cudaStreamEndCapture", UNKNOWN, -EIO, 1},
         {"cudaGraphInstantiate", UNKNOWN, 2, 2},
+        {"cudaGraphInstantiate", MEMORY, -ENOMEM, 2}, /* it is there at once, or an error */
         {"cudaGraphLaunch", LAUNCH_FAILURE, -EIO, 1},
         {"LAUNCH", UNKNOWN, 2, 7},
         {"cudaSetDevice", UNKNOWN, -ENODEV, 1},

@@ -10,7 +10,7 @@
 
 #include "tests/support/support.h"
 
-#define DAEMON_ARGS_MAX 32
+#define DAEMON_ARGS_MAX 48
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define DAEMON_SLOWNESS 10

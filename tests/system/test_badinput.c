@@ -106,6 +106,18 @@ static void says_what_a_source_is(void **state)
     expect((const char *[]){"--input", "pipe:44,1,s16le", NULL}, 2, (const char *[]){"--input", NULL});
 }
 
+/* A pipe whose other end fails; here it is a folder. */
+static void says_what_cannot_be_read_on(void **state)
+{
+    char command[2048];
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    snprintf(command, sizeof(command), "%s/captiond --model %s --input pipe:16000,1,s16le --once </ 2>%s",
+             build, needed_model(), d.log);
+    int status = system(command); /* NOLINT: the test's own words */
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_non_null(strstr(daemon_log(&d), "error: pipe: standard input: Is a directory"));
+}
+
 static void says_what_a_model_speaks(void **state)
 {
     expect((const char *[]){"--model", needed_model(), "--language", "de", "--input", "pipe:16000,1,s16le",
@@ -169,6 +181,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(says_which_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_that_it_is_no_sound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_source_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_cannot_be_read_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_model_speaks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_which_device, set_up, tear_down),
         cmocka_unit_test_setup_teardown(waits_for_a_device, set_up, tear_down),

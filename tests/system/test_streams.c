@@ -210,6 +210,29 @@ static void in_real_time_nothing_is_lost_in_silence(void **state)
     }
 }
 
+/* Sixteen inputs with the default number of hypotheses would be more than the engine has room for. */
+static void as_many_as_there_may_be(void **state)
+{
+    static const short silence[16000];
+    const char *args[DAEMON_ARGS_MAX] = {"--model", test_model("tiny.en"), "--pace", "fast", "--once"};
+    char file[16][160];
+    int n_args = 5;
+    if (!available)
+        test_skip("no model tiny.en");
+    for (int i = 0; i < 16; i++) {
+        SF_INFO as = {.samplerate = 16000, .channels = 1, .format = SF_FORMAT_WAV | SF_FORMAT_PCM_16};
+        snprintf(file[i], sizeof(file[i]), "file:%s/silence.wav", d.dir);
+        SNDFILE *out = i == 0 ? sf_open(file[i] + 5, SFM_WRITE, &as) : NULL;
+        assert_true(i > 0 || sf_writef_short(out, silence, 16000) == 16000);
+        sf_close(out);
+        args[n_args++] = "--input";
+        args[n_args++] = file[i];
+    }
+    daemon_exec(&d, args, NULL, NULL, 0);
+    assert_int_equal(daemon_wait(&d), 0);
+    assert_non_null(strstr(daemon_log(&d), "beam-size: 4 instead of 5, which is the most for 16 inputs"));
+}
+
 static int set_up(void **state)
 {
     daemon_init(&d);
@@ -230,6 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_says_what_it_says_alone),
         cmocka_unit_test(in_real_time_nothing_is_lost_in_silence),
+        cmocka_unit_test(as_many_as_there_may_be),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -136,14 +136,19 @@ static void put_mark(struct intake *in, enum mark_type type, int64_t at, int64_t
     assert_int_equal(spsc_push(&in->marks, &mark, 1), 1);
 }
 
-/* Writes the next n samples of the scripted audio and lets the captioner see them. */
-static void hear(struct intake *in, int64_t n)
+/* Writes the next n samples of the scripted audio; the captioner sees them when it is woken. */
+static void fill(struct intake *in, int64_t n)
 {
     float *pcm = malloc((size_t)n * sizeof(float));
     script_audio(pcm, ring_head(&in->ring), (int)n);
     assert_int_equal(ring_write(&in->ring, pcm, (size_t)n), n);
     free(pcm);
     atomic_store_explicit(&in->judged, ring_head(&in->ring), memory_order_release);
+}
+
+static void hear(struct intake *in, int64_t n)
+{
+    fill(in, n);
     sem_post(in->options.wake);
 }
 
@@ -376,6 +381,48 @@ static void overload_becomes_a_gap(void **state)
     close_stage(s);
 }
 
+/* The same where speakers pause: an utterance whose end is known 12 s late is given up, not decoded later still. */
+static void late_utterances_become_gaps(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_END, MS(3000), MS(3600), 0);
+    put_mark(&s->in[0], MARK_START, MS(13000), MS(13300), 0);
+    hear(&s->in[0], MS(15000));
+    start(s);
+    await_events(s, EVENT_FINAL, 1);
+    const struct event *gap = nth(s, EVENT_GAP, 0);
+    assert_int_equal(gap->cause, GAP_OVERLOAD);
+    assert_int_equal(gap->start_ms, 300);
+    assert_int_equal(gap->lost_ms, 2700);
+    await_events(s, EVENT_PARTIAL, 1); /* what is being said now is heard */
+    assert_string_equal(s->text[0], "");
+    close_stage(s);
+}
+
+/* A file that is read faster than it is heard: a flush ends at what has been heard, and loses nothing of the rest. */
+static void a_flush_of_a_file_loses_nothing(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(1300));
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    fill(&s->in[0], MS(48000));
+    captioner_flush(s->captioner);
+    await_events(s, EVENT_FINAL, 1);
+    put_mark(&s->in[0], MARK_EOF, MS(49300), MS(49300), 0);
+    sem_post(&s->wakes[0]);
+    await_flag(s, captioner_ended);
+    assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_FLUSH);
+    expect_words(s->text[0], 0, N_WORDS);
+    for (int i = 0; i < s->n_events; i++)
+        assert_int_not_equal(s->events[i].type, EVENT_GAP);
+    close_stage(s);
+}
+
 static void flush_ends_the_utterance(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
@@ -476,6 +523,26 @@ static void stop_keeps_its_deadline(void **state)
         }
         close_stage(s);
     }
+}
+
+/* Asked to stop while an utterance that has begun is not known yet: it is heard all the same. */
+static void what_has_begun_is_finished(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    start(s);
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_END, MS(1200), MS(1800), 0); /* two words */
+    put_mark(&s->in[0], MARK_SKIP, MS(1900), MS(1900), MS(1000));
+    put_mark(&s->in[0], MARK_START, MS(1900), MS(2200), 0); /* and three */
+    fill(&s->in[0], MS(2500));
+    captioner_stop(s->captioner, clock_now_ns() + 10000000000LL);
+    await_flag(s, captioner_finished);
+    assert_int_equal(count(s, EVENT_SPEECH_START), 2);
+    assert_int_equal(count(s, EVENT_FINAL), 2);
+    assert_int_equal(nth(s, EVENT_GAP, 0)->lost_ms, 1000);
+    assert_non_null(strstr(s->text[0], " w0 w1 w4"));
+    close_stage(s);
 }
 
 /* The engine fails once: what the pass would have heard is told as lost, and the next one works. */
@@ -608,9 +675,12 @@ int main(void)
         cmocka_unit_test(two_streams_stay_apart),
         cmocka_unit_test(a_skip_moves_the_clock),
         cmocka_unit_test(overload_becomes_a_gap),
+        cmocka_unit_test(late_utterances_become_gaps),
+        cmocka_unit_test(a_flush_of_a_file_loses_nothing),
         cmocka_unit_test(flush_ends_the_utterance),
         cmocka_unit_test(nothing_follows_a_flush),
         cmocka_unit_test(stop_keeps_its_deadline),
+        cmocka_unit_test(what_has_begun_is_finished),
         cmocka_unit_test(engine_failure_becomes_a_gap),
         cmocka_unit_test(no_word_goes_with_an_engine),
         cmocka_unit_test(long_utterances_are_ended),
