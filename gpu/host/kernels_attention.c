@@ -130,21 +130,24 @@ INLINE void score(const float *const q[GROUP], const float *keys, int n, float s
 }
 
 /* Replaces n scores (a multiple of WIDTH) by 2^(score · SCALE − max); in bf16 they are packed at the front. Returns
- * their sum. */
+ * their sum: of what they are rounded to, so that a query's weights add up to one. */
 INLINE float exponentiate(float *scores, int n, float max, const bool bf16)
 {
     vf sum0 = {0}, sum1 = {0}, m = vset(max);
     for (int k = 0; k < n; k += 2 * VEC) {
         vf p0 = vexp2(vload(scores + k) * SCALE - m, bf16);
         vf p1 = vexp2(vload(scores + k + VEC) * SCALE - m, bf16);
-        sum0 += p0;
-        sum1 += p1;
 #if defined(__AVX512BF16__)
         if (bf16) {
-            vstore(scores + k / 2, (vf)_mm512_cvtne2ps_pbh((__m512)p1, (__m512)p0));
+            const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+            __m512bh p = _mm512_cvtne2ps_pbh((__m512)p1, (__m512)p0);
+            sum0 = (vf)_mm512_dpbf16_ps((__m512)sum0, p, ones);
+            vstore(scores + k / 2, (vf)p);
             continue;
         }
 #endif
+        sum0 += p0;
+        sum1 += p1;
         vstore(scores + k, p0);
         vstore(scores + k + VEC, p1);
     }
