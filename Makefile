@@ -335,7 +335,7 @@ cuda-race-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS) -fsanitize=thread
 cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
 cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-race-mutants: $(CUDA_RACES)
-	@tests/cuda/race-mutants $(BUILD)
+	@tests/cuda/race-mutants $(BUILD) '$(or $(ONLY),.)'
 # The operations with each seed. WHOLE=1: first the whole model once, without real speech, which takes as long as a seed; make
 # stress does so. test_lost is about captions, and takes longer.
 CUDA_SANITIZED := $(filter-out %/test_whisper %/test_lost,$(CUDA_TESTS))

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <vector>
 
 #include <sys/mman.h>
@@ -125,7 +126,7 @@ struct block {
 static std::vector<struct block> running;
 static struct block *block; /* whose turn it is */
 static bool cooperative;
-static std::vector<char *> stacks; /* that nobody uses */
+static std::deque<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
 /* The warp that runs: its number, and its lanes in the order of their turns. */
@@ -391,13 +392,14 @@ static std::vector<unsigned> count_to(unsigned n)
     return order;
 }
 
-static char *take_stack(void)
+/* The one that has been free for longest, if more than `spare` are. */
+static char *take_stack(size_t spare)
 {
-    if (stacks.empty())
+    if (stacks.size() <= spare)
         return (char *)mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    char *stack = stacks.back();
-    stacks.pop_back();
+    char *stack = stacks.front();
+    stacks.pop_front();
     return stack;
 }
 
@@ -424,7 +426,8 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         f->thread.lane = i % WARP;
         f->warp = i / WARP;
         b->warps[f->warp].ready |= 1u << i % WARP;
-        f->stack = take_stack();
+        /* Not one of the block before: a stack is a thread to races.h. */
+        f->stack = take_stack(n_threads);
         context_init(&f->context, f->stack, fiber_entry);
     }
     block = b;

@@ -2,9 +2,9 @@
  *
  * Only gpu/cuda/ is compiled with -fsanitize=thread. A CUDA thread is a fiber of the sanitizer, and switching between fibers
  * orders nothing; __syncthreads and __syncwarp do, atomics, and the beginning and the end of a launch. Neither are blocks
- * ordered that run one after the other, but for threads that get the same fiber. What the harness does by itself is not
- * looked at; the accesses of ldmatrix and cp.async, which it does for the kernel, are reported. Everything here is nothing
- * in other builds. */
+ * ordered that run one after the other, but for every other one: those get the same fibers. What the harness does by itself
+ * is not looked at; the accesses of ldmatrix and cp.async, which it does for the kernel, are reported. Everything here is
+ * nothing in other builds. */
 #ifndef CAPTIOND_TESTS_CUDA_RACES_H
 #define CAPTIOND_TESTS_CUDA_RACES_H
 
@@ -44,9 +44,11 @@ static inline void *races_main(void)
 
 static inline void races_switch(void **fiber)
 {
-    races_main();
-    if (!*fiber)
+    if (!*fiber) {
+        /* By the main fiber, or it would be ordered behind all that the one before it has done. */
+        __tsan_switch_to_fiber(races_main(), __tsan_switch_to_fiber_no_sync);
         *fiber = __tsan_create_fiber(0);
+    }
     __tsan_switch_to_fiber(*fiber, __tsan_switch_to_fiber_no_sync);
 }
 
