@@ -7,9 +7,9 @@
 #include "daemon/base/utf8.h"
 #include "daemon/captioner_state.h"
 
-#define STATUS_PERIOD_NS  500000000LL
-#define HEARTBEATS_A_WORD 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
-#define NS_A_SAMPLE       (1000000000LL / SAMPLE_RATE)
+#define STATUS_PERIOD_NS    500000000LL
+#define SAMPLES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
+#define NS_A_SAMPLE         (1000000000LL / SAMPLE_RATE)
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
 {
@@ -64,10 +64,10 @@ static enum stream_state state_of(const struct stream *s)
     return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
 }
 
-static void send_status(struct stream *s, bool quiet)
+static void send_status(struct stream *s, enum status_use use)
 {
     struct event *e = begin_event(s, EVENT_STATUS);
-    e->quiet = quiet;
+    e->use = use;
     e->state = state_of(s);
     e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
     e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
@@ -86,10 +86,10 @@ void caption_status(struct stream *s)
     bool stuck = atomic_load(&s->in->stuck);
     if (state != s->state_told || stuck != s->stuck_told) {
         s->stuck_told = stuck;
-        send_status(s, false);
+        send_status(s, STATUS_NEWS);
     } else if (is_realtime(s) && !s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
-        s->heartbeats = (s->heartbeats + 1) % HEARTBEATS_A_WORD;
-        send_status(s, s->heartbeats != 0);
+        s->samples = (s->samples + 1) % SAMPLES_A_HEARTBEAT;
+        send_status(s, s->samples ? STATUS_SAMPLE : STATUS_HEARTBEAT);
     }
 }
 

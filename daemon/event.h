@@ -33,6 +33,13 @@ enum stream_state {
     STREAM_ENDED, /* the file or pipe is done */
 };
 
+/* Whom a status is for. */
+enum status_use {
+    STATUS_NEWS,      /* every client: something has changed */
+    STATUS_HEARTBEAT, /* whoever listens now: nothing has; no seq */
+    STATUS_SAMPLE,    /* `captionctl status` alone */
+};
+
 struct event_word {
     uint16_t offset, length; /* bytes in text, leading space included */
     int64_t start_ms, end_ms;
@@ -51,7 +58,7 @@ struct event {
     int64_t lost_ms;
     char language[8];
     /* STATUS */
-    bool quiet; /* a sample for `status` alone: not told to the clients, no seq */
+    enum status_use use;
     enum stream_state state;
     int queue_ms;   /* audio heard and not yet seen by a pass */
     float rtf;      /* wall time spent over audio time heard, smoothed */

@@ -42,12 +42,19 @@ static void drop_partial(struct hub_stream *s)
     s->partial = NULL;
 }
 
+static void drop_beat(struct hub_stream *s)
+{
+    message_unref(s->beat);
+    s->beat = NULL;
+}
+
 void hub_finish(struct hub *hub)
 {
     if (!hub)
         return;
     for (int i = 0; hub->streams && i < hub->n_streams; i++) {
         drop_partial(&hub->streams[i]);
+        drop_beat(&hub->streams[i]);
         message_unref(hub->streams[i].told);
     }
     if (hub->journal.ring)
@@ -148,10 +155,11 @@ void hub_publish(struct hub *hub, const struct event *e)
     struct hub_stream *s = &hub->streams[e->stream];
     if (e->type == EVENT_STATUS) {
         s->status = *e;
-        if (e->quiet)
+        if (e->use == STATUS_SAMPLE)
             return;
     }
-    int64_t seq = e->type == EVENT_PARTIAL ? 0 : hub->journal.next;
+    bool beat = e->type == EVENT_STATUS && e->use == STATUS_HEARTBEAT;
+    int64_t seq = e->type == EVENT_PARTIAL || beat ? 0 : hub->journal.next;
     follow(hub, s, e, seq);
     struct message *m = write_message(hub, e, seq);
     hub->news = true;
@@ -162,8 +170,13 @@ void hub_publish(struct hub *hub, const struct event *e)
         if (e->type == EVENT_STATUS) {
             message_unref(s->told);
             s->told = message_ref(m);
+            drop_beat(s);
         }
         message_unref(m);
+    } else if (beat) {
+        drop_beat(s);
+        s->beat = m;
+        s->n_beats++;
     } else {
         drop_partial(s);
         s->partial = m;
@@ -237,8 +250,10 @@ void hub_attach(struct hub *hub, struct reader *r, int64_t from_seq)
     r->present_end = 0;
     r->status_due = 0;
     r->next_seq = from_seq;
-    for (int i = 0; i < STREAMS_MAX; i++)
+    for (int i = 0; i < STREAMS_MAX; i++) {
         r->partial_told[i].utt = 0;
+        r->beat_told[i] = 0;
+    }
     if (from_seq == HUB_FROM_PRESENT)
         begin_with_present(hub, r);
     else if (r->next_seq < 1)
@@ -289,6 +304,18 @@ static struct message *next_partial(struct hub *hub, struct reader *r)
     return NULL;
 }
 
+static struct message *next_beat(struct hub *hub, struct reader *r)
+{
+    for (int i = 0; i < hub->n_streams; i++) {
+        struct hub_stream *s = &hub->streams[i];
+        if (!s->beat || r->beat_told[i] == s->n_beats || !wants(hub, r, s->beat))
+            continue;
+        r->beat_told[i] = s->n_beats;
+        return message_ref(s->beat);
+    }
+    return NULL;
+}
+
 /* Statuses that are no longer in the history, the oldest first. */
 static struct message *next_status(struct hub *hub, struct reader *r)
 {
@@ -321,7 +348,8 @@ static struct message *next_message(struct hub *hub, struct reader *r)
         if (wants(hub, r, m))
             return message_ref(m);
     }
-    return next_partial(hub, r);
+    struct message *m = next_partial(hub, r);
+    return m ? m : next_beat(hub, r);
 }
 
 int hub_read(struct hub *hub, struct reader *r, struct message **out, int max, size_t max_bytes)

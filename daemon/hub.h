@@ -4,7 +4,7 @@
  * something new; how fast it reads is its own affair. So nobody waits for a slow reader and nothing is queued for
  * it: what it has not read is in the bounded history anyway, and if the history has moved past its place it is told by
  * a `missed` line. Partials are not in the history. The hub keeps the newest of each stream; a reader gets it once it
- * has read all that came before, so partials coalesce for the slow, and order is kept.
+ * has read all that came before, so partials coalesce for the slow, and order is kept. Heartbeats likewise.
  *
  * No I/O here. Belongs to the loop's thread. */
 #ifndef CAPTIOND_DAEMON_HUB_H
@@ -22,7 +22,7 @@
 
 struct hub_stream {
     const char *name;        /* borrowed */
-    struct event status;     /* the latest, quiet ones included */
+    struct event status;     /* the latest, heartbeats and samples included */
     int64_t open_utt;        /* 0: none */
     int64_t open_seq;        /* of its speech_start */
     int64_t open_ms;         /* where it began */
@@ -31,6 +31,8 @@ struct hub_stream {
     int64_t skipped_ms;      /* audio that never reached the ring: clock minus samples heard */
     struct message *partial; /* the newest; NULL: none, or superseded */
     int64_t partial_after;   /* it belongs behind this seq */
+    struct message *beat;    /* the newest heartbeat; NULL: none, or superseded by what was told */
+    int64_t n_beats;
     bool text_cut;
     size_t text_n;
     char text[PROTOCOL_TEXT_MAX]; /* of the open utterance: its commits joined */
@@ -48,6 +50,7 @@ struct reader {
         int64_t utt;
         int rev;
     } partial_told[STREAMS_MAX];
+    int64_t beat_told[STREAMS_MAX];
 };
 
 struct hub {
@@ -76,7 +79,7 @@ struct hub_options {
 int hub_init(struct hub *, const struct hub_options *, struct err *);
 void hub_finish(struct hub *); /* NULL and zeroed objects are accepted; readers must be detached */
 
-/* Numbers the event and puts its line into the history. A quiet status is only remembered. */
+/* Numbers the event and puts its line into the history; but for partials and heartbeats, and samples are only remembered. */
 void hub_publish(struct hub *, const struct event *);
 
 /* Pokes every reader if there is something new: once after all events that were waiting, so that they leave in one

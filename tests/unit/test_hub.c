@@ -236,12 +236,48 @@ static void remembers_old_statuses(void **state)
     hub_finish(&f.hub);
 }
 
-/* A quiet status is for `status` alone. */
-static void keeps_quiet_statuses(void **state)
+/* Whoever listens gets the newest heartbeat, and nobody's captions leave the history for it. */
+static void beats_outside_the_history(void **state)
+{
+    struct fixture f;
+    begin(&f, 4);
+    struct test_reader a = reader_of(&f), late = reader_of(&f), deaf = reader_of(&f);
+    struct event beat = {.type = EVENT_STATUS, .stream = 1, .use = STATUS_HEARTBEAT, .queue_ms = 1};
+    deaf.reader.types = ~(1u << MESSAGE_STATUS);
+    hub_attach(&f.hub, &a.reader, HUB_FROM_PRESENT);
+    hub_attach(&f.hub, &deaf.reader, HUB_FROM_PRESENT);
+    publish(&f, EVENT_STATUS, 1, 0, "");
+    publish(&f, EVENT_COMMIT, 0, 1, " kept");
+    for (; beat.queue_ms <= 10; beat.queue_ms++)
+        hub_publish(&f.hub, &beat);
+    assert_int_equal(f.hub.journal.next, 3);
+    assert_int_equal(f.hub.streams[1].status.queue_ms, 10);
+    struct message *m[4];
+    assert_int_equal(hub_read(&f.hub, &a.reader, m, 4, 4096), 3);
+    assert_int_equal(m[2]->seq, 0);
+    assert_non_null(strstr(m[2]->data, "\"queue_ms\":10"));
+    assert_null(strstr(m[2]->data, "seq"));
+    for (int i = 0; i < 3; i++)
+        message_unref(m[i]);
+    assert_string_equal(read_all(&f, &a.reader, 16), "");
+    assert_string_equal(read_all(&f, &deaf.reader, 16), "c( kept)");
+    hub_attach(&f.hub, &late.reader, 1);
+    assert_string_equal(read_all(&f, &late.reader, 16), "tc( kept)t");
+    hub_publish(&f.hub, &beat);
+    publish(&f, EVENT_STATUS, 1, 0, ""); /* newer than the heartbeat, which is no news any more */
+    assert_string_equal(read_all(&f, &a.reader, 16), "t");
+    hub_detach(&f.hub, &a.reader);
+    hub_detach(&f.hub, &late.reader);
+    hub_detach(&f.hub, &deaf.reader);
+    hub_finish(&f.hub);
+}
+
+/* A sample is for `captionctl status` alone. */
+static void keeps_samples(void **state)
 {
     struct fixture f;
     begin(&f, 100);
-    struct event e = {.type = EVENT_STATUS, .stream = 1, .quiet = true, .queue_ms = 77};
+    struct event e = {.type = EVENT_STATUS, .stream = 1, .use = STATUS_SAMPLE, .queue_ms = 77};
     hub_publish(&f.hub, &e);
     assert_int_equal(f.hub.journal.next, 1);
     assert_int_equal(f.hub.streams[1].status.queue_ms, 77);
@@ -321,7 +357,8 @@ int main(void)
         cmocka_unit_test(replays_and_tells_what_is_missing),
         cmocka_unit_test(begins_with_the_present),
         cmocka_unit_test(remembers_old_statuses),
-        cmocka_unit_test(keeps_quiet_statuses),
+        cmocka_unit_test(beats_outside_the_history),
+        cmocka_unit_test(keeps_samples),
         cmocka_unit_test(closes_utterances),
         cmocka_unit_test(never_loses_silently),
     };
