@@ -1,4 +1,4 @@
-/* What live text is spared: words where nobody speaks, and more of them than can be said.
+/* What text is spared, live and of recordings: words where nobody speaks, and more of them than can be said.
  *
  * Structural rules only, from probabilities, times and levels; no list of phrases. Pure
  * functions. */

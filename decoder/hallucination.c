@@ -110,13 +110,13 @@ int64_t voice_within(const struct longform_region *spans, int n, int64_t start, 
     return heard;
 }
 
-bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end,
+bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end, bool timed,
                            const struct quality *q, const struct quality_limits *limits)
 {
     bool improbable = q->avg_logprob < limits->avg_logprob;
     if (q->no_speech_prob <= limits->no_speech_prob && !improbable)
         return false;
-    if (improbable && IMPROBABLE_VOICE_PART * voice_within(spans, n, start, end, 0) < end - start)
+    if (improbable && timed && IMPROBABLE_VOICE_PART * voice_within(spans, n, start, end, 0) < end - start)
         return true;
     return VOICE_PART * voice_within(spans, n, start, end, VOICE_MARGIN) < end - start;
 }

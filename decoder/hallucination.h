@@ -31,8 +31,9 @@ int64_t voice_within(const struct longform_region *spans, int n, int64_t start, 
 
 /* True for a segment where hardly anybody was heard and that the model does not believe in itself: less than a tenth of
  * it is within half a second of a voice, and the window is improbable or probably no speech, by the limits. An improbable
- * one, which is what remains when no temperature gives better, must also be voice itself for a quarter of its time. */
-bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end,
+ * one, which is what remains when no temperature gives better, must also be voice itself for a quarter of its time, where
+ * that is known: `timed`, not just the window's. */
+bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end, bool timed,
                            const struct quality *, const struct quality_limits *);
 
 #endif

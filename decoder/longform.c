@@ -42,11 +42,11 @@ struct longform {
 
 /* What a window gave. */
 struct outcome {
-    int n_frames;             /* of audio in the window */
-    int n_segments;           /* in l->segments */
-    bool ends_with_single;    /* with a single timestamp: no speech follows */
-    int advance;              /* frames to the next window */
-    const struct word *words; /* NULL: segments have the times of their timestamps, else of l->spoken */
+    int n_frames;          /* of audio in the window */
+    int n_segments;        /* in l->segments */
+    bool ends_with_single; /* with a single timestamp: no speech follows */
+    int advance;           /* frames to the next window */
+    struct word *words;    /* NULL: segments have the times of their timestamps, else of l->spoken */
 };
 
 void longform_defaults(struct longform_options *o)
@@ -89,7 +89,7 @@ static int choose_language(struct longform *l, int seek, int n_frames, struct er
     if (o->translate && !s->multilingual)
         return err_set(err, -EINVAL, "the model is for English only and cannot translate");
     l->result.language = code;
-    l->result.language_probability = 1.0f;
+    l->result.language_probability = o->language || !s->multilingual ? 1.0f : 0.0f;
     if (!o->language && s->multilingual && n_frames > 0) {
         int r = find_language(l, seek, n_frames, err);
         if (r < 0)
@@ -226,7 +226,14 @@ static bool seek_left_out(struct longform *l, struct outcome *o)
     if (end < LEFT_OUT_STEP || voice_in(l, l->seek + end, l->seek + o->n_frames, 0) <= LEFT_OUT)
         return false;
     struct segment *last = &l->segments[o->n_segments - 1];
+    struct spoken_segment *spoken = &l->spoken[o->n_segments - 1];
+    int64_t sample = (int64_t)(l->seek + end) * MEL_FRAME;
     last->end = end > last->start ? end : last->end;
+    spoken->end = sample < spoken->end ? sample : spoken->end;
+    if (spoken->n_words > 0) {
+        struct word *w = &o->words[spoken->first_word + spoken->n_words - 1];
+        w->end = sample < w->end ? sample : w->end;
+    }
     o->advance = end;
     return true;
 }
@@ -272,7 +279,7 @@ static int find_segments(struct longform *l, struct outcome *o, struct err *err)
         end_with_window(l, o);
         return 0;
     }
-    if (l->options->hallucination_silence_s > 0.0f)
+    if (l->options->hallucination_silence_s > 0.0f && !left_out)
         pass_over_silence(l, o);
     int64_t end = word_times_end(l->spoken, o->n_segments, o->words);
     l->last_speech = end >= 0 ? end : l->last_speech;
@@ -309,8 +316,9 @@ static int emit(struct longform *l, const struct outcome *o, int index)
     }
     if (segment.start == segment.end || blank)
         return 0;
+    bool timed = o->words || !l->options->without_timestamps;
     if (voice_known(l) && hallucination_unheard(l->options->voice, l->options->n_voice, segment.start,
-                                                segment.end, &a->quality, &l->window.limits))
+                                                segment.end, timed, &a->quality, &l->window.limits))
         return 0;
     prompt_remember(&l->window.before, tokens, s->n_tokens);
     /* A model may time the end of a recording's last words after the recording's. */

@@ -70,8 +70,8 @@ struct longform_options {
 void longform_defaults(struct longform_options *);
 
 struct longform_result {
-    const char *language; /* static */
-    float language_probability;
+    const char *language;       /* static */
+    float language_probability; /* 0 where it was not told and nothing was heard */
     int n_windows, n_fallbacks; /* fallbacks: windows that were decoded again at a higher temperature */
     int n_steps;
 };

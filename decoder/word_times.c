@@ -310,7 +310,7 @@ static void clamp(const struct word_times_request *q, int n_words, struct word *
 }
 
 int word_timer_run(struct word_timer *t, const struct word_times_request *q, struct spoken_segment *out,
-                   const struct word **words, struct err *err)
+                   struct word **words, struct err *err)
 {
     int n_tokens = gather(t, q), n = 0;
     struct usual usual = {0, 0};

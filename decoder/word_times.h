@@ -43,11 +43,12 @@ struct spoken_segment {
 };
 
 /* Aligns the window. Writes n_segments entries to out and lets *words point to the words of them all, whose texts have
- * their punctuation with them and whose first_token counts text tokens of the window; borrowed until the next call. A
+ * their punctuation with them and whose first_token counts text tokens of the window; borrowed until the next call, and the
+ * caller may change their times. A
  * word's probability is the mean of its tokens' in the decoding, under its rules and with its prompt; whisper/timing.py takes those
  * of the alignment, which knows neither. Returns the number of words, or the engine's error. */
 int word_timer_run(struct word_timer *, const struct word_times_request *, struct spoken_segment *out,
-                   const struct word **words, struct err *);
+                   struct word **words, struct err *);
 
 /* Where the window's last word ends, or its last segment where there are no words; −1 without segments. */
 int64_t word_times_end(const struct spoken_segment *segments, int n, const struct word *words);

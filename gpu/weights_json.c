@@ -35,7 +35,8 @@ struct head_reader {
     struct err *err;
 };
 
-static int check_head(const struct head_reader *h, const json_t *pair, size_t index, struct align_head *head)
+/* 1; 0 for a head that the model does not have; -EINVAL */
+static int read_head(const struct head_reader *h, const json_t *pair, size_t index, struct align_head *head)
 {
     const json_t *layer = json_array_get(pair, 0), *number = json_array_get(pair, 1);
     if (json_array_size(pair) != 2 || !json_is_integer(layer) || !json_is_integer(number))
@@ -43,12 +44,13 @@ static int check_head(const struct head_reader *h, const json_t *pair, size_t in
                        h->file, index);
     json_int_t l = json_integer_value(layer), n = json_integer_value(number);
     if (l < 0 || l >= h->w->dims.n_text_layer || n < 0 || n >= h->w->dims.n_text_head)
-        return err_set(h->err, -EINVAL, "%s/%s: alignment_heads[%zu]: the model has no such head",
-                       h->w->folder, h->file, index);
+        return 0;
     *head = (struct align_head){(int)l, (int)n};
-    return 0;
+    return 1;
 }
 
+/* A list with heads that the model does not have is another model's, which published distilled models come with: it counts
+ * as missing. */
 static int take_heads(const struct head_reader *h, const json_t *heads)
 {
     struct weights *w = h->w;
@@ -59,9 +61,11 @@ static int take_heads(const struct head_reader *h, const json_t *heads)
     size_t n = json_array_size(heads), first = n > RUN_ALIGN_HEADS ? n - RUN_ALIGN_HEADS : 0;
     for (size_t i = 0; i < n; i++) {
         struct align_head head = {0, 0};
-        int r = check_head(h, json_array_get(heads, i), i, &head);
-        if (r < 0)
+        int r = read_head(h, json_array_get(heads, i), i, &head);
+        if (r <= 0) {
+            w->n_align = 0;
             return r;
+        }
         for (int k = 0; k < w->n_align; k++) {
             if (w->align[k].layer == head.layer && w->align[k].head == head.head)
                 return err_set(h->err, -EINVAL, "%s/%s: alignment_heads[%zu] is there twice", w->folder,

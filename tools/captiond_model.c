@@ -49,13 +49,15 @@ static void on_signal(int signal)
     cancelled = 1;
 }
 
-/* Without SA_RESTART: a wait for the lock ends as well. */
+/* Without SA_RESTART: a wait for the lock ends as well. What nohup or a shell's & has made it ignore stays ignored. */
 static void catch_signals(void)
 {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
+    struct sigaction action = {.sa_handler = on_signal}, old;
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &action, NULL);
+    }
 }
 
 static int report(int r, const struct err *err)

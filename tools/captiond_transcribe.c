@@ -38,13 +38,15 @@ static void interrupt(int signal)
     interrupted = signal;
 }
 
-/* The second one ends the program at once. */
+/* The second one ends the program at once. What nohup or a shell's & has made it ignore stays ignored. */
 static void catch_signals(void)
 {
-    struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND}, old;
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        sigaction(signals[i], &action, NULL);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &action, NULL);
+    }
 }
 
 static int check_interrupted(struct transcriber *t)
@@ -116,26 +118,22 @@ static void set_options(struct transcriber *t, struct longform_options *l)
     l->ctx = t;
 }
 
+/* speech: NULL for all of the recording */
 static int transcribe_pcm(struct transcriber *t, const struct recording *recording,
-                          struct longform_result *result, struct err *err)
+                          const struct recording_speech *speech, struct longform_result *result,
+                          struct err *err)
 {
     struct longform_options o;
-    struct recording_speech speech = {0};
     static const struct longform_region none[1];
     set_options(t, &o);
-    if (!t->options.no_gate) {
-        int r = recording_find_speech(recording, &speech, err);
-        if (r < 0)
-            return r;
-        o.regions = speech.regions ? speech.regions : none;
-        o.n_regions = speech.n_regions;
-        o.voice = speech.bursts ? speech.bursts : none;
-        o.n_voice = speech.n_bursts;
+    if (speech) {
+        o.regions = speech->regions ? speech->regions : none;
+        o.n_regions = speech->n_regions;
+        o.voice = speech->bursts ? speech->bursts : none;
+        o.n_voice = speech->n_bursts;
     }
-    int r = longform_transcribe(&t->model.base, t->model.tokenizer, &o, recording->pcm, recording->n_samples,
-                                result, err);
-    recording_speech_free(&speech);
-    return r;
+    return longform_transcribe(&t->model.base, t->model.tokenizer, &o, recording->pcm, recording->n_samples,
+                               result, err);
 }
 
 static void print_summary(const struct transcriber *t, const char *what, double audio, double wall)
@@ -145,7 +143,8 @@ static void print_summary(const struct transcriber *t, const char *what, double 
 }
 
 static int transcribe_to_output(struct transcriber *t, const char *path, const struct recording *recording,
-                                struct longform_result *result, struct err *err)
+                                const struct recording_speech *speech, struct longform_result *result,
+                                struct err *err)
 {
     const struct transcribe_options *o = &t->options;
     const struct transcript_target target = {
@@ -153,12 +152,29 @@ static int transcribe_to_output(struct transcriber *t, const char *path, const s
     int r = transcript_output_open(&t->output, &target, path, err);
     if (r < 0)
         return r;
-    r = transcribe_pcm(t, recording, result, err);
+    r = transcribe_pcm(t, recording, speech, result, err);
     progress_clear(&t->progress);
     if (r == 0)
         r = transcript_output_finish(&t->output, result, err);
     else
         transcript_output_abandon(&t->output);
+    return r;
+}
+
+/* Long recordings take seconds to be read and to be listened to, after either of which an interruption is heeded. */
+static int transcribe_recording(struct transcriber *t, const char *path, const struct recording *recording,
+                                struct longform_result *result, struct err *err)
+{
+    struct recording_speech speech = {0};
+    bool gate = !t->options.no_gate;
+    int r = check_interrupted(t);
+    if (r == 0 && gate)
+        r = recording_find_speech(recording, &speech, err);
+    if (r == 0)
+        r = check_interrupted(t);
+    if (r == 0)
+        r = transcribe_to_output(t, path, recording, gate ? &speech : NULL, result, err);
+    recording_speech_free(&speech);
     return r;
 }
 
@@ -172,7 +188,7 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
     int r = strcmp(path, "-") == 0 ? recording_read_stdin(&recording, err)
                                    : recording_read(path, &recording, err);
     if (r == 0) {
-        r = transcribe_to_output(t, path, &recording, &result, err);
+        r = transcribe_recording(t, path, &recording, &result, err);
         if (r < 0)
             err_prefix(err, "%s", path);
     }
@@ -192,18 +208,25 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
 
 /* --- all of them --- */
 
+/* What "auto" stands for, as in captiond. */
+static const char *model_name(const struct transcribe_options *o)
+{
+    if (strcmp(o->model, "auto") != 0)
+        return o->model;
+    return o->translate ? "base" : model_path_auto(o->language);
+}
+
 static int check_model(const struct transcriber *t, struct err *err)
 {
     const struct transcribe_options *o = &t->options;
     const struct special_tokens *special = tokenizer_special(t->model.tokenizer);
     const char *hint = special->multilingual ? "" : ": try --model base";
     if (o->language && tokenizer_language_token(t->model.tokenizer, o->language) < 0)
-        return err_set(err, -EINVAL, "model %s does not know the language %s%s", o->model, o->language, hint);
+        return err_set(err, -EINVAL, "model %s does not know the language %s%s", model_name(o), o->language,
+                       hint);
     if (o->translate && !special->multilingual)
-        return err_set(err, -EINVAL, "model %s is for English only and cannot translate%s", o->model, hint);
-    if (o->word_times && t->model.base.n_align < 1)
-        return err_set(err, -EINVAL, "model %s has no alignment heads, so that words have no times",
-                       o->model);
+        return err_set(err, -EINVAL, "model %s is for English only and cannot translate%s", model_name(o),
+                       hint);
     if (o->beam_size > whisper_beams_max(t->model.whisper))
         return err_set(err, -EINVAL, "--beam-size %d: the engine %s has no beam search; --engine host has it",
                        o->beam_size, whisper_engine_name(t->model.whisper));
@@ -224,14 +247,6 @@ static int check_prompt(const struct transcriber *t, struct err *err)
                 "of hotwords the last ones, of the prompt the %s\n",
                 told.n_cut, told.n_cut + told.n_fixed + told.n_history, o->carry_prompt ? "last" : "first");
     return r;
-}
-
-/* What "auto" stands for, as in captiond. */
-static const char *model_name(const struct transcribe_options *o)
-{
-    if (strcmp(o->model, "auto") != 0)
-        return o->model;
-    return o->translate ? "base" : model_path_auto(o->language);
 }
 
 static int open_model(struct transcriber *t, struct err *err)

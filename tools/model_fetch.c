@@ -208,18 +208,20 @@ int model_fetch_hub(const struct model_store *store, const struct model_source *
     if (snprintf(url, sizeof(url), "%s/%s", hub && hub[0] ? hub : HUB, name) >= (int)sizeof(url))
         return err_set(err, -ENAMETOOLONG, "CAPTIOND_HUB is too long");
     int r = model_store_hidden(store, name, "part", part, err);
+    if (r < 0)
+        return r;
     struct stat st;
-    int64_t have = r == 0 && stat(part, &st) == 0 ? st.st_size : 0;
-    if (r == 0)
-        r = model_store_check_room(store, s->ggml_bytes - have, err);
-    if (r == 0)
-        r = download_checked(store, s, url, part, err);
+    int64_t have = stat(part, &st) == 0 ? st.st_size : 0;
+    r = model_store_check_room(store, s->ggml_bytes - have, err);
+    if (r < 0)
+        return r;
+    r = download_checked(store, s, url, part, err);
     if (r == 0)
         r = try_open(part, err);
     if (r == 0)
         return model_store_place(store, part, name, err);
     bool empty = stat(part, &st) == 0 && st.st_size == 0;
-    bool useful = r == -ECANCELED || r == -EIO || r == -EPROTO;
+    bool useful = r == -ECANCELED || r == -EIO || r == -EPROTO || r == -ENOENT;
     if (!useful || empty)
         model_store_remove(part);
     else if (stat(part, &st) == 0)

@@ -10,6 +10,7 @@
 
 #include "decoder/longform.h"
 #include "decoder/tokenizer.h"
+#include "decoder/window.h"
 #include "tools/transcript.h"
 
 #define PROGRAM TRANSCRIBE_PROGRAM
@@ -63,14 +64,14 @@ static const struct row rows[] = {
     {WHOLE, 0, "max-line-width", FIELD(line_width), 0, 1000, NULL, "N",
      "characters in a line of subtitles; word by word (0: any)"},
     {WHOLE, 0, "max-line-count", FIELD(line_count), 0, 100, NULL, "N", "lines of a subtitle (0: any)"},
-    {FLAG, 'q', "quiet", FIELD(quiet), 0, 0, NULL, NULL, "nothing on standard error but errors"},
+    {FLAG, 'q', "quiet", FIELD(quiet), 0, 0, NULL, NULL, "nothing on standard error but errors and warnings"},
 
     {HEADING, 0, "Decoding", 0, 0, 0, NULL, NULL, NULL},
     {WHOLE, 0, "beam-size", FIELD(beam_size), 1, RUN_BEAMS_MAX, NULL, "N", "hypotheses at temperature 0 (1)"},
     {REAL, 0, "patience", FIELD(patience), 0.1, 10, NULL, "X", "how long a beam search goes on (1)"},
     {REAL, 0, "length-penalty", FIELD(length_penalty), -1, 10, NULL, "X",
      "exponent by which beams are measured (-1: divide by the length)"},
-    {WHOLE, 0, "best-of", FIELD(best_of), 1, TRANSCRIBE_SAMPLES_MAX, NULL, "N", "samples at temperatures above 0 (5)"},
+    {WHOLE, 0, "best-of", FIELD(best_of), 1, WINDOW_SAMPLES, NULL, "N", "samples at temperatures above 0 (5)"},
     {REAL, 0, "temperature", FIELD(temperature), 0, 1, NULL, "X", "the first one (0: the most probable text)"},
     {REAL, 0, "temperature-increment", FIELD(temperature_increment), 0, 1, NULL, "X",
      "added up to 1 while the text looks wrong (0.2; 0: never)"},
@@ -93,6 +94,8 @@ static const struct row rows[] = {
 };
 /* clang-format on */
 
+#define TEMPERATURE_LEAST 0.001f /* a temperature above 0 that decoding can divide by */
+
 enum { N_ROWS = sizeof(rows) / sizeof(rows[0]), FIRST_LONG = 1000 };
 
 static void print_help(void)
@@ -113,7 +116,9 @@ static void print_help(void)
         int n = snprintf(left, sizeof(left), "  %s--%s %s", letter, r->name, r->argument ? r->argument : "");
         printf(n < 38 ? "%-38s%s\n" : "%s\n                                      %s\n", left, r->help);
     }
-    puts("\nThe exit status is 0, 1 if a recording failed (the others are done), 2 for a bad command line.");
+    puts("\nThe exit status is 0, 1 if a recording failed (the others are done), 2 for a bad command line, "
+         "128 and the signal's\n"
+         "number if it was interrupted.");
 }
 
 /* --- values --- */
@@ -244,6 +249,11 @@ static int check(struct transcribe_options *o, int n_files)
     else if (o->temperature_increment > 0.0f &&
              o->temperature + LONGFORM_TEMPERATURES * o->temperature_increment < 1.0f + 1e-4f)
         why = "--temperature-increment leads to too many temperatures: 0, or at least 0.07";
+    else if (rintf((float)o->beam_size * o->patience) < 1.0f)
+        why = "--patience is too little for so narrow a beam: its product with --beam-size must be above 0.5";
+    else if ((o->temperature > 0.0f && o->temperature < TEMPERATURE_LEAST) ||
+             (o->temperature_increment > 0.0f && o->temperature_increment < TEMPERATURE_LEAST))
+        why = "a temperature is 0 or at least 0.001";
     else if (o->line_count > 0 && o->line_width == 0)
         why = "--max-line-count needs --max-line-width";
     else if (o->hallucination_silence > 0.0f && !o->word_times)

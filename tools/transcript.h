@@ -11,9 +11,8 @@
 
 #include "decoder/longform.h"
 
-#define TRANSCRIPT_RATE        16000
-#define TRANSCRIPT_FORMATS     6
-#define TRANSCRIBE_SAMPLES_MAX 8 /* --best-of */
+#define TRANSCRIPT_RATE    16000
+#define TRANSCRIPT_FORMATS 6
 
 struct subtitle_layout {
     int line_width, line_count; /* characters, lines; 0: any */

@@ -70,7 +70,8 @@ static int open_file(struct transcript_file *f, const char *folder, struct err *
         f->path = NULL;
         return err_set(err, -ENOMEM, "no memory for a path");
     }
-    if (asprintf(&f->temporary, "%s/.%.*s.%s.XXXXXX", folder, length, stem, f->format->extension) < 0) {
+    /* Not made from the recording's name, which may be as long as a name can be. */
+    if (asprintf(&f->temporary, "%s/.captiond-XXXXXX", folder) < 0) {
         f->temporary = NULL;
         return err_set(err, -ENOMEM, "no memory for a path");
     }
@@ -90,12 +91,11 @@ static int open_file(struct transcript_file *f, const char *folder, struct err *
     return write_error(f, error, err);
 }
 
-/* What a format answered, or what the stream has to say. */
+/* What a format answered, or what the stream has to say: why, is in errno, which was 0 before the format wrote. */
 static int check(struct transcript_file *f, int status, struct err *err)
 {
     if (status < 0)
         return err_set(err, status, "no memory for the transcript");
-    errno = 0;
     if (!f->temporary && fflush(f->transcript.out) != 0)
         return write_error(f, errno ? errno : EIO, err);
     return ferror(f->transcript.out) ? write_error(f, errno ? errno : EIO, err) : 0;
@@ -115,6 +115,7 @@ int transcript_output_open(struct transcript_output *o, const struct transcript_
             .name = name, .layout = target->layout, .out = target->folder ? NULL : stdout};
         if (target->folder)
             r = open_file(f, target->folder, err);
+        errno = 0;
         if (r == 0 && f->format->begin)
             r = check(f, f->format->begin(&f->transcript), err);
     }
@@ -126,6 +127,7 @@ int transcript_output_open(struct transcript_output *o, const struct transcript_
 int transcript_output_segment(struct transcript_output *o, const struct longform_segment *s, struct err *err)
 {
     int r = 0;
+    errno = 0;
     for (int i = 0; r == 0 && i < o->n; i++)
         r = check(&o->files[i], o->files[i].format->segment(&o->files[i].transcript, s), err);
     return r;
@@ -133,6 +135,7 @@ int transcript_output_segment(struct transcript_output *o, const struct longform
 
 static int complete(struct transcript_file *f, const struct longform_result *result, struct err *err)
 {
+    errno = 0;
     int r = check(f, f->format->end ? f->format->end(&f->transcript, result) : 0, err);
     if (r < 0 || !f->temporary)
         return r;

@@ -36,7 +36,8 @@ int transcript_output_open(struct transcript_output *, const struct transcript_t
 /* Writes a segment in every format. 0 or a negative errno: a full disk is found out here or at the end. */
 int transcript_output_segment(struct transcript_output *, const struct longform_segment *, struct err *);
 
-/* Completes the files and gives them their names. 0 or a negative errno, and nothing is left then. */
+/* Completes the files and gives them their names. 0 or a negative errno: nothing is left then but files that already had
+ * theirs. */
 int transcript_output_finish(struct transcript_output *, const struct longform_result *, struct err *);
 
 /* Gives up: no file remains. Does nothing after finish. Zeroed objects are accepted. */

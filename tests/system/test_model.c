@@ -273,6 +273,9 @@ static void a_missing_file_is_said(void **state)
     assert_int_equal(fetch_hub(&err), -ENOENT);
     assert_non_null(strstr(err.msg, "404"));
     assert_string_equal(listing(), "");
+    write_part(model_file, 1000); /* what has come from somewhere else is kept */
+    assert_int_equal(fetch_hub(&err), -ENOENT);
+    assert_string_equal(listing(), ".ggml-toy.bin.part ");
 }
 
 /* A full disk, played by a limit on the size of files: in a child, as the limit cannot be taken back. */

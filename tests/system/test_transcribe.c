@@ -237,6 +237,8 @@ static void test_bad_command_lines(void **state)
         {"--temperature 1.5 x.wav", "a number from 0 to 1"},
         {"--temperature-increment 0.06 x.wav", "too many temperatures"},
         {"--temperature-increment 1e-8 x.wav", "too many temperatures"},
+        {"--temperature 1e-7 x.wav", "at least 0.001"},
+        {"--beam-size 5 --patience 0.1 x.wav", "above 0.5"},
         {"--hallucination-silence-threshold 2 x.wav", "needs --word-timestamps"},
         {"--format sub x.wav", "text, json, jsonl, srt, vtt, tsv or all"},
         {"--format text --format srt x.wav", "several formats need --output-dir"},
@@ -437,6 +439,34 @@ static void test_a_terminal_has_a_bar_and_ctrl_c(void **state)
     unlink(noise);
 }
 
+/* What nohup has made it ignore does not end it. The name is as long as one can be. */
+static void test_nohup(void **state)
+{
+    (void)state;
+    char name[256], noise[600], texts[300];
+    pid_t pid;
+    int status;
+    memset(name, 'x', sizeof(name));
+    snprintf(name + 251, sizeof(name) - 251, ".wav");
+    snprintf(noise, sizeof(noise), "%s/%s", folder, name);
+    snprintf(texts, sizeof(texts), "%s/nohup", folder);
+    write_wav(noise, 300);
+    const char *const args[] = {
+        "captiond-transcribe", "--model", model, "--gate", "off", "-o", texts, noise, NULL};
+    err[0] = '\0';
+    signal(SIGHUP, SIG_IGN);
+    int terminal = start_on_terminal(&pid, args);
+    signal(SIGHUP, SIG_DFL);
+    read_terminal(terminal, " left");
+    kill(pid, SIGHUP);
+    read_terminal(terminal, NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    assert_int_equal(status, 0);
+    assert_int_equal(entries("nohup"), 1);
+    unlink(noise);
+}
+
 /* The same from a script, to standard output: what was written before stays. */
 static void test_an_interrupted_transcript_keeps_its_beginning(void **state)
 {
@@ -518,6 +548,7 @@ int main(void)
         cmocka_unit_test(test_standard_input_is_a_recording),
         cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
         cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),
+        cmocka_unit_test(test_nohup),
         cmocka_unit_test(test_subtitles_are_read_by_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

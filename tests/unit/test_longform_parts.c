@@ -199,7 +199,7 @@ static void a_long_loop_is_cut_to_one(void **state)
 
 struct timed {
     struct spoken_segment segments[4];
-    const struct word *words;
+    struct word *words;
     int n;
 };
 
@@ -369,15 +369,15 @@ static void unheard_text_goes_if_it_is_improbable(void **state)
     const struct quality_limits limits = {.avg_logprob = -1.0f, .no_speech_prob = 0.6f};
     const struct quality sure = {.avg_logprob = -0.3f, .no_speech_prob = 0.1f},
                          silent = {.no_speech_prob = 0.7f}, vague = {.avg_logprob = -1.2f};
-    assert_true(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, &silent, &limits));
-    assert_true(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, &vague, &limits));
-    assert_false(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, &sure, &limits));
-    assert_false(hallucination_unheard(spans, 1, 9 * SECOND, 15 * SECOND, &silent, &limits));
+    assert_true(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, true, &silent, &limits));
+    assert_true(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, true, &vague, &limits));
+    assert_false(hallucination_unheard(spans, 1, 20 * SECOND, 25 * SECOND, true, &sure, &limits));
+    assert_false(hallucination_unheard(spans, 1, 9 * SECOND, 15 * SECOND, true, &silent, &limits));
     /* Half a second of five is within half a second of a voice, which is enough for a tenth, but none of it is voice. */
-    assert_false(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, &silent, &limits));
-    assert_true(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, &vague, &limits));
-    assert_false(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND, &vague, &limits));
-    assert_true(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND + 1, &vague, &limits));
+    assert_false(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, true, &silent, &limits));
+    assert_true(hallucination_unheard(spans, 1, 12 * SECOND, 17 * SECOND, true, &vague, &limits));
+    assert_false(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND, true, &vague, &limits));
+    assert_true(hallucination_unheard(spans, 1, 11 * SECOND, 15 * SECOND + 1, true, &vague, &limits));
 }
 
 static const struct word good_words[] = {{" all", 40 * SECOND, 40 * SECOND + 8000, 0.9f, 0, 1},

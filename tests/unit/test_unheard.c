@@ -17,7 +17,7 @@ static const struct longform_region sounds[] = {
 
 static bool unheard(const struct longform_region *spans, int n, const struct quality *q)
 {
-    return hallucination_unheard(spans, n, 0, 10 * SECOND, q, &limits);
+    return hallucination_unheard(spans, n, 0, 10 * SECOND, true, q, &limits);
 }
 
 static void text_that_the_model_believes_in_stays(void **state)
@@ -42,12 +42,20 @@ static void improbable_text_needs_a_voice_for_a_quarter_of_its_time(void **state
     assert_true(unheard(less, 1, &improbable));
 }
 
+/* The times of text without timestamps are the window's, in which a sentence may be short. */
+static void text_without_times_needs_a_voice_near_it(void **state)
+{
+    assert_false(hallucination_unheard(sounds, 3, 0, 10 * SECOND, false, &improbable, &limits));
+    assert_true(hallucination_unheard(sounds, 1, 0, 30 * SECOND, false, &improbable, &limits));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_that_the_model_believes_in_stays),
         cmocka_unit_test(doubtful_text_goes_where_nobody_was_heard),
         cmocka_unit_test(improbable_text_needs_a_voice_for_a_quarter_of_its_time),
+        cmocka_unit_test(text_without_times_needs_a_voice_near_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

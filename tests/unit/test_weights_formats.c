@@ -433,7 +433,7 @@ static void a_folder_must_be_consistent(void **state)
          "\"max_target_positions\":32,\"vocab_size\":51864}",
          "heads"},
         {"vocab.json", "{\"a\": -1}", "the id"},
-        {"generation_config.json", "{\"alignment_heads\": [[7, 7]]}", "no such head"},
+        {"generation_config.json", "{\"alignment_heads\": [[7]]}", "pair"},
         {"model.safetensors.index.json", "{}", "weight_map"},
         {"model.safetensors.index.json", "{\"weight_map\": {\"a\": \"../model.safetensors\"}}",
          "of the folder"},
