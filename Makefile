@@ -194,6 +194,14 @@ NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(fi
 NVCC_LAST   := $(lastword $(CUDA_ARCHS))
 NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
+# Written only where it would differ: other architectures make anew what nvcc made, the same ones nothing.
+NVCC_STAMP  := $(BUILD)/nvcc-archs
+ifneq ($(strip $(file <$(NVCC_STAMP))),$(strip $(NVCC_ARCHS)))
+.PHONY: $(NVCC_STAMP)
+endif
+$(NVCC_STAMP):
+	@mkdir -p $(@D)
+	@echo '$(NVCC_ARCHS)' >$@
 # No compiler makes one operation of a product and a sum by itself (fmad, ffp-contract): it would not in every form of a kernel,
 # whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
 # type; where such a value is not aligned a GPU faults, and so do the tests.
@@ -202,7 +210,7 @@ HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(or $(SANFLAGS),-fsanitize=alignmen
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
 
-$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu
+$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(NVCC_STAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O3 -fmad=false -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
@@ -288,8 +296,8 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_WRAPS:%=-Xlinker --wrap=%) $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
 endef
-$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu
-$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu
+$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(NVCC_STAMP)
+$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(NVCC_STAMP)
 $(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
@@ -303,7 +311,7 @@ $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
 $(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU)
-$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu
+$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(NVCC_STAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $< -ldl
