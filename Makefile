@@ -301,7 +301,7 @@ $(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(NVCC_STAMP)
 $(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++20 -O3 -D_GNU_SOURCE -I. $(NVCC_ARCHS) -c -o $@ $<
+	$(Q)$(NVCC) -std=c++20 -O3 -fmad=false -D_GNU_SOURCE -I. $(NVCC_ARCHS) -MMD -MP -c -o $@ $<
 $(BUILD)/tests/gpu/test_harness: $(BUILD)/tests/gpu/harness.o $(GPU_TEST_OBJ)
 	$(gpu_test_link)
 $(BUILD)/tests/gpu/test_step: $(BUILD)/tests/cuda/test_step.o $(GPU_TEST_OBJ)
