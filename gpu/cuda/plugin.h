@@ -11,15 +11,29 @@
 /* What both sides must have been built from: compared as a whole. */
 struct cuda_plugin_terms {
     char version[16]; /* CAPTIOND_VERSION */
-    uint32_t vtable_bytes, engine_bytes, options_bytes, slot_bytes;
+    uint32_t vtable_bytes, engine_bytes, options_bytes;
+    uint32_t others; /* made of the sizes of all other structs that go from one to the other */
 };
+
+static inline uint32_t cuda_plugin_others(void)
+{
+#define CUDA_PLUGIN_ARGS_BYTES(name) sizeof(struct name##_args),
+    const size_t bytes[] = {sizeof(struct slot_state), sizeof(struct beam_state),
+                            sizeof(struct beam_candidate), sizeof(struct err),
+                            ENGINE_OPERATIONS(CUDA_PLUGIN_ARGS_BYTES)};
+#undef CUDA_PLUGIN_ARGS_BYTES
+    uint32_t all = 0;
+    for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++)
+        all = 31 * all + (uint32_t)bytes[i]; /* a sum would miss what one struct gives to another */
+    return all;
+}
 
 /* In C and C++ alike, which is why it is no compound literal. */
 static inline struct cuda_plugin_terms cuda_plugin_ours(void)
 {
     struct cuda_plugin_terms t = {CAPTIOND_VERSION, (uint32_t)sizeof(struct engine_vtable),
                                   (uint32_t)sizeof(struct engine), (uint32_t)sizeof(struct engine_options),
-                                  (uint32_t)sizeof(struct slot_state)};
+                                  cuda_plugin_others()};
     return t;
 }
 

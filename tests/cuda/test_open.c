@@ -60,6 +60,9 @@ static void test_terms(void **state)
     expect_refusal(&terms, &single, -ENOTSUP, "half precision");
     terms.vtable_bytes++;
     expect_refusal(&terms, &options, -ENOTSUP, "of version");
+    terms = cuda_plugin_ours();
+    terms.others++;
+    expect_refusal(&terms, &options, -ENOTSUP, "of version");
 }
 
 /* A daemon's waits leave the processor to others: cudaDeviceScheduleBlockingSync. */
