@@ -130,7 +130,9 @@ say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-
 .PHONY: all programs tests help clean cuda-said
 all: programs
 programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) cuda-said ; @:
+# A library for GPUs of an earlier build would be opened by programs that are of another one.
 cuda-said:
+	$(if $(filter 1,$(CUDA)),,@[ ! -e $(CUDA_PLUGIN) ] || { rm -f $(CUDA_PLUGIN) && echo '  CUDA  $(CUDA_PLUGIN) is of an earlier build: removed'; })
 	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc 12.4 or later is missing (make cuda-setup)'))
 tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
@@ -451,16 +453,19 @@ $(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
 # --- installation ------------------------------------------------------------------------------------------------
 # bin/, units for the system and for users, user and folders of the service, and an example configuration made from the
 # table of settings. Nothing is enabled or started, and nothing under /etc is touched.
+PLUGIN_INSTALLED := lib/captiond/$(notdir $(CUDA_PLUGIN))
 UNITS    := captiond.service captiond.socket captiond-control.socket
 INSTALLED := $(patsubst $(BUILD)/%,bin/%,$(PROGRAMS)) \
 	$(addprefix lib/systemd/system/,$(UNITS)) $(addprefix lib/systemd/user/,$(UNITS)) \
 	lib/sysusers.d/captiond.conf lib/tmpfiles.d/captiond.conf share/captiond/captiond.conf.example \
-	$(if $(filter 1,$(CUDA)),lib/captiond/$(notdir $(CUDA_PLUGIN)))
+	$(if $(filter 1,$(CUDA)),$(PLUGIN_INSTALLED))
+# Whether or not this build has one: what another one has installed would not fit the programs.
+plugin_uninstall = rm -f '$(DESTDIR)$(PREFIX)/$(PLUGIN_INSTALLED)'; rmdir '$(DESTDIR)$(PREFIX)/$(dir $(PLUGIN_INSTALLED))' 2>/dev/null || :
 
 install: programs
 	install -d $(foreach d,$(sort $(dir $(INSTALLED))),'$(DESTDIR)$(PREFIX)/$(d)')
 	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
-	$(if $(filter 1,$(CUDA)),install -m 644 $(CUDA_PLUGIN) '$(DESTDIR)$(PREFIX)/lib/captiond')
+	$(if $(filter 1,$(CUDA)),install -m 644 $(CUDA_PLUGIN) '$(DESTDIR)$(PREFIX)/lib/captiond',$(plugin_uninstall))
 	for unit in $(addprefix system/,$(UNITS)) $(addprefix user/,$(UNITS)); do \
 		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >'$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit || exit 1; \
 	done
@@ -470,7 +475,8 @@ install: programs
 
 uninstall:
 	rm -f $(foreach f,$(INSTALLED),'$(DESTDIR)$(PREFIX)/$(f)')
-	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond' $(if $(filter 1,$(CUDA)),'$(DESTDIR)$(PREFIX)/lib/captiond')
+	$(plugin_uninstall)
+	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond'
 
 clean:
 	rm -rf build build-*
