@@ -162,6 +162,43 @@ static void test_fake_gpu(void **state)
     json_decref(r);
 }
 
+/* gpu-check on programs that are scripts, with other limits: its status. */
+static int check_scripts(const char *probe, const char *limits)
+{
+    char command[2048], said[8192];
+    snprintf(command, sizeof(command), "mkdir -p %s/scripts/tests/gpu", folder);
+    assert_int_equal(system(command), 0);
+    write_text("scripts/gpu-probe", probe, 0700);
+    write_text("scripts/tests/gpu/test_slow", "#!/bin/sh\nexec sleep 60\n", 0700);
+    snprintf(
+        command, sizeof(command),
+        "python3 -c 'import sys; sys.path.insert(0, \"tools/bench/gpu_check\"); import gpu_check; "
+        "sys.argv[1:] = [\"%s/scripts\", \"--packs\", \"%s/none\", \"--out\", \"%s/out\", \"--seconds\", "
+        "\"2\"]; %s; sys.exit(gpu_check.main())' 2>&1",
+        folder, folder, folder, limits);
+    return run(command, said, sizeof(said));
+}
+
+/* What was given less time than it may take has not failed. */
+static void test_no_time(void **state)
+{
+    assert_int_equal(check_scripts("#!/bin/sh\necho {}\n", "gpu_check.LEAST_SECONDS = 0"), 0);
+    json_t *r = report(), *left_out = json_object_get(r, "left_out");
+    assert_int_equal(json_array_size(json_object_get(r, "failures")), 0);
+    assert_string_equal(json_string_value(json_array_get(left_out, 0)), "test_slow");
+    json_decref(r);
+}
+
+/* A GPU that hangs ends in a report, too. */
+static void test_hung_gpu(void **state)
+{
+    assert_int_equal(check_scripts("#!/bin/sh\nexec sleep 60\n", "gpu_check.PROBE_SECONDS = 1"), 1);
+    json_t *r = report(), *failure = json_array_get(json_object_get(r, "failures"), 0);
+    const char *what = json_string_value(json_object_get(failure, "what"));
+    assert_true(what && strstr(what, "probe: TimeoutExpired"));
+    json_decref(r);
+}
+
 static int setup(void **state)
 {
     folder = tiny_folder();
@@ -178,10 +215,8 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_gpu),
-        cmocka_unit_test(test_daemon),
-        cmocka_unit_test(test_daemon_auto),
-        cmocka_unit_test(test_fake_gpu),
+        cmocka_unit_test(test_no_gpu),   cmocka_unit_test(test_daemon),  cmocka_unit_test(test_daemon_auto),
+        cmocka_unit_test(test_fake_gpu), cmocka_unit_test(test_no_time), cmocka_unit_test(test_hung_gpu),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
