@@ -73,7 +73,7 @@ struct engine_kv {
 
 struct engine_graph {
     cudaGraph_t body;
-    cudaGraphExec_t once;
+    cudaGraphExec_t once;   /* NULL before it is launched without a loop */
     cudaGraph_t loop_graph; /* around the body, NULL before the first loop */
     cudaGraphExec_t loop;
     const int32_t *n_active;   /* that the loop was made for */

@@ -50,8 +50,6 @@ struct engine_graph *cuda_graph_end(struct engine *e)
     if (!g)
         return NULL;
     cuda_check(c, cudaStreamEndCapture(c->stream, &g->body), "recording");
-    if (!cuda_failed(c))
-        cuda_check(c, cudaGraphInstantiate(&g->once, g->body, 0), "recording");
     c->recording = NULL;
     if (!g->err.code)
         g->step = step_program_create(c, g->notes);
@@ -142,10 +140,16 @@ static bool has_loop(struct cuda_engine *c, struct engine_graph *g, const int32_
     return e == cudaSuccess;
 }
 
+/* One launch after the other, which few graphs come to: what it launches is made when it is first asked for, and even where the
+ * counter wants no round, as before the first input. */
 static void launch_chain(struct cuda_engine *c, struct engine_graph *g, const int32_t *n_active,
                          int max_times)
 {
+    cudaGraphExec_t once = g->once;
     c->base.repeat = "launches";
+    if (!once && cuda_check(c, cudaGraphInstantiate(&once, g->body, 0), "a graph") < 0)
+        return;
+    g->once = once;
     for (int i = 0; i < max_times && !cuda_failed(c); i++) {
         if (n_active) {
             cuda_copy(c, c->counter, n_active, sizeof(*n_active), "a loop");
