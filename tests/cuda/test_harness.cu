@@ -152,6 +152,56 @@ static void test_async_copies(void **state)
     cudaFree(dt);
 }
 
+/* Copies of 4 and of 8 bytes, each from the neighbour's place. */
+static __global__ void few_kernel(const unsigned *from, unsigned *to)
+{
+    SHARED(unsigned, room, 3 * WARP);
+    int i = (int)threadIdx.x, next = (i + 1) % WARP;
+    cp_async_few<4>(room + i, from + next);
+    cp_async_few<8>(room + WARP + 2 * i, from + WARP + 2 * next);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    for (int k = 0; k < 3; k++)
+        to[k * WARP + i] = room[k * WARP + i];
+}
+
+static void test_few_bytes(void **state)
+{
+    unsigned from[3 * WARP], to[3 * WARP];
+    for (unsigned i = 0; i < 3 * WARP; i++)
+        from[i] = i * 0x01020305u + 7;
+    void *df = device(from, sizeof(from)), *dt = device(NULL, sizeof(to));
+    LAUNCH(few_kernel, 1, WARP, 0, 0, (const unsigned *)df, (unsigned *)dt);
+    fetch(to, dt, sizeof(to));
+    for (int i = 0; i < WARP; i++)
+        assert_int_equal(to[i], from[(i + 1) % WARP]);
+    for (int i = 0; i < 2 * WARP; i++)
+        assert_int_equal(to[WARP + i], from[WARP + (i + 2) % (2 * WARP)]);
+    cudaFree(df);
+    cudaFree(dt);
+}
+
+/* More than 32 bits, and of both signs. */
+static __global__ void shared_sum_kernel(long long *sum)
+{
+    add_shared_sum(sum, ((long long)blockIdx.x - 3) * ((1ll << 40) + (long long)threadIdx.x));
+}
+
+static void test_shared_sum(void **state)
+{
+    enum { BLOCKS = 10 };
+    long long sum = -5, want = sum, *d = (long long *)device(&sum, sizeof(sum));
+    for (int block = 0; block < BLOCKS; block++) {
+        for (int thread = 0; thread < WARP; thread++)
+            want += (block - 3) * ((1ll << 40) + thread);
+    }
+    LAUNCH(shared_sum_kernel, BLOCKS, WARP, 0, 0, d);
+    fetch(&sum, d, sizeof(sum));
+    assert_true(sum == want);
+    cudaFree(d);
+}
+
 static __global__ void powers_kernel(const float *x, float *y)
 {
     y[threadIdx.x] = exp2_near(x[threadIdx.x]);
@@ -584,6 +634,8 @@ int main(void)
         cmocka_unit_test(test_mma),
         cmocka_unit_test(test_ldmatrix),
         cmocka_unit_test(test_async_copies),
+        cmocka_unit_test(test_few_bytes),
+        cmocka_unit_test(test_shared_sum),
         cmocka_unit_test(test_powers),
         cmocka_unit_test(test_warp_operations),
         cmocka_unit_test(test_grid_barrier),

@@ -135,12 +135,6 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int bits)
     return harness_shuffle_from(mask, v, harness_thread->lane ^ (unsigned)bits);
 }
 
-template <class T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned by)
-{
-    unsigned lane = harness_thread->lane;
-    return harness_shuffle_from(mask, v, lane >= by ? lane - by : lane);
-}
-
 /* --- atomics: no fiber is interrupted, and what one has written the others see at once ----------------------------- */
 
 static inline int atomicAdd(int *p, int v)

@@ -175,13 +175,6 @@ extern "C" cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsign
     return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaEventSynchronize(cudaEvent_t e)
-{
-    RUNTIME_CALL();
-    runtime_drain_until([e] { return e->done >= e->wanted; });
-    return cudaSuccess;
-}
-
 extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 {
     RUNTIME_CALL();
