@@ -395,6 +395,11 @@ static void test_refused(void **state)
         assert_string_equal(refused->repeat, "graph");
         compare(2, graph, refused);
         harness_ptx(80);
+        harness_fail("cudaFuncGetAttributes", 0, NOT_READY);
+        run(setting, true, refused);
+        assert_true(harness_has_failed());
+        assert_string_equal(refused->repeat, "graph");
+        compare(2, graph, refused);
     }
     struct world w = make_world(false, 1.0f);
     struct engine_graph *g = record(&w, 1);
