@@ -145,6 +145,7 @@ static void test_fake_gpu(void **state)
     assert_int_equal(json_array_size(json_object_get(r, "failures")), 0);
     assert_int_equal(json_array_size(json_object_get(r, "tests")), 2);
     assert_int_equal(json_array_size(json_object_get(r, "transcripts")), 1);
+    assert_int_equal(json_array_size(json_object_get(r, "captions")), 2);
     assert_int_equal(json_array_size(json_object_get(r, "sanitizer")), 2);
     json_t *times = json_object_get(r, "times");
     assert_int_equal(json_array_size(times), 2);

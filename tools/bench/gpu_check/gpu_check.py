@@ -37,7 +37,7 @@ LAG_MS = 1000  # a stream's next pass is due
 class Check:
     def __init__(self, a):
         self.a, self.begin = a, time.monotonic()
-        self.result = {"gpu": {}, "tests": [], "transcripts": [], "times": [], "streams": [], "peers": [], "sanitizer": [],
+        self.result = {"gpu": {}, "tests": [], "transcripts": [], "captions": [], "times": [], "streams": [], "peers": [], "sanitizer": [],
                        "left_out": [], "failures": []}
 
     def left(self):
@@ -117,12 +117,32 @@ class Check:
                                 [self.a.build / "captiond-transcribe", "--engine", "cuda", *packs.OPTIONS, "--model", model, folder / r["file"]], 60)
                 if text is None:
                     continue
-                ours, host = text.split(), r["text"].split()
-                differences = [f"{' '.join(host[i:j])} → {' '.join(ours[k:m])}" for what, i, j, k, m in
-                               difflib.SequenceMatcher(None, host, ours, autojunk=False).get_opcodes() if what != "equal"]
-                self.result["transcripts"].append({"model": name, "file": r["file"], "words": len(host), "differences": differences})
-                if len(differences) > len(host) * 0.1 + 1 and not self.a.toy:
-                    self.fail(f"{name}, {r['file']}: far from the host engine's text", text)
+                self.compare("transcripts", name, r, text, 0.1)
+
+    def compare(self, what, name, recording, text, most):
+        ours, host = text.split(), recording["text"].split()
+        differences = [f"{' '.join(host[i:j])} → {' '.join(ours[k:m])}" for tag, i, j, k, m in
+                       difflib.SequenceMatcher(None, host, ours, autojunk=False).get_opcodes() if tag != "equal"]
+        self.result[what].append({"model": name, "file": recording["file"], "words": len(host), "differences": differences})
+        if len(differences) > len(host) * most + 1 and not self.a.toy:
+            self.fail(f"{name}, {recording['file']}: {what} are far from the host engine's text", text)
+
+    def captions(self):
+        """The daemon's way, which none of the others is: samples from the pinned ring, and streams whose runs join a batch and leave it."""
+        few = ["--step", "5000", "--beam-size", "1"] if self.a.toy else []
+        for name, model, folder, recordings in self.packs():
+            streams = {f"s{i}": r for i, r in enumerate((recordings * 2)[:2])}
+            inputs = [o for stream, r in streams.items() for o in ("--input", f"{stream}=file:{folder / r['file']}")]
+            output = self.run(f"captions by {name}", [self.a.build / "captiond", "--config", "/dev/null", "--socket", "none", "--once", "--pace", "fast",
+                                                      "--stdout", "jsonl", "--engine", "cuda", "--model", model, *few, *inputs], 90)
+            if output is None:
+                continue
+            events = [json.loads(line) for line in output.splitlines()]
+            for stream, r in streams.items():
+                self.compare("captions", name, r, "".join(e["text"] for e in events if e["type"] == "final" and e["stream"] == stream), 0.3)
+            for e in events:
+                if e["type"] == "gap":
+                    self.fail(f"captions by {name}: {e['lost_ms']} ms are lost ({e['cause']})", output)
 
     def gpu_times(self, name, model, window, what):
         output = self.run(f"{name}, {what}", [self.a.build / "gpu-times", "cuda", model, window, what], 90)
@@ -225,7 +245,7 @@ class Check:
             self.fail(f"probe: {type(e).__name__}: {e}", "")
             self.write()
             return 1
-        for step in (self.tests, self.transcripts, self.times, self.streams, self.peers, self.sanitizer):
+        for step in (self.tests, self.transcripts, self.captions, self.times, self.streams, self.peers, self.sanitizer):
             try:
                 step()
             except Exception as e:  # a fault of this script must not cost the other steps
@@ -266,11 +286,13 @@ def markdown(r):
         out += "## Left out\n\n" + "".join(f"- {w}\n" for w in r["left_out"]) + "\n"
     out += "## Tests\n\n" + table(["test", "", "s"], [[t["name"], t["verdict"], t["seconds"]] for t in r["tests"]])
     out += table(["compute-sanitizer", "test", ""], [[s["tool"], s["test"], s["verdict"]] for s in r["sanitizer"]])
-    if r["transcripts"]:
-        out += "## Text beside the host engine's, in single precision\n\n"
-        out += table(["model", "recording", "words", "differences", "host → GPU"],
-                     [[t["model"], t["file"], t["words"], len(t["differences"]), "; ".join(t["differences"][:5]).replace("|", "/")]
-                      for t in r["transcripts"]])
+    for what, title in (("transcripts", "Text beside the host engine's, in single precision"),
+                        ("captions", "Live captions of two recordings at once beside the host engine's text of each")):
+        if r[what]:
+            out += f"## {title}\n\n"
+            out += table(["model", "recording", "words", "differences", "host → GPU"],
+                         [[t["model"], t["file"], t["words"], len(t["differences"]), "; ".join(t["differences"][:5]).replace("|", "/")]
+                          for t in r[what]])
     if r["times"]:
         out += "## Times\n\nWindows of 30 s, 90 tokens each unless the model is smaller. Shares are of 798 TFLOP/s and 3.0 TB/s, in brackets of what was measured here.\n\n"
         out += table(["model", "batch", "encode, ms a window", "µs a step", "µs a token", "steps by", "all, ms", "ms a window", "times real time",
