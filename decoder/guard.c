@@ -2,19 +2,20 @@
 
 #include <math.h>
 
-#define SAMPLES_A_SECOND 16000
+#include "daemon/base/sample_rate.h"
+
 #define TOKENS_A_SECOND  22.5
 #define TOKENS_MIN       50
 #define AUDIBLE_BELOW_DB 40.0f /* quietest speech below the loudest of the same window */
 #define QUIET_REACH      2     /* frames on either side */
 #define LOUD_BELOW_DB    25.0f
 #define AUDIBLE_LEAST_DB (-70.0f)
-#define WORD_SAMPLES     16000 /* 1 s */
-#define LETTER_SAMPLES   1920  /* 0.12 s: 8 letters a second */
+#define WORD_SAMPLES     SAMPLE_RATE
+#define LETTER_SAMPLES   1920 /* 0.12 s: 8 letters a second */
 
 int guard_max_tokens(int64_t n_samples)
 {
-    int n = (int)((double)n_samples / SAMPLES_A_SECOND * TOKENS_A_SECOND);
+    int n = (int)((double)n_samples / SAMPLE_RATE * TOKENS_A_SECOND);
     return n < TOKENS_MIN ? TOKENS_MIN : n;
 }
 

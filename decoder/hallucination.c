@@ -2,9 +2,8 @@
 
 #include <string.h>
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/words.h"
-
-#define SECOND 16000
 
 /* Of whisper/transcribe.py (word_anomaly_score, is_segment_anomaly). */
 #define PROBABILITY_LEAST 0.15f
@@ -13,15 +12,15 @@
 #define SHORT_WEIGHT      15.0f
 #define SCORED_WORDS      8
 #define SCORE_MOST        3.0f
-#define EDGE              (2 * SECOND) /* a silence reaches to the edge of the window when only this is in between */
+#define EDGE              (2 * SAMPLE_RATE) /* a silence reaches to the edge of the window when only this is in between */
 
-#define VOICE_MARGIN          (SECOND / 2)
+#define VOICE_MARGIN          (SAMPLE_RATE / 2)
 #define VOICE_PART            10 /* one in ten */
 #define IMPROBABLE_VOICE_PART 4  /* one in four */
 
 static float anomaly(const struct word *w)
 {
-    float length = (float)(w->end - w->start) / SECOND, score = 0.0f;
+    float length = (float)(w->end - w->start) / SAMPLE_RATE, score = 0.0f;
     if (w->probability < PROBABILITY_LEAST)
         score += 1.0f;
     if (length < LENGTH_LEAST_S)
@@ -85,7 +84,7 @@ int hallucination_find(const struct silence_search *q, const struct spoken_segme
             bool after = next_start - s->end > q->threshold ||
                          (next < n && is_anomaly(&segments[next], words)) || q->window_end - s->end < EDGE;
             if (before && after) {
-                *seek = s->start > q->window + SECOND ? s->start : q->window + SECOND;
+                *seek = s->start > q->window + SAMPLE_RATE ? s->start : q->window + SAMPLE_RATE;
                 if (q->recording_end - s->end < q->threshold)
                     *seek = q->recording_end;
                 return i;

@@ -1,12 +1,13 @@
 #include "decoder/left_out.h"
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/commit.h"
 #include "decoder/guard.h"
 #include "decoder/words.h"
 
-#define STALL_FRAMES  100         /* of speech that passes made nothing of: 2 s */
-#define DOUBT_SAMPLES (2 * 16000) /* between two attempts to hear more than a pass did */
-#define MORE_LETTERS  5           /* that a second hypothesis of the same audio must have */
+#define STALL_FRAMES  100               /* of speech that passes made nothing of: 2 s */
+#define DOUBT_SAMPLES (2 * SAMPLE_RATE) /* between two attempts to hear more than a pass did */
+#define MORE_LETTERS  5                 /* that a second hypothesis of the same audio must have */
 
 static int frame_of(const struct live_buffer *b, int64_t at)
 {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/commit.h"
 #include "decoder/detect_language.h"
 #include "decoder/guard.h"
@@ -14,9 +15,8 @@
 #include "decoder/live_text.h"
 #include "decoder/words.h"
 
-#define SECOND       16000
-#define MS(x)        ((int64_t)(x)*SECOND / 1000)
-#define WINDOW       (30 * SECOND)
+#define MS(x)        ((int64_t)(x)*SAMPLE_RATE / 1000)
+#define WINDOW       (30 * SAMPLE_RATE)
 #define MASK         0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
 #define MASK_FIRST   1 /* and at the beginning */
 #define MASK_STAMPED 2 /* as MASK, with timestamps allowed */

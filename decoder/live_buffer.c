@@ -2,12 +2,13 @@
 
 #include <string.h>
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/commit.h"
 #include "decoder/live.h"
 
-#define HISTORY_CHARS  200                 /* of earlier text in a prompt */
-#define JOIN           (LIVE_JOIN_MS * 16) /* samples */
-#define COMMITTED_MANY 160                 /* committed tokens in a buffer that are trimmed like a long one */
+#define HISTORY_CHARS  200 /* of earlier text in a prompt */
+#define JOIN           (LIVE_JOIN_MS * (SAMPLE_RATE / 1000))
+#define COMMITTED_MANY 160 /* committed tokens in a buffer that are trimmed like a long one */
 
 static void remember(struct live_buffer *b, const char *text)
 {

@@ -2,11 +2,12 @@
 
 #include <stddef.h>
 
-#define SECOND 16000
+#include "daemon/base/sample_rate.h"
+
 #define SURE   0.5f
-#define ENOUGH (2 * SECOND) /* of audio to be sure by */
+#define ENOUGH (2 * SAMPLE_RATE) /* of audio to be sure by */
 #define LONGEST                                                                                              \
-    (4 * SECOND) /* after which the language of the utterances before holds, if no other is sure */
+    (4 * SAMPLE_RATE) /* after which the language of the utterances before holds, if no other is sure */
 
 void live_language_start(struct live_language *g, const char *code)
 {

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/align.h"
 #include "decoder/words.h"
 
-#define SECOND       16000
 #define FRAMES_A_ROW 2 /* mel frames to one of the encoder's */
 
 #define START_MAX  3
@@ -16,9 +16,9 @@
 #define ROWS_MAX   (START_MAX + 1 + TEXT_MAX + 1)
 #define TEXT_BYTES (RUN_TOKENS_MAX * 128)
 
-#define MEDIAN_MOST   (7 * SECOND / 10) /* no word is expected to take longer */
-#define PAUSE_MEDIANS 4            /* as many median words before the end of the first word are a pause */
-#define SEGMENT_TRUST (SECOND / 2) /* a word that reaches further out of its segment is too long */
+#define MEDIAN_MOST   (7 * SAMPLE_RATE / 10) /* no word is expected to take longer */
+#define PAUSE_MEDIANS 4 /* as many median words before the end of the first word are a pause */
+#define SEGMENT_TRUST (SAMPLE_RATE / 2) /* a word that reaches further out of its segment is too long */
 
 struct word_timer {
     struct text_model *model;

@@ -13,8 +13,7 @@
 #include <stdint.h>
 
 #include "daemon/base/cache_line.h"
-
-#define SAMPLE_RATE 16000
+#include "daemon/base/sample_rate.h"
 
 struct ring {
     float *data;                               /* 2 × capacity samples, not owned */

@@ -192,7 +192,7 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
         if (r < 0)
             err_prefix(err, "%s", path);
     }
-    double audio = (double)recording.n_samples / RECORDING_RATE, wall = seconds_since(start);
+    double audio = (double)recording.n_samples / SAMPLE_RATE, wall = seconds_since(start);
     recording_free(&recording);
     if (r < 0)
         return r;

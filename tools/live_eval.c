@@ -17,7 +17,7 @@
 #include "stream/gate.h"
 #include "tools/recording.h"
 
-#define RATE  RECORDING_RATE
+#define RATE  SAMPLE_RATE
 #define BLOCK 1024
 
 struct eval {

@@ -139,9 +139,9 @@ void recording_free(struct recording *r)
  * breath of a sentence may be its last word, and a model mishears speech whose surroundings are missing. Pauses that are
  * no longer than PAUSE_MOST, a window, are left as they are, in the middle and at both ends: what is cut out of a
  * recording is only what would cost windows of its own. */
-#define MARGIN       RECORDING_RATE       /* 1 s of a longer pause stays before and after speech */
-#define SPEECH_LEAST (RECORDING_RATE / 4) /* no shorter burst makes a span of its own: 250 ms */
-#define PAUSE_MOST   (30 * RECORDING_RATE)
+#define MARGIN       SAMPLE_RATE       /* 1 s of a longer pause stays before and after speech */
+#define SPEECH_LEAST (SAMPLE_RATE / 4) /* no shorter burst makes a span of its own: 250 ms */
+#define PAUSE_MOST   (30 * SAMPLE_RATE)
 
 struct span_list {
     struct longform_region *spans;
@@ -182,7 +182,7 @@ static int find_bursts(const struct recording *r, struct span_list *list)
     gate_init(&gate, &options, 0);
     for (int64_t at = 0; status == 0 && at < r->n_samples;) {
         int64_t left = r->n_samples - at;
-        at += gate_process(&gate, r->pcm + at, left < RECORDING_RATE ? (int)left : RECORDING_RATE, &event);
+        at += gate_process(&gate, r->pcm + at, left < SAMPLE_RATE ? (int)left : SAMPLE_RATE, &event);
         status = take_event(list, &event, r->n_samples);
     }
     if (status == 0) {

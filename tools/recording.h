@@ -5,12 +5,11 @@
 #include <stdint.h>
 
 #include "daemon/base/err.h"
+#include "daemon/base/sample_rate.h"
 #include "decoder/longform.h"
 
-#define RECORDING_RATE 16000
-
 struct recording {
-    float *pcm; /* RECORDING_RATE, mono */
+    float *pcm; /* SAMPLE_RATE, mono */
     int64_t n_samples;
 };
 

@@ -4,7 +4,7 @@
 
 #include "tools/transcript.h"
 
-#define LONG_PAUSE (3 * TRANSCRIPT_RATE)
+#define LONG_PAUSE (3 * SAMPLE_RATE)
 #define LEAST_MS   1 /* a cue ends later than it begins */
 
 struct cue_style {
@@ -16,7 +16,7 @@ struct cue_style {
 
 static int64_t milliseconds(int64_t sample)
 {
-    return (sample * 1000 + TRANSCRIPT_RATE / 2) / TRANSCRIPT_RATE;
+    return (sample * 1000 + SAMPLE_RATE / 2) / SAMPLE_RATE;
 }
 
 static void put_time(FILE *out, int64_t ms, char point)

@@ -38,7 +38,7 @@ static int tsv_begin(struct transcript *t)
 
 static int64_t milliseconds(int64_t sample)
 {
-    return (sample * 1000 + TRANSCRIPT_RATE / 2) / TRANSCRIPT_RATE;
+    return (sample * 1000 + SAMPLE_RATE / 2) / SAMPLE_RATE;
 }
 
 static int tsv_segment(struct transcript *t, const struct longform_segment *s)
@@ -81,7 +81,7 @@ static json_t *segment_json(const struct transcript *t, const struct longform_se
         json_array_append_new(tokens, json_integer(s->tokens[i]));
     json_t *segment =
         json_pack("{s:i, s:I, s:f, s:f, s:s, s:o, s:f, s:f, s:f, s:f, s:f}", "id", t->n_segments, "seek",
-                  (json_int_t)(s->window / (TRANSCRIPT_RATE / 100)), "start", seconds(s->start), "end",
+                  (json_int_t)(s->window / (SAMPLE_RATE / 100)), "start", seconds(s->start), "end",
                   seconds(s->end), "text", s->text, "tokens", tokens, "temperature",
                   rounded((double)s->temperature), "avg_logprob", rounded((double)s->avg_logprob),
                   "compression_ratio", rounded((double)s->compression_ratio), "no_speech_prob",

@@ -9,9 +9,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/base/sample_rate.h"
 #include "decoder/longform.h"
 
-#define TRANSCRIPT_RATE    16000
 #define TRANSCRIPT_FORMATS 6
 
 struct subtitle_layout {

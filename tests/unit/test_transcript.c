@@ -12,7 +12,7 @@
 #include "tools/progress.h"
 #include "tools/transcript.h"
 
-#define AT(seconds) ((int64_t)((seconds)*TRANSCRIPT_RATE + 0.5))
+#define AT(seconds) ((int64_t)((seconds)*SAMPLE_RATE + 0.5))
 
 static const int32_t tokens[] = {50364, 7, 50389};
 static const struct word first_words[] = {{" Ferries", AT(0.5), AT(1.0), 0.9f, 0, 1},
