@@ -13,6 +13,7 @@
 #include "daemon/model_path.h"
 #include "tools/model_fetch.h"
 #include "tools/model_import.h"
+#include "tools/stop_signals.h"
 
 #define PROGRAM "captiond-model"
 
@@ -47,17 +48,6 @@ static void on_signal(int signal)
 {
     (void)signal;
     cancelled = 1;
-}
-
-/* Without SA_RESTART: a wait for the lock ends as well. What nohup or a shell's & has made it ignore stays ignored. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal}, old;
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &action, NULL);
-    }
 }
 
 static int report(int r, const struct err *err)
@@ -297,7 +287,7 @@ int main(int argc, char **argv)
         return usage_error("unknown command", command);
     if (!argument)
         return usage_error("what? A name or path is missing after", command);
-    catch_signals();
+    stop_signals_catch(on_signal, 0); /* a wait for the lock ends as well */
     if (strcmp(command, "get") == 0)
         return get(&o, argument);
     return strcmp(command, "path") == 0 ? print_path(&o, argument) : import(&o, argument);

@@ -13,6 +13,7 @@
 #include "decoder/prompt.h"
 #include "tools/progress.h"
 #include "tools/recording.h"
+#include "tools/stop_signals.h"
 #include "tools/transcribe_options.h"
 #include "tools/transcript_output.h"
 
@@ -36,17 +37,6 @@ static volatile sig_atomic_t interrupted; /* the signal's number */
 static void interrupt(int signal)
 {
     interrupted = signal;
-}
-
-/* The second one ends the program at once. What nohup or a shell's & has made it ignore stays ignored. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND}, old;
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &action, NULL);
-    }
 }
 
 static int check_interrupted(struct transcriber *t)
@@ -338,7 +328,7 @@ int main(int argc, char **argv)
         r = open_model(&t, &err);
     if (r == 0) {
         tell_no_device(&t);
-        catch_signals();
+        stop_signals_catch(interrupt, (int)SA_RESETHAND); /* the second one ends the program at once */
         status = transcribe_all(&t, argv + first, argc - first);
     } else {
         fprintf(stderr, PROGRAM ": %s\n", err.msg);
