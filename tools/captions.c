@@ -62,15 +62,9 @@ static int subscribe(struct captions *c, bool first, struct err *err)
     }
     if (c->stream && json_object_set_new(request, "streams", json_pack("[s]", c->stream)) < 0) {
         json_decref(request);
-        return err_set(err, -EINVAL, "the stream's name is no valid UTF-8");
+        request = NULL;
     }
-    char line[PROTOCOL_REQUEST_MAX];
-    size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
-    json_decref(request);
-    if (n == 0 || n >= sizeof(line))
-        return err_set(err, -EINVAL, "the stream's name is too long");
-    line[n] = '\n';
-    return line_socket_send(&c->socket, line, n + 1, err);
+    return line_socket_send(&c->socket, request, "the stream's name", err);
 }
 
 static int on_hello(struct captions *c, const json_t *hello, struct err *err)

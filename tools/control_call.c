@@ -142,21 +142,11 @@ static int send_request(struct line_socket *s, const char *command, const char *
 {
     bool takes_stream = strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0;
     size_t key = setting ? strcspn(setting, "=") : 0;
-    char line[PROTOCOL_REQUEST_MAX];
     json_t *request = setting ? json_pack("{s:s, s:s%, s:s}", "cmd", command, "key", setting, key, "value",
                                           setting + key + 1)
                       : stream && takes_stream ? json_pack("{s:s, s:[s]}", "cmd", command, "streams", stream)
                                                : json_pack("{s:s}", "cmd", command);
-    size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
-    json_decref(request);
-    const char *what = setting ? setting : "the stream's name";
-    if (n >= sizeof(line))
-        return err_set(err, -EINVAL, "%.64s… is too long: a request has at most %zu bytes", what,
-                       sizeof(line));
-    if (n == 0)
-        return err_set(err, -EINVAL, "%.64s is no valid UTF-8", what);
-    line[n] = '\n';
-    return line_socket_send(s, line, n + 1, err);
+    return line_socket_send(s, request, setting ? setting : "the stream's name", err);
 }
 
 /* Waits for a line. 1, or a negative errno. */

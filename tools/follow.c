@@ -125,7 +125,6 @@ static void control_close(struct follower *f)
 /* Nothing depends on the control socket: where it is missing or forbidden the meter moves with the status events. */
 static void serve_control(struct follower *f, int64_t now)
 {
-    static const char ask[] = "{\"cmd\":\"status\"}\n";
     char *line;
     size_t n;
     int r = 0;
@@ -142,7 +141,7 @@ static void serve_control(struct follower *f, int64_t now)
         f->ask_ns = now + 2000 * NS_PER_MS;
         return;
     }
-    if (!f->asked && line_socket_send(&f->control, ask, sizeof(ask) - 1, NULL) < 0)
+    if (!f->asked && line_socket_send(&f->control, json_pack("{s:s}", "cmd", "status"), "", NULL) < 0)
         control_close(f);
     else
         f->asked = true;
@@ -150,16 +149,12 @@ static void serve_control(struct follower *f, int64_t now)
 
 static void toggle_pause(struct follower *f)
 {
-    char line[PROTOCOL_REQUEST_MAX];
+    if (f->said_lost)
+        return;
     json_t *request = json_pack("{s:s}", "cmd", f->paused ? "resume" : "pause");
     if (f->options->stream)
         json_object_set_new(request, "streams", json_pack("[s]", f->options->stream));
-    size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
-    json_decref(request);
-    if (f->said_lost || n >= sizeof(line))
-        return;
-    line[n] = '\n';
-    if (f->control.fd < 0 || line_socket_send(&f->control, line, n + 1, NULL) < 0) {
+    if (line_socket_send(&f->control, request, "the stream's name", NULL) < 0) {
         live_view_notice(&f->view, " The control socket cannot be reached: no pause from here.");
         f->notice_ns = clock_now_ns() + NOTICE_MS * NS_PER_MS;
     }
@@ -227,8 +222,8 @@ static int show(struct follower *f, const struct captions_event *e)
 static int on_event(struct follower *f, const struct captions_event *e, struct err *err)
 {
     f->said_lost = false;
-    if (strcmp(e->type, "error") ==
-        0) { /* we have sent one request: without it we would get what was not asked for */
+    if (strcmp(e->type, "error") == 0) {
+        /* We have sent one request: without it we would get what was not asked for. */
         const char *message = json_string_value(json_object_get(e->json, "message"));
         return err_set(err, -EPROTO, "the daemon says: %s", message ? message : "?");
     }

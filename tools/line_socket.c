@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "daemon/base/socket_path.h"
+#include "daemon/protocol.h"
 
 #define FIRST_SIZE 16384
 
@@ -111,8 +112,17 @@ int line_socket_read(struct line_socket *s, char **line, size_t *n, struct err *
     return err_set(err, -ENOTCONN, "not connected");
 }
 
-int line_socket_send(struct line_socket *s, const char *line, size_t n, struct err *err)
+int line_socket_send(struct line_socket *s, json_t *request, const char *what, struct err *err)
 {
+    char line[PROTOCOL_REQUEST_MAX];
+    size_t n = json_dumpb(request, line, sizeof(line) - 1, JSON_COMPACT);
+    json_decref(request);
+    if (n == 0)
+        return err_set(err, -EINVAL, "%.64s is no valid UTF-8", what);
+    if (n >= sizeof(line))
+        return err_set(err, -EINVAL, "%.64s… is too long: a request has at most %zu bytes", what,
+                       sizeof(line));
+    line[n++] = '\n';
     ssize_t sent = send(s->fd, line, n, MSG_NOSIGNAL);
     if (sent < 0)
         return err_set(err, -errno, "%s", strerror(errno));

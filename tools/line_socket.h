@@ -6,6 +6,8 @@
 
 #include <stddef.h>
 
+#include <jansson.h>
+
 #include "daemon/base/err.h"
 
 struct line_socket {
@@ -28,7 +30,9 @@ void line_socket_close(struct line_socket *);
  * yet; -EPIPE at the end of the connection (an unfinished line is dropped); -EMSGSIZE; another negative errno. */
 int line_socket_read(struct line_socket *, char **line, size_t *n, struct err *);
 
-/* Sends a short request whole (it fits the kernel's buffer) or fails. 0 or a negative errno. */
-int line_socket_send(struct line_socket *, const char *line, size_t n, struct err *);
+/* Sends a request whole (it fits the kernel's buffer) or fails, and in any case takes it over. `what` names the part of it that
+ * its user has given, for the error where that makes it too long or (NULL, as json_pack returns) is no valid UTF-8. 0 or a
+ * negative errno. */
+int line_socket_send(struct line_socket *, json_t *request, const char *what, struct err *);
 
 #endif
