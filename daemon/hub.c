@@ -36,16 +36,10 @@ int hub_init(struct hub *hub, const struct hub_options *options, struct err *err
     return 0;
 }
 
-static void drop_partial(struct hub_stream *s)
+static void drop(struct message **m)
 {
-    message_unref(s->partial);
-    s->partial = NULL;
-}
-
-static void drop_beat(struct hub_stream *s)
-{
-    message_unref(s->beat);
-    s->beat = NULL;
+    message_unref(*m);
+    *m = NULL;
 }
 
 void hub_finish(struct hub *hub)
@@ -53,8 +47,8 @@ void hub_finish(struct hub *hub)
     if (!hub)
         return;
     for (int i = 0; hub->streams && i < hub->n_streams; i++) {
-        drop_partial(&hub->streams[i]);
-        drop_beat(&hub->streams[i]);
+        drop(&hub->streams[i].partial);
+        drop(&hub->streams[i].beat);
         message_unref(hub->streams[i].told);
     }
     if (hub->journal.ring)
@@ -93,7 +87,7 @@ static void follow(struct hub *hub, struct hub_stream *s, const struct event *e,
         s->text_cut = false;
         break;
     case EVENT_COMMIT:
-        drop_partial(s);
+        drop(&s->partial);
         append_text(s, e->text);
         s->heard_ms = e->end_ms;
         stats->commits++;
@@ -102,7 +96,7 @@ static void follow(struct hub *hub, struct hub_stream *s, const struct event *e,
             histogram_add(&stats->commit_lag, (double)e->lag_ms);
         break;
     case EVENT_FINAL:
-        drop_partial(s);
+        drop(&s->partial);
         s->heard_ms = e->end_ms;
         stats->finals++;
         break;
@@ -170,15 +164,15 @@ void hub_publish(struct hub *hub, const struct event *e)
         if (e->type == EVENT_STATUS) {
             message_unref(s->told);
             s->told = message_ref(m);
-            drop_beat(s);
+            drop(&s->beat);
         }
         message_unref(m);
     } else if (beat) {
-        drop_beat(s);
+        drop(&s->beat);
         s->beat = m;
         s->n_beats++;
     } else {
-        drop_partial(s);
+        drop(&s->partial);
         s->partial = m;
         s->partial_after = hub->journal.next - 1;
     }

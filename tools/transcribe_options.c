@@ -251,8 +251,7 @@ static int check(struct transcribe_options *o, int n_files)
         why = "--temperature-increment leads to too many temperatures: 0, or at least 0.07";
     else if (rintf((float)o->beam_size * o->patience) < 1.0f)
         why = "--patience is too little for so narrow a beam: its product with --beam-size must be above 0.5";
-    else if ((o->temperature > 0.0f && o->temperature < TEMPERATURE_LEAST) ||
-             (o->temperature_increment > 0.0f && o->temperature_increment < TEMPERATURE_LEAST))
+    else if (o->temperature > 0.0f && o->temperature < TEMPERATURE_LEAST)
         why = "a temperature is 0 or at least 0.001";
     else if (o->line_count > 0 && o->line_width == 0)
         why = "--max-line-count needs --max-line-width";
