@@ -9,13 +9,15 @@
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
+#include "tools/progress.h"
 
 #define ATTEMPTS         5 /* one after another that bring less than this: */
 #define WORTH_BYTES      1000000
 #define CONNECT_SECONDS  20L
 #define STALL_SECONDS    30L /* without a byte: the transfer is given up and taken up again */
 #define PAINT_EVERY_NS   100000000LL
-#define BAR_CELLS        24
+#define BAR_MOST         24
+#define BAR_LEAST        5
 #define STATUS_RANGE_BAD 416 /* the part file is complete, or longer than the file */
 
 struct transfer {
@@ -37,14 +39,21 @@ static void paint(const struct transfer *t, curl_off_t total, curl_off_t now)
     double seconds = (double)(clock_now_ns() - t->started_ns) / 1e9;
     double rate = seconds > 0.5 ? (double)now / seconds : 0;
     double have = (double)(t->begin + now), all = (double)(t->begin + total);
-    int filled = all > 0 ? (int)(have / all * BAR_CELLS) : 0;
-    fprintf(stderr, "\r%s  [", t->label);
-    for (int i = 0; i < BAR_CELLS; i++)
-        fputs(i < filled ? "#" : ".", stderr);
-    fprintf(stderr, "] %3.0f %%  %.0f of %.0f MB", all > 0 ? 100 * have / all : 0, have / 1e6, all / 1e6);
-    if (rate > 0)
-        fprintf(stderr, "  %.1f MB/s  %.0f s left", rate / 1e6, (all - have) / rate);
-    fputs("\033[K", stderr);
+    char figures[96], bar[BAR_MOST + 4] = "", line[256];
+    int n = snprintf(figures, sizeof(figures), "  %3.0f %%  %.0f of %.0f MB", all > 0 ? 100 * have / all : 0,
+                     have / 1e6, all / 1e6);
+    if (rate > 0 && n > 0 && (size_t)n < sizeof(figures))
+        n += snprintf(figures + n, sizeof(figures) - (size_t)n, "  %.1f MB/s  %.0f s left", rate / 1e6,
+                      (all - have) / rate);
+    int columns = progress_columns(), room = columns - 1 - (int)strlen(t->label) - n - 4;
+    int cells = room < BAR_MOST ? room : BAR_MOST;
+    if (cells >= BAR_LEAST) {
+        int filled = all > 0 ? (int)(have / all * cells) : 0;
+        snprintf(bar, sizeof(bar), "  [%.*s%.*s]", filled, "########################", cells - filled,
+                 "........................");
+    }
+    snprintf(line, sizeof(line), "%s%s%s", t->label, bar, figures);
+    fprintf(stderr, "\r%.*s\033[K", columns - 1, line); /* a line that wraps could not be painted over */
 }
 
 static int on_progress(void *ctx, curl_off_t total, curl_off_t now, curl_off_t up_total, curl_off_t up_now)

@@ -85,7 +85,7 @@ void progress_line(const struct progress *p, double seconds, int columns, char *
     line[size - 1] = '\0';
 }
 
-static int columns_of_terminal(void)
+int progress_columns(void)
 {
     struct winsize size;
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : COLUMNS;
@@ -97,7 +97,7 @@ void progress_restore(struct progress *p)
     if (!p->on)
         return;
     p->drawn_ns = clock_now_ns();
-    progress_line(p, (double)(p->drawn_ns - p->begun_ns) * 1e-9, columns_of_terminal(), line, sizeof(line));
+    progress_line(p, (double)(p->drawn_ns - p->begun_ns) * 1e-9, progress_columns(), line, sizeof(line));
     fprintf(stderr, "\r\033[K%s", line);
     p->shown = true;
 }

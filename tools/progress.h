@@ -28,6 +28,9 @@ void progress_show(struct progress *, int64_t done, int64_t total);
 void progress_clear(struct progress *);
 void progress_restore(struct progress *);
 
+/* Columns of the terminal behind standard error, 80 where it does not tell. */
+int progress_columns(void);
+
 /* The line itself, for a terminal of so many columns: its name, a bar, the part done, the time that is left. seconds:
  * since the recording began. */
 void progress_line(const struct progress *, double seconds, int columns, char *line, size_t size);
