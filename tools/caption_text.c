@@ -166,9 +166,10 @@ int caption_text_event(struct caption_text *t, const char *type, const json_t *e
     int index = line_of(t, stream ? stream : "");
     if (index < 0)
         return -ENOMEM;
+    const char *reason = json_string_value(json_object_get(event, "reason"));
     if (commit)
         return text ? on_commit(t, index, text) : 0;
-    return on_final(t, index);
+    return reason && strcmp(reason, "max_len") == 0 ? 0 : on_final(t, index); /* then the sentence goes on */
 }
 
 int caption_text_end(struct caption_text *t)

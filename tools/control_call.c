@@ -102,10 +102,10 @@ static void print_devices(const json_t *reply)
         printf("The daemon finds no inputs.\n");
     json_array_foreach(devices, i, device)
     {
-        printf("%s %s  (%s, %" PRId64 " channels, %" PRId64 " Hz%s)\n",
+        printf("%s %s  (%s, %" PRId64 " channel%s, %" PRId64 " Hz%s)\n",
                json_is_true(json_object_get(device, "default")) ? "*" : " ", string_of(device, "name"),
                string_of(device, "host_api"), integer_of(device, "channels"),
-               integer_of(device, "default_rate"),
+               integer_of(device, "channels") == 1 ? "" : "s", integer_of(device, "default_rate"),
                json_is_true(json_object_get(device, "monitor")) ? ", what the computer plays" : "");
     }
 }
@@ -201,6 +201,8 @@ int control_call(const char *path, const char *command, const char *stream, cons
         r = err_set(err, -ENOTCONN, "no captiond is listening at %s", path);
     if (r == 0)
         r = call(&s, command, stream, setting, json, err);
+    if (r == -EPIPE)
+        r = err->code = -ENOTCONN;
     line_socket_finish(&s);
     return r;
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "tools/caption_text.h"
 #include "tools/captions.h"
 #include "tools/live_view.h"
+#include "tools/stop_signals.h"
 #include "tools/terminal.h"
 
 #define NS_PER_MS      1000000LL
@@ -35,6 +37,13 @@ struct follower {
 
 /* --- standard output ----------------------------------------------------------------------------------------- */
 
+static volatile sig_atomic_t stop_signal; /* its number; text and lines only, the live view has its own way */
+
+static void stop(int signal)
+{
+    stop_signal = signal;
+}
+
 /* Waits for a slow reader as long as it takes: the daemon keeps its history for us. */
 static int write_out(void *ctx, const char *s, size_t n)
 {
@@ -44,7 +53,7 @@ static int write_out(void *ctx, const char *s, size_t n)
         if (done < 0 && errno == EAGAIN) {
             struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
             poll(&out, 1, -1);
-        } else if (done < 0 && errno != EINTR) {
+        } else if (done < 0 && (errno != EINTR || stop_signal)) {
             return -errno;
         } else if (done > 0) {
             s += done;
@@ -280,6 +289,20 @@ static int earlier(int a_ms, int64_t at_ns, int64_t now)
     return a_ms < 0 || ms < a_ms ? (int)ms : a_ms;
 }
 
+/* poll() that a signal ends also when it comes just before. */
+static int wait_for_any(struct pollfd *fds, nfds_t n, int wait_ms)
+{
+    const struct timespec timeout = clock_timespec(wait_ms * NS_PER_MS);
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    int r = stop_signal ? 0 : ppoll(fds, n, wait_ms < 0 ? NULL : &timeout, &before);
+    int why = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    errno = why;
+    return r;
+}
+
 /* Waits until there is something to do: captions, keys, an answer, or the end of whoever reads our output. */
 static int wait_for_more(struct follower *f, struct err *err)
 {
@@ -303,7 +326,7 @@ static int wait_for_more(struct follower *f, struct err *err)
         if (f->notice_ns)
             wait_ms = earlier(wait_ms, f->notice_ns, now);
     }
-    if (poll(fds, 5, wait_ms) < 0 && errno != EINTR)
+    if (wait_for_any(fds, 5, wait_ms) < 0 && errno != EINTR)
         return err_set(err, -errno, "poll: %s", strerror(errno));
     if (fds[1].revents & (POLLERR | POLLHUP))
         f->done = true;
@@ -314,7 +337,7 @@ static int run(struct follower *f, struct err *err)
 {
     bool live = f->options->format == FOLLOW_LIVE;
     int r = 0;
-    while (r == 0 && !f->done) {
+    while (r == 0 && !f->done && !stop_signal) {
         r = drain(f, err);
         if (r == 0 && live && !f->done) {
             r = serve_terminal(f);
@@ -356,19 +379,23 @@ int follow(const struct follow_options *options, struct err *err)
     line_socket_init(&f.control, PROTOCOL_LINE_MAX);
     caption_text_init(&f.text, own.format == FOLLOW_STREAM ? CAPTION_PIECES : CAPTION_SENTENCES, write_out,
                       NULL);
-    live_view_init(&f.view, !getenv("NO_COLOR"));
+    live_view_init(&f.view, own.stream, !getenv("NO_COLOR"));
     if (own.format == FOLLOW_LIVE)
         r = terminal_enter(err);
+    else
+        stop_signals_catch(stop, (int)SA_RESETHAND); /* the last words come before the end */
     if (r == 0) {
         r = run(&f, err);
         if (own.format == FOLLOW_LIVE)
             leave_live(&f);
-        else if (r != -EPIPE)
+        else if (r != -EPIPE && r != -EINTR)
             caption_text_end(&f.text);
     }
     live_view_finish(&f.view);
     caption_text_finish(&f.text);
     line_socket_finish(&f.control);
     captions_finish(&f.captions);
+    if (stop_signal)
+        raise(stop_signal);
     return r == -EPIPE ? 0 : r;
 }

@@ -124,6 +124,8 @@ int line_socket_send(struct line_socket *s, json_t *request, const char *what, s
                        sizeof(line));
     line[n++] = '\n';
     ssize_t sent = send(s->fd, line, n, MSG_NOSIGNAL);
+    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+        return err_set(err, -EPIPE, "captiond has closed the connection");
     if (sent < 0)
         return err_set(err, -errno, "%s", strerror(errno));
     if ((size_t)sent < n)

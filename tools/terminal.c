@@ -17,6 +17,8 @@
 #define ENTER "\033[?1049h\033[?25l\033[?7l\033[2J"
 #define LEAVE "\033[0m\033[?7h\033[?25h\033[?1049l"
 
+#define SEQUENCE_MS 20 /* between the bytes that a key sends */
+
 static struct {
     bool entered;
     struct termios before;
@@ -45,7 +47,8 @@ static int take_screen(void)
 {
     struct termios raw = term.before;
     /* Without ISIG Ctrl-C is a key of ours, and no signal to make or a script that has started us. */
-    raw.c_lflag &= ~(tcflag_t)(ECHO | ICANON | ISIG);
+    raw.c_lflag &= ~(tcflag_t)(ECHO | ICANON | ISIG | IEXTEN);
+    raw.c_iflag &= ~(tcflag_t)IXON; /* Ctrl-S would hold the picture, and us with it */
     raw.c_cc[VMIN] = 0;
     raw.c_cc[VTIME] = 0;
     if (tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw) < 0)
@@ -102,20 +105,35 @@ void terminal_fds(int fds[2])
 }
 
 /* Ctrl-Z: the shell gets its screen, and we stop, with all that the shell has started with us, until it lets us go on.
- * SIGTSTP is blocked here and forgotten when we continue. */
+ * Where no shell waits the kernel takes no notice of SIGTSTP, so that nobody stops whom nothing would wake. */
 static void suspend(void)
 {
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTSTP);
     release_screen();
     kill(0, SIGTSTP);
-    raise(SIGSTOP);
+    sigprocmask(SIG_UNBLOCK, &stop, NULL); /* here we stop */
+    sigprocmask(SIG_BLOCK, &stop, NULL);
     take_screen();
+}
+
+/* A function key or Alt with a letter is Escape and more, and must not be taken for the letter. */
+static void forget_sequence(void)
+{
+    char rest[64];
+    struct pollfd keys = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (poll(&keys, 1, SEQUENCE_MS) > 0 && read(STDIN_FILENO, rest, sizeof(rest)) > 0)
+        ;
 }
 
 static enum terminal_event on_signal(int signal)
 {
     switch (signal) {
+    case SIGTSTP:
+        suspend();
+        return TERMINAL_REPAINT;
     case SIGWINCH:
-    case SIGTSTP: /* of our own making, see suspend */
         return TERMINAL_REPAINT;
     default:
         return TERMINAL_QUIT;
@@ -149,6 +167,9 @@ enum terminal_event terminal_event(void)
         return TERMINAL_PAUSE;
     case 12: /* Ctrl-L */
         return TERMINAL_REPAINT;
+    case 27: /* Escape */
+        forget_sequence();
+        return terminal_event();
     default:
         return terminal_event(); /* keys that mean nothing are read and forgotten */
     }

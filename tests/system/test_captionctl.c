@@ -458,6 +458,53 @@ static void bad_command_lines_end_with_2(void **state)
     assert_int_equal(finish(&c), 2);
 }
 
+/* After the longest utterance the sentence goes on, so its line does too. */
+static void an_utterance_cut_for_its_length_ends_no_line(void **state)
+{
+    (void)state;
+    struct client c;
+    int listener = listen_at(captions_path);
+    START(&c, "follow", "--socket", captions_path);
+    int fd = accept_client(listener);
+    say(fd, HELLO("s1", "0") COMMIT("1", "1", " one two"));
+    say(fd, "{\"type\":\"final\",\"seq\":2,\"stream\":\"mic\",\"utt\":1,\"start_ms\":0,\"end_ms\":10,"
+            "\"text\":\" one two\",\"reason\":\"max_len\"}\n" COMMIT("3", "2", " three.") BYE("end"));
+    close(fd);
+    assert_int_equal(finish(&c), 0);
+    assert_string_equal(c.text, "one two three.\n");
+    close(listener);
+}
+
+static void ctrl_c_loses_no_word(void **state)
+{
+    (void)state;
+    struct client c;
+    int listener = listen_at(captions_path), status;
+    START(&c, "follow", "--socket", captions_path);
+    int fd = accept_client(listener);
+    say(fd, HELLO("s1", "0") COMMIT("1", "1", " Done. And"));
+    expect_output(&c, "Done.\n");
+    assert_int_equal(kill(c.pid, SIGINT), 0);
+    expect_output(&c, "And\n");
+    assert_int_equal(waitpid(c.pid, &status, 0), c.pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT); /* as scripts expect */
+    close(c.out);
+    close(c.errors);
+    close(fd);
+    close(listener);
+}
+
+static void a_daemon_that_goes_during_a_command_is_none(void **state)
+{
+    (void)state;
+    struct client c;
+    int listener = listen_at(control_path);
+    START(&c, "status", "--control", control_path);
+    close(accept_client(listener));
+    assert_int_equal(finish(&c), 3);
+    close(listener);
+}
+
 /* --- live ------------------------------------------------------------------------------------------------------ */
 
 /* Starts `captionctl follow --format live` on a terminal of its own. */
@@ -517,6 +564,41 @@ static void live_shows_tentative_words_and_gives_the_terminal_back(void **state)
     close(listener);
 }
 
+/* F1, F2, Alt-P and Alt-Q send letters behind an Escape; Ctrl-S would hold the picture; Ctrl-Z where no shell waits would
+ * stop us for ever. */
+static void live_takes_no_key_for_another(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"\033OP", "\033OQ", "\033p", "\033q", "\023", "\032"};
+    struct client c;
+    struct termios before;
+    int listener = listen_at(captions_path), control = listen_at(control_path);
+    start_on_terminal(&c, &before);
+    int fd = accept_client(listener), asks = accept_client(control);
+    say(fd, HELLO("s1", "0"));
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        char text[128], word[16];
+        assert_int_equal(write(c.out, keys[i], strlen(keys[i])), (ssize_t)strlen(keys[i]));
+        snprintf(word, sizeof(word), " word%zu", i);
+        snprintf(text, sizeof(text), COMMIT("1", "1", "%s"), word);
+        say(fd, text);
+        expect_output(&c, word + 1);
+    }
+    char line[256];
+    hear_line(asks, line, sizeof(line));
+    assert_string_equal(line, "{\"cmd\":\"status\"}\n"); /* and no pause behind it */
+    struct pollfd more = {.fd = asks, .events = POLLIN};
+    assert_int_equal(poll(&more, 1, 0), 0);
+    c.text[0] = 0;
+    assert_int_equal(write(c.out, "q", 1), 1);
+    expect_output(&c, "\033[?1049l");
+    assert_int_equal(finish(&c), 0);
+    close(asks);
+    close(control);
+    close(fd);
+    close(listener);
+}
+
 static void live_without_a_terminal_is_text(void **state)
 {
     (void)state;
@@ -547,7 +629,11 @@ int main(void)
         cmocka_unit_test(what_is_not_captiond_is_refused),
         cmocka_unit_test(commands_go_to_the_control_socket),
         cmocka_unit_test(bad_command_lines_end_with_2),
+        cmocka_unit_test(an_utterance_cut_for_its_length_ends_no_line),
+        cmocka_unit_test(ctrl_c_loses_no_word),
+        cmocka_unit_test(a_daemon_that_goes_during_a_command_is_none),
         cmocka_unit_test(live_shows_tentative_words_and_gives_the_terminal_back),
+        cmocka_unit_test(live_takes_no_key_for_another),
         cmocka_unit_test(live_without_a_terminal_is_text),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
