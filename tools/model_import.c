@@ -175,7 +175,8 @@ int model_import(const struct model_store *store, const char *path, const char *
     r = check_vocabulary(w, path, err);
     snprintf(placed, sizeof(placed), weights_folder(w) ? "%s" : "ggml-%s.bin", name);
     snprintf(taken, sizeof(taken), "%s/%s", store->folder, placed);
-    if (r == 0 && access(taken, F_OK) == 0)
+    /* A folder hides the file of the same name, so either must not be there. */
+    if (r == 0 && (access(taken, F_OK) == 0 || model_path_find_in(store->folder, name, taken)))
         r = err_set(err, -EEXIST, "%s is there already: remove it first, or give another name with --name",
                     taken);
     if (r == 0)

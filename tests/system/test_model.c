@@ -421,6 +421,9 @@ static void models_are_imported_once_they_can_be_opened(void **state)
     assert_string_equal(name, "toyfolder");
     assert_int_equal(model_import(&store, path, name, &err), 0);
     assert_string_equal(listing(), "ggml-toy.bin toyfolder ");
+    assert_int_equal(model_import(&store, path, "toy", &err), -EEXIST); /* it would hide the file */
+    snprintf(path, sizeof(path), "%s/toy.bin", root);
+    assert_int_equal(model_import(&store, path, "toyfolder", &err), -EEXIST); /* it would be hidden */
     snprintf(path, sizeof(path), "%s/toyhub/model.safetensors.index.json", root);
     assert_int_equal(model_import_name(path, NULL, name, &err), 0);
     assert_string_equal(name, "toyhub");
