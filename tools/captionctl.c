@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <locale.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/base/socket_path.h"
+#include "tools/cells.h"
 #include "tools/control_call.h"
 #include "tools/follow.h"
 
@@ -38,7 +38,7 @@ static const char usage[] =
     "devices     the inputs that the daemon could caption; --json for programs\n"
     "\n"
     "  --socket PATH      the captions socket (default: $XDG_RUNTIME_DIR/captiond/captions.sock,\n"
-    "                     for root /run/captiond/captions.sock)\n"
+    "                     for root without it /run/captiond/captions.sock)\n"
     "  --control PATH     the control socket (default: control.sock in the captions socket's folder)\n"
     "  --help, --version\n"
     "\n"
@@ -193,9 +193,7 @@ int main(int argc, char **argv)
     static const char *const commands[] = {"status", "flush", "pause", "resume", "devices", "set"};
     struct options o;
     int status;
-    setlocale(LC_CTYPE, "");
-    if (MB_CUR_MAX == 1)
-        setlocale(LC_CTYPE, "C.UTF-8"); /* widths of characters are known only in a UTF-8 locale */
+    cells_init();
     signal(SIGPIPE, SIG_IGN);
     if (parse_options(argc, argv, &o, &status))
         return status;

@@ -31,12 +31,12 @@ static const char usage[] =
     "models\n"
     "  --name NAME    call it so (default: from the file's name)\n"
     "\n"
-    "  --folder PATH  where models are put and looked for (default: $CAPTIOND_MODELS, else "
-    "~/.cache/captiond/models;\n"
+    "  --folder PATH  where models are put and looked for (default: $CAPTIOND_MODELS if absolute, else\n"
+    "                 $XDG_CACHE_HOME/captiond/models, else ~/.cache/captiond/models;\n"
     "                 the system service looks in /var/lib/captiond/models)\n"
     "  --help, --version\n"
     "\n"
-    "The exit status is 0, 1 for an error, 2 for a bad command line.\n";
+    "The exit status is 0, 1 for an error, 2 for a bad command line, 130 when interrupted.\n";
 
 struct options {
     const char *from, *name, *folder;

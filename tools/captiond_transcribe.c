@@ -1,6 +1,5 @@
 /* captiond-transcribe: recordings to text, with the engine and the decoder of captiond but without the daemon. */
 #include <errno.h>
-#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include "daemon/whisper_model.h"
 #include "decoder/longform.h"
 #include "decoder/prompt.h"
+#include "tools/cells.h"
 #include "tools/progress.h"
 #include "tools/recording.h"
 #include "tools/stop_signals.h"
@@ -316,7 +316,7 @@ int main(int argc, char **argv)
     struct transcriber t = {0};
     struct err err = {0};
     int first;
-    setlocale(LC_CTYPE, ""); /* for the widths of characters; numbers stay as in C */
+    cells_init(); /* numbers stay as in C */
     int status = transcribe_options_parse(&t.options, argc, argv, &first);
     if (status < 0)
         status = check_names(&t.options, argv + first, argc - first);

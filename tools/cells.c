@@ -1,6 +1,15 @@
 #include "tools/cells.h"
 
+#include <locale.h>
+#include <stdlib.h>
 #include <wchar.h>
+
+void cells_init(void)
+{
+    setlocale(LC_CTYPE, "");
+    if (MB_CUR_MAX == 1)
+        setlocale(LC_CTYPE, "C.UTF-8");
+}
 
 /* The code point at *s, of UTF-8 that may be damaged (names of files are); *s goes on to the next one. */
 static wchar_t next_char(const char **s)

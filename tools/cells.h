@@ -1,9 +1,12 @@
 /* Text in a terminal's cells: how many it takes, and where to break and cut it. Widths are wcwidth's, for which the
- * process must have a UTF-8 locale. Strings are valid UTF-8. Any thread. */
+ * process must have a UTF-8 locale (cells_init). Strings are valid UTF-8. Any thread. */
 #ifndef CAPTIOND_TOOLS_CELLS_H
 #define CAPTIOND_TOOLS_CELLS_H
 
 #include <stdio.h>
+
+/* Takes the user's locale for the widths of characters, else C.UTF-8 where that is none of UTF-8. */
+void cells_init(void);
 
 int cells_text(const char *s);
 

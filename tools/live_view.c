@@ -9,9 +9,10 @@
 #include "tools/cells.h"
 #include "tools/live_status.h"
 
-void live_view_init(struct live_view *v, bool color)
+void live_view_init(struct live_view *v, const char *only, bool color)
 {
     memset(v, 0, sizeof(*v));
+    v->only = only;
     v->color = color;
 }
 
@@ -55,6 +56,14 @@ static struct view_paragraph *paragraph_of(struct live_view *v, int stream, int6
     return add_paragraph(v, stream, utt);
 }
 
+/* An utterance of which nothing was left takes no place from what was heard before it. */
+static void drop_if_empty(struct live_view *v, int stream, int64_t utt)
+{
+    const struct view_paragraph *newest = v->n > 0 ? paragraph_at(v, v->n - 1) : NULL;
+    if (newest && newest->stream == stream && newest->utt == utt && !newest->text)
+        v->n--;
+}
+
 static void copy_name(char *to, size_t size, const char *from)
 {
     snprintf(to, size, "%s", from ? from : "");
@@ -64,20 +73,30 @@ static void copy_name(char *to, size_t size, const char *from)
     }
 }
 
-/* −1: too many streams. */
+int live_view_streams(const struct live_view *v)
+{
+    int n = 0;
+    for (int i = 0; i < v->n_streams; i++)
+        n += v->streams[i].here;
+    return n;
+}
+
+/* −1: too many streams, or not asked for. */
 static int stream_of(struct live_view *v, const json_t *object)
 {
     const char *name = json_string_value(json_object_get(object, "stream"));
     if (!name)
         name = json_string_value(json_object_get(object, "name"));
-    for (int i = 0; name && i < v->n_streams; i++) {
+    if (!name || (v->only && strcmp(name, v->only) != 0))
+        return -1;
+    for (int i = 0; i < v->n_streams; i++) {
         if (strncmp(v->streams[i].name, name, VIEW_NAME_MAX - 1) == 0)
             return i;
     }
-    if (!name || v->n_streams == STREAMS_MAX)
+    if (v->n_streams == STREAMS_MAX)
         return -1;
     struct view_stream *s = &v->streams[v->n_streams];
-    *s = (struct view_stream){.level_db = -120, .lag_ms = -1};
+    *s = (struct view_stream){.level_db = -120, .lag_ms = -1, .here = true};
     copy_name(s->name, sizeof(s->name), name);
     return v->n_streams++;
 }
@@ -134,14 +153,18 @@ static void on_hello(struct live_view *v, const json_t *e)
     copy_name(v->model, sizeof(v->model), json_string_value(json_object_get(e, "model")));
     size_t i;
     json_t *name;
+    for (int k = 0; k < v->n_streams; k++)
+        v->streams[k].here = false;
     json_array_foreach(json_object_get(e, "streams"), i, name)
     {
         json_t *object = json_pack("{s:O}", "stream", name);
         int index = stream_of(v, object);
         json_decref(object);
+        if (index < 0)
+            continue;
+        v->streams[index].here = true;
         /* What was open in an earlier session will not go on, and its numbers come again. */
-        if (index >= 0)
-            set_partial(&v->streams[index], NULL, 0);
+        set_partial(&v->streams[index], NULL, 0);
     }
     for (int k = 0; k < v->n; k++)
         paragraph_at(v, k)->utt = 0;
@@ -180,6 +203,7 @@ int live_view_event(struct live_view *v, const char *type, const json_t *e)
         return append_text(paragraph_of(v, stream, utt), text);
     } else if (strcmp(type, "final") == 0) {
         set_partial(s, NULL, 0);
+        drop_if_empty(v, stream, utt);
     }
     return 0;
 }
@@ -212,12 +236,18 @@ struct styled {
     bool note;
 };
 
+static const char *partial_of(const struct live_view *v, const struct view_paragraph *p)
+{
+    const struct view_stream *s = &v->streams[p->stream];
+    return s->partial && s->partial_utt == p->utt && !p->note ? s->partial : "";
+}
+
 static bool style(const struct live_view *v, const struct view_paragraph *p, struct styled *out)
 {
     const struct view_stream *s = &v->streams[p->stream];
     const char *text = p->text ? p->text : "";
-    const char *partial = s->partial && s->partial_utt == p->utt && !p->note ? s->partial : "";
-    const char *name = v->n_streams > 1 && !p->note ? s->name : "";
+    const char *partial = partial_of(v, p);
+    const char *name = live_view_streams(v) > 1 && !p->note ? s->name : "";
     while (*text == ' ')
         text++;
     while (!*text && *partial == ' ')
@@ -271,8 +301,12 @@ static char *styled_line(const struct live_view *v, const struct styled *s, cons
 /* The last `rows` lines of all paragraphs into lines[], oldest first. Returns their number or −1. */
 static int caption_lines(const struct live_view *v, int columns, int rows, char **lines)
 {
-    int n = 0;
-    for (int i = v->n > rows ? v->n - rows : 0; i < v->n; i++) {
+    int n = 0, first = v->n;
+    for (int shown = 0; first > 0 && shown < rows; first--) {
+        const struct view_paragraph *p = paragraph_at(v, first - 1);
+        shown += p->text || *partial_of(v, p);
+    }
+    for (int i = first; i < v->n; i++) {
         struct styled s;
         if (!style(v, paragraph_at(v, i), &s))
             return -1;

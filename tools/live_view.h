@@ -34,12 +34,14 @@ struct view_stream {
     double level_db, rtf;
     int64_t lag_ms; /* of the last commit; −1: none yet */
     int queue_ms;
+    bool here; /* in this session of the daemon */
 };
 
 struct live_view {
     struct view_paragraph
         paragraphs[VIEW_PARAGRAPHS]; /* a ring: the i-th is at (first + i) % VIEW_PARAGRAPHS */
     int first, n;
+    const char *only; /* the stream whose captions are asked for; NULL: all */
     struct view_stream streams[STREAMS_MAX];
     int n_streams;
     char model[64];
@@ -47,8 +49,12 @@ struct live_view {
     bool color;
 };
 
-void live_view_init(struct live_view *, bool color);
+/* `only` stays the caller's. */
+void live_view_init(struct live_view *, const char *only, bool color);
 void live_view_finish(struct live_view *); /* NULL and zeroed objects are accepted */
+
+/* How many streams this session has that are asked for. */
+int live_view_streams(const struct live_view *);
 
 /* Takes one event of any type. 0 or -ENOMEM. */
 int live_view_event(struct live_view *, const char *type, const json_t *event);

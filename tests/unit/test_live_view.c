@@ -23,7 +23,7 @@ static void event(const char *json)
 static int start(void **state)
 {
     (void)state;
-    live_view_init(&view, true);
+    live_view_init(&view, NULL, true);
     event("{\"type\":\"hello\",\"model\":\"base\",\"streams\":[\"mic\"]}");
     return 0;
 }
@@ -148,6 +148,63 @@ static void control_characters_reach_no_terminal(void **state)
     free(frame);
 }
 
+/* Noises whose tentative words were withdrawn leave nothing: what was heard before them stays on the screen. */
+static void empty_utterances_take_no_place(void **state)
+{
+    (void)state;
+    char lines[32][512], json[128];
+    event("{\"type\":\"commit\",\"stream\":\"mic\",\"utt\":1,\"text\":\" Here.\"}");
+    for (int utt = 2; utt < 2000; utt++) {
+        snprintf(json, sizeof(json), "{\"type\":\"partial\",\"stream\":\"mic\",\"utt\":%d,\"text\":\" hm\"}",
+                 utt);
+        event(json);
+        snprintf(json, sizeof(json), "{\"type\":\"final\",\"stream\":\"mic\",\"utt\":%d,\"text\":\"\"}", utt);
+        if (utt % 100 < 98) /* the others end as the session does, without */
+            event(json);
+    }
+    picture(40, 5, lines);
+    assert_string_equal(lines[1], "Here.");
+    assert_string_equal(lines[2], "hm");
+}
+
+static void streams_are_those_of_this_session_that_are_asked_for(void **state)
+{
+    (void)state;
+    char lines[32][512];
+    event("{\"type\":\"commit\",\"stream\":\"mic\",\"utt\":1,\"text\":\" One.\"}");
+    event("{\"type\":\"hello\",\"model\":\"base\",\"streams\":[\"room\"]}");
+    event("{\"type\":\"status\",\"stream\":\"room\",\"state\":\"listening\",\"device\":\"Table\"}");
+    event("{\"type\":\"commit\",\"stream\":\"room\",\"utt\":1,\"text\":\" Two.\"}");
+    picture(60, 5, lines);
+    assert_string_equal(lines[1], "One.");
+    assert_string_equal(lines[2], "Two.");
+    assert_non_null(strstr(lines[4], "Table"));
+    live_view_finish(&view);
+    live_view_init(&view, "room", true);
+    event("{\"type\":\"hello\",\"model\":\"base\",\"streams\":[\"mic\",\"room\"]}");
+    event("{\"type\":\"commit\",\"stream\":\"room\",\"utt\":1,\"text\":\" Two.\"}");
+    assert_int_equal(live_view_streams(&view), 1);
+    picture(60, 5, lines);
+    assert_string_equal(lines[2], "Two.");
+}
+
+static void several_streams_share_the_status_line(void **state)
+{
+    (void)state;
+    char lines[32][512];
+    event("{\"type\":\"hello\",\"model\":\"base\",\"streams\":[\"desk\",\"a-rather-long-name\",\"hall\","
+          "\"door\"]}");
+    event("{\"type\":\"status\",\"stream\":\"desk\",\"state\":\"listening\",\"level_db\":-30}");
+    event("{\"type\":\"status\",\"stream\":\"a-rather-long-name\",\"state\":\"speech\",\"level_db\":0}");
+    event("{\"type\":\"status\",\"stream\":\"hall\",\"state\":\"no_device\",\"level_db\":0}");
+    event("{\"type\":\"status\",\"stream\":\"door\",\"state\":\"paused\",\"level_db\":0}");
+    picture(80, 5, lines);
+    assert_string_equal(lines[4],
+                        " desk ██████······   a-rather-l… ██████  hall no microphone  door paused        ");
+    picture(40, 5, lines);
+    assert_string_equal(lines[4], " desk █████·····  a-rathe… ██████ +2");
+}
+
 /* Random events at random sizes: every line fits, and the last committed word is on the screen. */
 static void every_line_fits_at_any_size(void **state)
 {
@@ -190,6 +247,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(widths_are_those_of_the_terminal, start, stop),
         cmocka_unit_test_setup_teardown(a_word_longer_than_a_line_is_cut, start, stop),
         cmocka_unit_test_setup_teardown(control_characters_reach_no_terminal, start, stop),
+        cmocka_unit_test_setup_teardown(empty_utterances_take_no_place, start, stop),
+        cmocka_unit_test_setup_teardown(streams_are_those_of_this_session_that_are_asked_for, start, stop),
+        cmocka_unit_test_setup_teardown(several_streams_share_the_status_line, start, stop),
         cmocka_unit_test_setup_teardown(every_line_fits_at_any_size, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
