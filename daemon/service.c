@@ -236,11 +236,14 @@ static void on_stop_signal(uv_signal_t *handle, int signum)
 static void on_reload_signal(uv_signal_t *handle, int signum)
 {
     struct service *s = handle->data;
-    /* The signal of a terminal that has been closed, under which nobody sees any more that the microphone is open. */
-    if (s->terminal && !isatty(STDERR_FILENO))
-        on_stop_signal(handle, signum);
-    else if (s->phase == PHASE_RUNNING)
+    /* The signal of a terminal that has been closed, under which nobody sees any more that the microphone is open. Both
+     * the shell and the kernel send it: it never is a second signal. */
+    if (s->terminal && !isatty(STDERR_FILENO)) {
+        if (!s->stop_asked)
+            on_stop_signal(handle, signum);
+    } else if (s->phase == PHASE_RUNNING) {
         service_reload(s);
+    }
     s->reload_due = s->phase == PHASE_LOADING;
 }
 
