@@ -16,6 +16,8 @@
 #define GIVE_UP_MS 1600
 #define EXIT_MS    1900
 
+static void take_events(struct service *);
+
 /* --- the end ------------------------------------------------------------------------------------------------- */
 
 static void exit_now(struct service *s, int status)
@@ -62,7 +64,9 @@ static void on_deadline(uv_timer_t *timer)
     struct service *s = timer->data;
     if (s->phase == PHASE_STOPPING) {
         uv_timer_start(timer, on_deadline, EXIT_MS - GIVE_UP_MS, 0);
-        give_up(s);
+        take_events(s); /* the captioner may have finished while this loop was busy */
+        if (s->phase == PHASE_STOPPING)
+            give_up(s);
     } else {
         exit_now(s, s->status < 0);
     }
