@@ -259,6 +259,12 @@ void client_close(struct client *c)
     uv_close((uv_handle_t *)&c->timer, on_closed);
 }
 
+void client_close_if_gone(struct client *c)
+{
+    if (c->eof && c->state == CLIENT_OPEN && hung_up(c))
+        client_close(c);
+}
+
 void client_end(struct client *c, struct message *last)
 {
     if (c->state != CLIENT_OPEN) {

@@ -67,4 +67,7 @@ void client_end(struct client *, struct message *last);
 
 void client_close(struct client *); /* at once; idempotent */
 
+/* After the end of what it says, a peer that leaves is noticed by writing to it, or by this: closes then. */
+void client_close_if_gone(struct client *);
+
 #endif

@@ -45,9 +45,12 @@ static void pump(struct subscriber *s)
         client_end(&s->client, message_ref(s->all->bye));
 }
 
+/* What a subscriber wants may never come, but a heartbeat of some stream does. */
 static void on_poke(struct reader *r)
 {
-    pump(of_reader(r));
+    struct subscriber *s = of_reader(r);
+    client_close_if_gone(&s->client);
+    pump(s);
 }
 
 static void begin(struct subscriber *s, int64_t from_seq)

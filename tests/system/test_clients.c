@@ -254,6 +254,33 @@ static void serves_half_closed_peers(void **state)
     close(a->fd);
 }
 
+static long long count_clients(void)
+{
+    connect_lines(b, d.control);
+    send_all(b->fd, "{\"cmd\":\"status\"}\n");
+    long long n = line_int(lines_await(b, "reply"), "clients");
+    close(b->fd);
+    return n;
+}
+
+/* One that wants what never comes, and has nothing more to say, is seen to go all the same. */
+static void notices_a_half_closed_peer_go(void **state)
+{
+    daemon_start_idle(&d, NULL);
+    connect_lines(a, d.captions);
+    send_all(a->fd, "{\"cmd\":\"subscribe\",\"types\":[\"final\"]}\n");
+    lines_await(a, "hello");
+    shutdown(a->fd, SHUT_WR);
+    usleep(500000); /* until the daemon has seen that, or it would see the end of the connection at once */
+    assert_int_equal(count_clients(), 1);
+    close(a->fd);
+    for (int waited = 0; count_clients() > 0; waited += 100) {
+        assert_true(waited < DAEMON_TIMEOUT_MS);
+        usleep(100000);
+    }
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
 static void turns_away_too_many(void **state)
 {
     daemon_start_idle(&d, (const char *[]){"--clients-max", "1", NULL});
@@ -369,6 +396,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_those_who_talk_nonsense, set_up, tear_down),
         cmocka_unit_test_setup_teardown(answers_wrong_requests, set_up, tear_down),
         cmocka_unit_test_setup_teardown(serves_half_closed_peers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(notices_a_half_closed_peer_go, set_up, tear_down),
         cmocka_unit_test_setup_teardown(turns_away_too_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(serves_a_thousand, set_up, tear_down),
     };
