@@ -16,7 +16,7 @@
  * Requests on the captions socket:
  *   {"cmd":"subscribe","from_seq":44,"session":"…","types":["commit","final"],"streams":["mic"]}
  * Every field but cmd may be left out. from_seq replays the history from there on; if `session` is given and is not
- * this one, the whole history is sent, as from_seq means nothing here.
+ * this one, or it is not given and from_seq is beyond the next seq, the whole history is sent, as from_seq means nothing here.
  *
  * Requests on the control socket: status, flush, pause, resume (both take "streams"), devices, and
  *   {"cmd":"set","key":"language","value":"de"}

@@ -66,7 +66,8 @@ static void subscribe(struct subscriber *s, const struct request *r)
 {
     struct hub *hub = s->all->hub;
     int64_t from = r->from_seq;
-    if (r->session[0] && strcmp(r->session, hub->session) != 0)
+    /* A number that is yet to come is another session's as well, unless it says to be of this one. */
+    if (r->session[0] ? strcmp(r->session, hub->session) != 0 : from > hub->journal.next)
         from = 1;
     s->reader.types = r->types;
     s->reader.streams = r->streams;
