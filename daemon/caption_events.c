@@ -71,7 +71,7 @@ static void send_status(struct stream *s, enum status_use use)
     e->state = state_of(s);
     e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
     e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
-    e->rtf = s->rtf;
+    e->rtf = s->heard_s > 0.0f ? s->pass_s / s->heard_s : 0.0f;
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
     e->overruns = atomic_load(&s->in->overruns);
     intake_describe(s->in, e->device, sizeof(e->device), e->message, sizeof(e->message));

@@ -56,9 +56,8 @@ static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
     int r = live_update(s->live, pcm + before, (int)(end - start), before, kind, &out, &err);
     float took = (float)(clock_now_ns() - began) * 1e-9f;
     s->pass_s += 0.2f * (took - s->pass_s);
-    float heard = (float)(end - s->seen) / SAMPLE_RATE;
-    if (heard > 0.0f)
-        s->rtf += 0.2f * (took / heard - s->rtf);
+    float heard = end > s->seen ? (float)(end - s->seen) / SAMPLE_RATE : 0.0f;
+    s->heard_s += 0.2f * (heard - s->heard_s);
     atomic_fetch_add(&s->progress, 1);
     if (r < 0)
         return r;

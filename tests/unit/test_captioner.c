@@ -30,6 +30,7 @@ struct stage {
     struct event *events;
     int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
     char text[2][TEXT_BYTES];     /* of the commits */
+    float rtf;                    /* of the last status */
 };
 
 static void on_wake(void *ctx)
@@ -160,6 +161,7 @@ static void collect(struct stage *s)
         if (e->type == EVENT_STATUS) {
             if (e->state == STREAM_ENDED)
                 s->n_before_ended = s->n_events;
+            s->rtf = e->rtf;
             continue;
         }
         if (e->type == EVENT_COMMIT)
@@ -398,6 +400,21 @@ static void late_utterances_become_gaps(void **state)
     assert_int_equal(gap->lost_ms, 2700);
     await_events(s, EVENT_PARTIAL, 1); /* what is being said now is heard */
     assert_string_equal(s->text[0], "");
+    close_stage(s);
+}
+
+/* A last pass over one new sample costs what others do, and must not pass for thousands of times the speed of speech. */
+static void a_pass_over_nothing_new_is_not_slow(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.step_ms = 3000});
+    put_mark(&s->in[0], MARK_START, 0, 0, 0);
+    put_mark(&s->in[0], MARK_END, MS(3000) + 1, MS(3600), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(4000), MS(4000), 0);
+    hear(&s->in[0], MS(4000));
+    start(s);
+    await_flag(s, captioner_ended);
+    assert_true(s->rtf > 0.0f && s->rtf < 0.05f);
     close_stage(s);
 }
 
@@ -676,6 +693,7 @@ int main(void)
         cmocka_unit_test(a_skip_moves_the_clock),
         cmocka_unit_test(overload_becomes_a_gap),
         cmocka_unit_test(late_utterances_become_gaps),
+        cmocka_unit_test(a_pass_over_nothing_new_is_not_slow),
         cmocka_unit_test(a_flush_of_a_file_loses_nothing),
         cmocka_unit_test(flush_ends_the_utterance),
         cmocka_unit_test(nothing_follows_a_flush),
