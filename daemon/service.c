@@ -112,14 +112,17 @@ static void begin_stop(struct service *s, bool hurried)
 
 /* --- events -------------------------------------------------------------------------------------------------- */
 
-/* What the log and the service manager hear about a stream: changes of its device, never words. */
+/* What the log and the service manager hear about a stream: changes of its device, and of the reason why there is none,
+ * never words. */
 static void report_state(struct service *s, int stream)
 {
     const struct event *e = &s->hub.streams[stream].status;
     enum stream_state state = e->state == STREAM_SPEECH ? STREAM_LISTENING : e->state;
-    if (state == s->state_logged[stream])
+    const char *reason = state == STREAM_NO_DEVICE || state == STREAM_SILENT ? e->message : "";
+    if (state == s->state_logged[stream] && strcmp(reason, s->reason_logged[stream]) == 0)
         return;
     s->state_logged[stream] = state;
+    snprintf(s->reason_logged[stream], sizeof(s->reason_logged[stream]), "%s", reason);
     const char *name = s->names[stream], *state_name = protocol_state_name(state);
     if (state == STREAM_ENDED && pipeline_input_failed(&s->pipeline, stream)) {
         log_error("%s: %s", name, e->message);

@@ -45,6 +45,7 @@ struct service {
     struct hub hub;
     const char *names[STREAMS_MAX];
     enum stream_state state_logged[STREAMS_MAX];
+    char reason_logged[STREAMS_MAX][256];
     unsigned language_choice; /* grows when a language is set, be it the same */
     bool decoding_changes;    /* what the captioner has yet to be told */
     unsigned paused;          /* streams that have been told to; their devices may take a moment to close */
