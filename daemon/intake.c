@@ -173,10 +173,11 @@ static int take_frames(struct intake *in, const float *frames, int n, struct err
         int64_t block_ns = source->heard_ns - n * NS_A_SECOND / source->info.rate;
         if (in->away) {
             come_back(in, block_ns); /* what was dropped is a part of the absence */
-        } else if (dropped > 0) {
+        } else if (dropped > 0 && in->heard) {
             end_stretch(in);
             in->lost += dropped * SAMPLE_RATE / source->info.rate;
         }
+        in->heard = true;
         in->heard_ns = source->heard_ns;
         in->backoff_ms = 0;
     }

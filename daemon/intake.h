@@ -86,6 +86,7 @@ struct intake {
     int64_t lost;              /* samples lost since the last MARK_SKIP, by overrun */
     int64_t skipped;           /* sum of all skips: the clock minus the index */
     int64_t heard_ns;          /* live: when the newest sample was heard; the clock's 0 before the first */
+    bool heard;                /* live: sound has been taken: from then on what is dropped is missed */
     bool away;                 /* no sound since the device was lost, paused or found missing */
     enum gap_cause away_cause; /* why */
     int backoff_ms;            /* before the next attempt to open */

@@ -286,8 +286,12 @@ static void sound_from_before_the_start_is_dropped(void **state)
     tell((struct step){.n = 5000, .value = 0.1f, .dropped = 777, .heard_ns = clock_now_ns()});
     assert_int_equal(intake_start(in, &err), 0);
     await_idle(2);
-    tell((struct step){.n = 1000, .value = 0.2f, .heard_ns = clock_now_ns()});
+    int64_t t = clock_now_ns();
+    /* A queue that ran over before the start tells it in front of what comes next. */
+    tell((struct step){.n = 1000, .value = 0.2f, .dropped = 777, .heard_ns = t});
     await_judged(in, 1000);
+    assert_int_equal(atomic_load(&in->origin_ns), t - 1000 * MS / 16);
+    assert_int_equal(atomic_load(&in->overruns), 0);
     assert_true(*ring_span(&in->ring, 0, 1) == 0.2f);
     assert_int_equal(ring_head(&in->ring), 1000);
     assert_int_equal(n_marks, 1);
