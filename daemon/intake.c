@@ -184,6 +184,20 @@ static int take_frames(struct intake *in, const float *frames, int n, struct err
     return convert(in, frames, n, false, err);
 }
 
+/* What comes into an empty pipe is being heard now, whatever time has passed since the pipe began: neither a writer that
+ * is late or stalls nor what its clock is off by adds to the age of the sound. */
+static int read_source(struct intake *in, float *frames, int max, struct err *err)
+{
+    struct source *source = in->source;
+    if (in->options.paced && source->info.fed) {
+        int n = source->v->read(source, frames, max, 0, err);
+        if (n != SOURCE_TIMEOUT)
+            return n;
+        in->start_ns = clock_now_ns() - intake_position(in) * NS_A_SAMPLE;
+    }
+    return source->v->read(source, frames, max, READ_TIMEOUT_MS, err);
+}
+
 /* One read. Returns false when the input has ended for good. */
 static bool pump(struct intake *in, float *frames)
 {
@@ -191,7 +205,7 @@ static bool pump(struct intake *in, float *frames)
     int max = READ_FRAMES;
     if (in->options.paced && in->source->info.rate / PACED_BLOCKS_A_SECOND < max)
         max = in->source->info.rate / PACED_BLOCKS_A_SECOND;
-    int n = in->source->v->read(in->source, frames, max, READ_TIMEOUT_MS, &err);
+    int n = read_source(in, frames, max, &err);
     if (n > 0)
         n = take_frames(in, frames, n, &err);
     if (n >= 0)

@@ -44,7 +44,8 @@ struct mark {
 struct intake_options {
     const char *name;     /* of the stream; borrowed */
     const char *spec;     /* of the source; borrowed */
-    bool paced;           /* files: at the speed of the clock */
+    bool paced;           /* files and pipes: at the speed of the clock */
+    int max_lag_ms;       /* what a captioner may fall behind; half of it a paced pipe may run ahead */
     bool wait_for_device; /* a missing device is waited for from the start on */
     struct gate_options gate;
     sem_t *wake; /* posted after each block, for the captioner */
@@ -93,7 +94,7 @@ struct intake {
     int64_t zeros;             /* newest samples in a row that were exactly 0 */
     double level_sum;
     int level_n;
-    int64_t start_ns; /* pacing: when sample 0 is due */
+    int64_t start_ns; /* pacing: when sample 0 is due; of a pipe, as it was last found empty */
 };
 
 /* Takes all memory and opens the source. A device that is missing is an error only without wait_for_device; a bad

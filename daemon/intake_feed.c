@@ -6,6 +6,11 @@
 
 #include "daemon/base/clock.h"
 
+/* How far a paced pipe may run ahead of the clock. One that is written as the sound is heard must be empty between two
+ * blocks, or what has piled up in it (while the model was loaded, say) makes all that follows late. The kernel keeps
+ * 64 KiB, two seconds at 16 kHz. */
+#define LEAD_NS_MAX (3 * NS_A_SECOND)
+
 #define ZEROS_SUSPICIOUS (5 * SAMPLE_RATE) /* a working microphone has a noise floor */
 
 void intake_tell(struct intake *in, enum stream_state state, const char *device, const char *message)
@@ -155,6 +160,15 @@ static void set_origin(struct intake *in, int64_t heard_ns)
     atomic_store(&in->origin_ns, heard_ns - (intake_position(in) + in->skipped + in->lost) * NS_A_SAMPLE);
 }
 
+/* To the captioner it looks like sound that it has fallen behind, so it must stay well below what is given up. */
+static int64_t lead_ns(const struct intake *in)
+{
+    int64_t half_ns = in->options.max_lag_ms * NS_A_MS / 2;
+    if (!in->source->info.fed)
+        return 0;
+    return half_ns < LEAD_NS_MAX ? half_ns : LEAD_NS_MAX;
+}
+
 void intake_put_samples(struct intake *in, const float *pcm, int n)
 {
     if (in->live) {
@@ -163,9 +177,11 @@ void intake_put_samples(struct intake *in, const float *pcm, int n)
         set_origin(in, in->heard_ns);
         return;
     }
+    int64_t due_ns = in->start_ns + (intake_position(in) + n) * NS_A_SAMPLE;
     if (in->options.paced)
-        clock_sleep_until(in->start_ns + (intake_position(in) + n) * NS_A_SAMPLE);
+        clock_sleep_until(due_ns - lead_ns(in));
+    int64_t now = clock_now_ns();
     measure_level(in, pcm, n);
     put_waiting(in, pcm, n);
-    set_origin(in, in->options.paced ? in->start_ns + intake_position(in) * NS_A_SAMPLE : clock_now_ns());
+    set_origin(in, in->options.paced && due_ns < now ? due_ns : now);
 }

@@ -128,6 +128,7 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
             .name = config->inputs[i].name,
             .spec = config->inputs[i].spec,
             .paced = config->pace == PACE_REALTIME,
+            .max_lag_ms = config->max_lag_ms,
             .wait_for_device = wait,
             .gate = {.enabled = config->gate,
                      .threshold = (float)config->gate_threshold,

@@ -16,6 +16,7 @@ struct source;
 struct source_info {
     int rate, channels;
     bool live;
+    bool fed;         /* not live, but written by somebody while it is read: there may be nothing yet */
     int64_t n_frames; /* total, −1 where it is not known */
     char name[128];   /* of the device or file, for people */
 };

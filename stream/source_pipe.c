@@ -168,7 +168,7 @@ int source_pipe_open(const char *text, struct source **out, struct err *err)
     }
     s->base.v = &pipe_vtable;
     s->base.info =
-        (struct source_info){.rate = layout.rate, .channels = layout.channels, .live = false, .n_frames = -1};
+        (struct source_info){.rate = layout.rate, .channels = layout.channels, .fed = true, .n_frames = -1};
     snprintf(s->base.info.name, sizeof(s->base.info.name), "standard input");
     s->layout = layout;
     s->wake_fd = wake_fd;

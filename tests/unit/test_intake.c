@@ -734,6 +734,72 @@ static void pausing_a_paced_file_stops_its_clock(void **state)
     unlink(options.spec + 5);
 }
 
+/* --- pipes -------------------------------------------------------------------------------------------------- */
+
+static struct intake *start_pipe(int max_lag_ms)
+{
+    struct intake_options options = scripted;
+    options.paced = true;
+    options.max_lag_ms = max_lag_ms;
+    device_reset(16000, 1);
+    device.base.info.live = false;
+    device.base.info.fed = true;
+    return start(&options);
+}
+
+/* How long ago the newest sample was heard. */
+static int64_t age_ms(struct intake *in)
+{
+    return (clock_now_ns() - atomic_load(&in->origin_ns)) / MS - ring_head(&in->ring) / 16;
+}
+
+static void write_pipe(struct intake *in, int n)
+{
+    int64_t head = ring_head(&in->ring);
+    tell((struct step){.n = n, .value = 0.5f});
+    await_judged(in, head + n);
+    await_idle(1);
+}
+
+/* Late, stalled, with a backlog, or early by a clock that is fast: what is written into an empty pipe is of now, and the clock
+ * counts nothing but samples. */
+static void a_pipe_is_heard_as_it_is_written(void **state)
+{
+    struct intake *in = start_pipe(10000);
+    for (int i = 0; i < 2; i++) {
+        usleep(1000000);
+        write_pipe(in, 1600);
+        assert_in_range(age_ms(in), 0, 400);
+    }
+    int64_t began = clock_now_ns();
+    write_pipe(in, 2 * SAMPLE_RATE + SAMPLE_RATE / 2);
+    assert_true(clock_now_ns() - began < 1500 * MS);
+    for (int i = 0; i < 20; i++)
+        write_pipe(in, SAMPLE_RATE / 2);
+    assert_true(clock_now_ns() - began < 5000 * MS);
+    assert_in_range(age_ms(in), 0, 400);
+    assert_int_equal(ring_head(&in->ring), 2 * 1600 + 25 * SAMPLE_RATE / 2);
+    assert_int_equal(n_marks, 1);
+    end(in);
+}
+
+/* One that is never empty is no microphone's: it is taken at the speed of the clock, after half of what may be behind. */
+static void a_full_pipe_is_paced(void **state)
+{
+    struct intake *in = start_pipe(3000);
+    int64_t began = clock_now_ns();
+    tell((struct step){.n = 4 * SAMPLE_RATE, .value = 0.5f});
+    while (atomic_load(&in->judged) < 4 * SAMPLE_RATE) {
+        int64_t judged_ms = atomic_load(&in->judged) / 16;
+        int64_t elapsed_ms = (clock_now_ns() - began) / MS;
+        assert_true(judged_ms <= elapsed_ms + 1500 + 200); /* with a read that had begun */
+        assert_true(elapsed_ms < 10000);
+        usleep(5000);
+    }
+    assert_in_range(age_ms(in), 0, 400); /* not yet to come */
+    end(in);
+}
+
 static void bad_files_are_refused(void **state)
 {
     static const char *const specs[] = {"file:/nowhere/x.wav", "file:tests", "file:Makefile", "nonsense"};
@@ -769,6 +835,8 @@ int main(void)
         cmocka_unit_test(the_lowest_rate_fits),
         cmocka_unit_test(a_paced_file_takes_its_time),
         cmocka_unit_test(pausing_a_paced_file_stops_its_clock),
+        cmocka_unit_test(a_pipe_is_heard_as_it_is_written),
+        cmocka_unit_test(a_full_pipe_is_paced),
         cmocka_unit_test(bad_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
