@@ -57,6 +57,8 @@ struct device_source {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int n_users; /* of PortAudio, guarded by lock */
+/* Of the last device that was there, or no sound came: the rehearsal opens it then, too. Guarded by lock. */
+static bool open_failed;
 
 /* --- PortAudio as a whole ----------------------------------------------------------------------------------- */
 
@@ -346,6 +348,7 @@ static void device_close(struct source *base)
     pthread_mutex_lock(&lock);
     Pa_AbortStream(s->stream);
     Pa_CloseStream(s->stream);
+    open_failed |= s->fifo.n_delivered == 0;
     end_portaudio();
     pthread_mutex_unlock(&lock);
     free_source(s);
@@ -434,8 +437,8 @@ static struct device_source *create_source(void)
 
 #define DEVICES_MAX 64
 
-/* What a child does: "list" says the devices; "find NAME" looks for one, "open NAME" opens it too; without a name it is
- * the default device. It ends with an errno and says why. */
+/* What a child does: "list" says the devices; "find NAME" looks for one, "open NAME" opens it too and waits for sound;
+ * without a name it is the default device. It ends with an errno and says why. */
 __attribute__((constructor)) static void rehearse(void)
 {
     static struct source_device devices[DEVICES_MAX];
@@ -450,7 +453,10 @@ __attribute__((constructor)) static void rehearse(void)
     const char *space = strchr(task, ' '), *name = space ? space + 1 : NULL;
     if (r == 0 && strncmp(task, "open", 4) == 0) {
         struct device_source *s = create_source();
+        float frame[2];
         r = s ? open_device(s, name, &err) : -ENOMEM;
+        if (r == 0)
+            r = device_read(&s->base, frame, 1, (int)(STALL_NS / NS_A_MS), &err);
     } else if (r == 0) {
         r = find_device(name, &err);
     }
@@ -480,9 +486,6 @@ static int find_elsewhere(const char *verb, const char *name, struct err *err)
 }
 
 /* --- the two entrances -------------------------------------------------------------------------------------- */
-
-/* Of the last device that was there: the rehearsal opens it then, too. Guarded by lock. */
-static bool open_failed;
 
 /* With the lock held. Where nothing can be rehearsed, the risk is taken. */
 static int begin_portaudio(const char *name, struct err *err)

@@ -438,11 +438,13 @@ static void two_inputs_share_portaudio(void **state)
     assert_int_equal(must_close(a, 2000), 0);
 }
 
-static void add_device(const char *name)
+/* source: the server's, or its default one. */
+static void add_device(const char *name, const char *source)
 {
-    assert_int_equal(runf("echo 'pcm.%s { type pulse hint { show on description \"%s\" } }' >> %s/alsa.conf",
-                          name, name, dir),
-                     0);
+    assert_int_equal(
+        runf("echo 'pcm.%s { type pulse %s%s hint { show on description \"%s\" } }' >> %s/alsa.conf", name,
+             source ? "device " : "", source ? source : "", name, dir),
+        0);
 }
 
 /* PortAudio sees no new device while one is open; people are told what helps, and it does. */
@@ -455,7 +457,7 @@ static void tells_why_a_new_device_cannot_be_opened(void **state)
     int n_before = source_list_devices(devices, 16, &err);
     assert_int_equal(source_open("portaudio:extra", &b, &err), -ENODEV);
     assert_non_null(strstr(err.msg, "no input device is called"));
-    add_device("extra");
+    add_device("extra", NULL);
     assert_int_equal(source_open("portaudio:extra", &b, &err), -ENODEV);
     printf("%s\n", err.msg);
     assert_non_null(strstr(err.msg, "extra is there"));
@@ -563,6 +565,34 @@ static void a_stopped_server_is_noticed_and_given_up(void **state)
     assert_true(open_ms < 4000);
 }
 
+/* It opens, and nothing comes. After the first time it is not there until it gives sound, for each attempt of ours costs
+ * memory; the child's do not. */
+static void a_dumb_device_is_waited_for(void **state)
+{
+    need_server();
+    if (run("pactl info | grep -q PipeWire") == 0)
+        test_skip("only of PulseAudio's pipe source it is known that it waits for a writer");
+    struct err err = {0};
+    int took_ms;
+    struct source *source = NULL;
+    assert_int_equal(
+        runf("pactl load-module module-pipe-source source_name=dumb file=%s/dumb > /dev/null", dir), 0);
+    add_device("dumb", "dumb");
+    source = must_open("portaudio:dumb");
+    assert_int_equal(read_until_error(source, 4000, &took_ms, &err), -ESTALE);
+    assert_int_equal(must_close(source, 2000), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(source_open("portaudio:dumb", &source, &err), -ESTALE);
+    printf("opening it again says: %s\n", err.msg);
+    assert_non_null(strstr(err.msg, "delivers no sound"));
+    assert_int_equal(runf("cat /dev/zero > %s/dumb 2> /dev/null &", dir), 0);
+    float frames[CHANNEL_MAX];
+    source = must_open("portaudio:dumb");
+    assert_int_equal(source->v->read(source, frames, 1, 2000, &err), 1);
+    assert_int_equal(must_close(source, 2000), 0);
+    assert_int_equal(run("pactl unload-module module-pipe-source"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,6 +603,7 @@ int main(void)
         cmocka_unit_test_teardown(counts_what_a_slow_reader_loses, close_all),
         cmocka_unit_test_teardown(two_inputs_share_portaudio, close_all),
         cmocka_unit_test_teardown(tells_why_a_new_device_cannot_be_opened, close_all),
+        cmocka_unit_test_teardown(a_dumb_device_is_waited_for, close_all),
         cmocka_unit_test_teardown(wake_ends_a_read, close_all),
         cmocka_unit_test_teardown(a_dead_server_is_noticed_and_waited_for, close_all),
         cmocka_unit_test_teardown(a_stopped_server_is_noticed_and_given_up, close_all),
