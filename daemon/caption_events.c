@@ -9,7 +9,6 @@
 
 #define STATUS_PERIOD_NS    500000000LL
 #define SAMPLES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
-#define NS_A_SAMPLE         (1000000000LL / SAMPLE_RATE)
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
 {

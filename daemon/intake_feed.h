@@ -4,8 +4,6 @@
 
 #include "daemon/intake.h"
 
-#define NS_A_SAMPLE (NS_A_SECOND / SAMPLE_RATE)
-
 /* The index of the next sample. */
 int64_t intake_position(const struct intake *);
 /* The state of the device, its name if that is news, and a message for people. */

@@ -2,6 +2,9 @@
 #ifndef CAPTIOND_BASE_SAMPLE_RATE_H
 #define CAPTIOND_BASE_SAMPLE_RATE_H
 
+#include "daemon/base/clock.h"
+
 #define SAMPLE_RATE 16000 /* Hz */
+#define NS_A_SAMPLE (NS_A_SECOND / SAMPLE_RATE)
 
 #endif
