@@ -63,12 +63,20 @@ static enum stream_state state_of(const struct stream *s)
     return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
 }
 
+/* A sound card's clock drifts, and it stops while the computer sleeps: the newest sample tells. */
+static int64_t t0_unix_ms(const struct stream *s)
+{
+    int64_t origin_ns = atomic_load(&s->in->origin_ns);
+    return is_realtime(s) && origin_ns ? clock_unix_ms_at(origin_ns) : 0;
+}
+
 static void send_status(struct stream *s, enum status_use use)
 {
     struct event *e = begin_event(s, EVENT_STATUS);
     e->use = use;
     e->state = state_of(s);
     e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
+    e->t0_unix_ms = t0_unix_ms(s);
     e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
     e->rtf = s->heard_s > 0.0f ? s->pass_s / s->heard_s : 0.0f;
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;

@@ -60,9 +60,10 @@ struct event {
     /* STATUS */
     enum status_use use;
     enum stream_state state;
-    int queue_ms;   /* audio heard and not yet seen by a pass */
-    float rtf;      /* wall time spent over audio time heard, smoothed */
-    float level_db; /* RMS of the last 100 ms relative to full scale, −120 for silence */
+    int64_t t0_unix_ms; /* time of day at the audio clock's 0, by the newest sample; 0: not known */
+    int queue_ms;       /* audio heard and not yet seen by a pass */
+    float rtf;          /* wall time spent over audio time heard, smoothed */
+    float level_db;     /* RMS of the last 100 ms relative to full scale, −120 for silence */
     int64_t overruns;
     char device[128];
     char message[256]; /* why, for people; never speech */

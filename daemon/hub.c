@@ -207,8 +207,7 @@ struct message *hub_hello(struct hub *hub)
         .engine = hub->engine,
         .seq = hub->journal.next - 1,
         .oldest_seq = hub->journal.oldest,
-        /* The audio clocks stand still while the computer sleeps, and the time of day is set now and then. */
-        .t0_unix_ms = clock_unix_ms() - (clock_now_ns() - hub->t0_ns) / NS_A_MS,
+        .t0_unix_ms = clock_unix_ms_at(hub->t0_ns),
         .streams = hub->names,
         .n_streams = hub->n_streams,
     };

@@ -59,7 +59,7 @@ struct intake {
     size_t storage_bytes;
     struct spsc marks;         /* struct mark: intake → captioner */
     _Atomic int64_t judged;    /* samples the gate has seen */
-    _Atomic int64_t origin_ns; /* CLOCK_MONOTONIC at the stream's clock 0, by the newest sample: for lags */
+    _Atomic int64_t origin_ns; /* CLOCK_MONOTONIC at the stream's clock 0, by the newest sample; 0 before */
     sem_t room;                /* posted by the captioner when it has released samples */
 
     /* Said by intake, read by anyone. */

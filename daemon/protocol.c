@@ -89,6 +89,8 @@ static void write_status(struct jsonl *j, const struct event *e)
 {
     jsonl_string(j, "state", state_names[e->state]);
     jsonl_int(j, "at_ms", e->start_ms);
+    if (e->t0_unix_ms)
+        jsonl_int(j, "t0_unix_ms", e->t0_unix_ms);
     jsonl_int(j, "queue_ms", e->queue_ms);
     jsonl_real(j, "rtf", (double)e->rtf, 2);
     jsonl_real(j, "level_db", (double)e->level_db, 1);

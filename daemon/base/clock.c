@@ -26,6 +26,11 @@ int64_t clock_unix_ms(void)
     return read_clock(CLOCK_REALTIME) / NS_A_MS;
 }
 
+int64_t clock_unix_ms_at(int64_t ns)
+{
+    return clock_unix_ms() - (clock_now_ns() - ns) / NS_A_MS;
+}
+
 struct timespec clock_timespec(int64_t ns)
 {
     return (struct timespec){.tv_sec = ns / NS_A_SECOND, .tv_nsec = ns % NS_A_SECOND};

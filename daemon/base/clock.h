@@ -20,4 +20,7 @@ void clock_sleep_until(int64_t ns);
 /* Milliseconds since the Unix epoch, for the edge only: inside, the sample index is the clock. */
 int64_t clock_unix_ms(void);
 
+/* The same at a time on CLOCK_MONOTONIC, as the two stand now: one stops while the computer sleeps, the other is set. */
+int64_t clock_unix_ms_at(int64_t ns);
+
 #endif

@@ -31,6 +31,7 @@ struct stage {
     int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
     char text[2][TEXT_BYTES];     /* of the commits */
     float rtf;                    /* of the last status */
+    int64_t t0_unix_ms;           /* the same */
 };
 
 static void on_wake(void *ctx)
@@ -162,6 +163,7 @@ static void collect(struct stage *s)
             if (e->state == STREAM_ENDED)
                 s->n_before_ended = s->n_events;
             s->rtf = e->rtf;
+            s->t0_unix_ms = e->t0_unix_ms;
             continue;
         }
         if (e->type == EVENT_COMMIT)
@@ -684,6 +686,26 @@ static void silence_makes_no_pass(void **state)
     close_stage(s);
 }
 
+/* The time of day is the newest sample's; a file that is read at any speed has none, nor has an input without sound. */
+static void a_status_tells_the_time_of_day(void **state)
+{
+    for (int i = 0; i < 3; i++) {
+        struct stage *s = malloc(sizeof(*s));
+        open_stage(s, 1, (struct captioner_options){.realtime = i != 1});
+        s->in[0].origin_ns = i == 2 ? 0 : clock_now_ns() - 3600 * NS_A_SECOND;
+        int64_t hour_ago = clock_unix_ms() - 3600 * 1000;
+        put_mark(&s->in[0], MARK_EOF, MS(1000), MS(1000), 0);
+        hear(&s->in[0], MS(1000));
+        start(s);
+        await_flag(s, captioner_ended);
+        if (i == 0)
+            assert_in_range(s->t0_unix_ms, hour_ago - 1, hour_ago + 1000);
+        else
+            assert_int_equal(s->t0_unix_ms, 0);
+        close_stage(s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -704,6 +726,7 @@ int main(void)
         cmocka_unit_test(long_utterances_are_ended),
         cmocka_unit_test(silence_costs_nothing),
         cmocka_unit_test(silence_makes_no_pass),
+        cmocka_unit_test(a_status_tells_the_time_of_day),
         cmocka_unit_test(language_and_task_change_between_utterances),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

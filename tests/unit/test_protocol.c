@@ -118,8 +118,14 @@ static void writes_final_gap_and_status(void **state)
     strcpy(e.message, "gone");
     o = parse(protocol_write_event(line, sizeof(line), &e, 4, "a", (struct protocol_text){0}));
     check_string(o, "state", "no_device");
+    assert_null(json_object_get(o, "t0_unix_ms"));
     check_string(o, "device", "M\xEF\xBF\xBDller \x01 mic");
     check_string(o, "message", "gone");
+    json_decref(o);
+
+    e.t0_unix_ms = 1700000000000;
+    o = parse(protocol_write_event(line, sizeof(line), &e, 4, "a", (struct protocol_text){0}));
+    check_int(o, "t0_unix_ms", 1700000000000);
     json_decref(o);
 }
 
