@@ -57,7 +57,7 @@ struct device_source {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int n_users; /* of PortAudio, guarded by lock */
-/* Of the last device that was there, or no sound came: the rehearsal opens it then, too. Guarded by lock. */
+/* The last device that was there could not be opened, or gave no sound: the rehearsal opens it then, too. Guarded by lock. */
 static bool open_failed;
 
 /* --- PortAudio as a whole ----------------------------------------------------------------------------------- */

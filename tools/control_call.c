@@ -169,8 +169,8 @@ static int wait_line(struct line_socket *s, char **line, size_t *n, struct err *
 static int call(struct line_socket *s, const char *command, const char *stream, const char *setting,
                 bool json, struct err *err)
 {
-    char *line;
-    size_t n;
+    char *line = NULL;
+    size_t n = 0;
     int r = send_request(s, command, stream, setting, err);
     if (r == 0)
         r = wait_line(s, &line, &n, err);
