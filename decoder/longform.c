@@ -347,6 +347,8 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
     struct window *w = &l->window;
     w->limits.n_tokens =
         voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames, VOICE_MARGIN)) : 0;
+    w->limits.voice =
+        voice_known(l) && l->options->without_timestamps ? voice_in(l, l->seek, l->seek + n_frames, 0) : 0;
     int r = window_audio_encode(&l->audio, l->seek, n_frames, err);
     if (r == 0)
         r = window_decode(w, (uint64_t)l->seek << 16, err);

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Bytes of the text divided by its bytes after zlib's compression: ordinary text stays below 2, a repetition loop
  * exceeds 2.4. 0 for no text. */
@@ -15,6 +16,7 @@ struct quality {
     float no_speech_prob;
     int n_tokens; /* of text */
     bool looped;  /* it says the same again and again (decoder/loop.h) */
+    int n_letters;
 };
 
 struct quality_limits {
@@ -22,6 +24,8 @@ struct quality_limits {
     float avg_logprob;
     float no_speech_prob;
     int n_tokens; /* more text than can be said in the time for which somebody speaks; 0: no limit */
+    int64_t
+        voice; /* samples of voice that the text must be enough for; 0: not known, or not the whole text */
 };
 
 /* The window holds no speech, and the text is improbable: drop it. */

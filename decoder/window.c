@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "daemon/base/utf8.h"
+#include "decoder/guard.h"
 #include "decoder/loop.h"
 #include "decoder/segment.h"
+#include "decoder/words.h"
 
 enum { MASK_ALL = 0, MASK_FIRST = 1 };
 
@@ -84,6 +86,8 @@ static void judge(struct window *w, struct attempt *a, const struct text_run *ru
     a->quality = (struct quality){.compression_ratio = quality_compression_ratio(text, length),
                                   .avg_logprob = (float)(sum / (a->n_tokens + 1)),
                                   .no_speech_prob = no_speech_prob};
+    w->clean[text - w->clean + (ptrdiff_t)length] = '\0'; /* the white space behind it goes */
+    a->quality.n_letters = words_letters(text);
     int32_t eot = run->rules.eot;
     a->quality.looped = loop_present(a->tokens, a->n_tokens, eot);
     for (int i = 0; i < a->n_tokens; i++)
@@ -174,11 +178,21 @@ static bool repeats(const struct window *w, const struct attempt *a)
            (w->limits.compression_ratio > 0.0f && a->quality.compression_ratio > w->limits.compression_ratio);
 }
 
-/* Less repetitive, else more probable. */
+/* A sampled text that is far too short for what is said in the window has been made up, often from the words before. (What is
+ * most probable may break off, which is minded elsewhere.) captiond's own criterion. */
+static bool is_too_short(const struct window *w, const struct attempt *a)
+{
+    return a->temperature > 0.0f && guard_slowest(a->quality.n_letters) < w->limits.voice &&
+           !quality_is_silence(&a->quality, &w->limits);
+}
+
+/* Less repetitive, not too short, else more probable. */
 static bool is_better(const struct window *w, const struct attempt *a, const struct attempt *b)
 {
     if (repeats(w, a) != repeats(w, b))
         return repeats(w, b);
+    if (is_too_short(w, a) != is_too_short(w, b))
+        return is_too_short(w, b);
     return a->quality.avg_logprob > b->quality.avg_logprob;
 }
 
@@ -193,7 +207,7 @@ int window_decode(struct window *w, uint64_t seed, struct err *err)
         int r = try_temperature(w, i, seed, &no_speech_prob, err);
         if (r < 0)
             return r;
-        if (!quality_is_poor(&w->attempts[0].quality, &w->limits)) {
+        if (!quality_is_poor(&w->attempts[0].quality, &w->limits) && !is_too_short(w, &w->attempts[0])) {
             if (i > 0 && quality_is_confirmed(&w->best.quality, &w->attempts[0].quality, &w->limits))
                 w->attempts[0] = w->best;
             return 0;

@@ -585,6 +585,38 @@ static void test_the_best_of_bad_texts_is_taken(void **state)
     finish(o);
 }
 
+/* Without timestamps a window's text is all that is said in it: five letters are no sample of eight seconds of voice, but may
+ * be one of a second, or where it is not known who speaks. */
+static void test_a_sample_is_not_too_short(void **state)
+{
+    const struct answer bad = ANSWER(0, ' ', 'b', 'a', 'd');
+    const struct answer few = ANSWER(0, ' ', 'a', ' ', 'f', 'e', 'w');
+    const struct answer more =
+        ANSWER(0, ' ', 'q', 'u', 'i', 't', 'e', ' ', 'a', ' ', 'l', 'o', 't', ' ', 'o', 'f', ' ', 't', 'h',
+               'e', 'm', ' ', 'i', 's', ' ', 's', 'a', 'i', 'd', ' ', 'h', 'e', 'r', 'e', ' ', 'a', 'n', 'd',
+               ' ', 't', 'h', 'e', 'r', 'e', ' ', 'b', 'y', ' ', 'a', 'l', 'l', ' ', 'o', 'f', ' ', 'u', 's');
+    const struct answer answers[] = {at_temperature(bad, 0.0f, -1.5f), at_temperature(few, 0.2f, -0.3f),
+                                     at_temperature(more, 0.4f, -0.6f)};
+    const struct longform_region all = {0, 30 * SECOND},
+                                 voice[] = {{SECOND, 6 * SECOND}, {20 * SECOND, 21 * SECOND}};
+    for (int known = 0; known < 3; known++) {
+        struct outcome *o = prepare(30, answers, 3);
+        o->options.without_timestamps = true;
+        o->script.timestamps = 0;
+        o->options.best_of = 1;
+        o->options.regions = &all;
+        o->options.n_regions = 1;
+        o->options.voice = known ? voice + (known == 1) : NULL;
+        o->options.n_voice = known ? known == 1 ? 1 : 2 : 0;
+        assert_int_equal(transcribe(o), 0);
+        if (known == 2)
+            assert_non_null(strstr(o->text, "quite a lot"));
+        else
+            assert_string_equal(o->text, "[ a few]");
+        finish(o);
+    }
+}
+
 /* Samples are ranked by their sum over the tokens without the end of text: −13.3 over 13 before −3.6 over 3, although the mean
  * of all that was sampled is −0.95 there and −0.9 here. */
 static void test_samples_are_ranked_by_their_tokens(void **state)
@@ -682,15 +714,15 @@ static void test_silence_is_skipped(void **state)
 
 static void test_quality(void **state)
 {
-    const struct quality_limits limits = {2.4f, -1.0f, 0.6f, 60};
-    assert_true(quality_is_poor(&(struct quality){2.5f, -0.1f, 0.0f, 60, false}, &limits));
-    assert_true(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.5f, 60, false}, &limits));
-    assert_false(quality_is_poor(&(struct quality){2.5f, -1.1f, 0.7f, 60, false}, &limits));
-    assert_true(quality_is_poor(&(struct quality){2.5f, -0.5f, 0.7f, 60, false}, &limits));
-    assert_false(quality_is_poor(&(struct quality){2.4f, -1.0f, 0.0f, 60, false}, &limits));
-    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 61, false}, &limits));
-    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 60, true}, &limits));
-    assert_false(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.7f, 61, true}, &limits));
+    const struct quality_limits limits = {2.4f, -1.0f, 0.6f, 60, 0};
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.1f, 0.0f, 60, false, 0}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.5f, 60, false, 0}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.5f, -1.1f, 0.7f, 60, false, 0}, &limits));
+    assert_true(quality_is_poor(&(struct quality){2.5f, -0.5f, 0.7f, 60, false, 0}, &limits));
+    assert_false(quality_is_poor(&(struct quality){2.4f, -1.0f, 0.0f, 60, false, 0}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 61, false, 0}, &limits));
+    assert_true(quality_is_poor(&(struct quality){1.0f, -0.1f, 0.0f, 60, true, 0}, &limits));
+    assert_false(quality_is_poor(&(struct quality){1.0f, -1.1f, 0.7f, 61, true, 0}, &limits));
     /* Python: len(s) / len(zlib.compress(s)) */
     const char *text = "And so my fellow Americans ask not what your country can do for you";
     assert_float_equal(quality_compression_ratio(text, strlen(text)), 67.0 / 66.0, 1e-6);
@@ -888,6 +920,7 @@ int main(void)
         cmocka_unit_test(test_a_prompt_keeps_the_newest_223_tokens),
         cmocka_unit_test(test_improbable_text_is_decoded_again),
         cmocka_unit_test(test_the_best_of_bad_texts_is_taken),
+        cmocka_unit_test(test_a_sample_is_not_too_short),
         cmocka_unit_test(test_samples_are_ranked_by_their_tokens),
         cmocka_unit_test(test_repetition_is_decoded_again),
         cmocka_unit_test(test_a_speaker_may_repeat),
