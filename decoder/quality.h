@@ -23,9 +23,8 @@ struct quality_limits {
     float compression_ratio; /* 0: no limit */
     float avg_logprob;
     float no_speech_prob;
-    int n_tokens; /* more text than can be said in the time for which somebody speaks; 0: no limit */
-    int64_t
-        voice; /* samples of voice that the text must be enough for; 0: not known, or not the whole text */
+    int n_tokens;  /* more text than can be said in the time for which somebody speaks; 0: no limit */
+    int64_t voice; /* samples of voice that the whole text must be enough for; 0: no limit */
 };
 
 /* The window holds no speech, and the text is improbable: drop it. */
