@@ -1,7 +1,7 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum, bulk_*, tell_block, exp2_near and
+ * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum, in_block, cluster_meet, bulk_*, exp2_near and
  * prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this file is read
  * (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
@@ -154,6 +154,28 @@ static __device__ __forceinline__ void add_shared_sum(long long *sum, long long 
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" : : "l"(sum), "l"(x) : "memory");
 }
 
+/* Where the block of this rank in the cluster has what this block has at `shared`. */
+template <class T> static __device__ __forceinline__ T *in_block(T *shared, int rank)
+{
+#if __CUDA_ARCH__ >= 900
+    unsigned long long there;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(shared), "r"(rank));
+    return (T *)there;
+#else
+    return shared;
+#endif
+}
+
+/* All threads of all blocks of a cluster: what any did before, has happened for every other one behind it. */
+static __device__ __forceinline__ void cluster_meet(void)
+{
+#if __CUDA_ARCH__ >= 900
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;" : : : "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory");
+#endif
+}
+
 /* Copies to shared memory that one instruction asks for and a barrier in shared memory counts. Of each round of them n threads
  * have to say, once each, how many bytes they have asked for; whoever has waited for round 0, 1 … sees all of them. The memory
  * may have been used otherwise before: by reading, or by writing and bulk_fence, and a barrier of the block. */
@@ -209,23 +231,6 @@ static __device__ __forceinline__ void bulk_wait(uint64_t *counter, unsigned rou
                      : "r"(shared_address(counter)), "r"(round & 1)
                      : "memory");
     while (!done);
-#endif
-}
-
-/* Stores a value in the shared memory of the block of this rank in the cluster, where this block has `shared`, and counts its four
- * bytes there as those of a copy. A barrier of the cluster would be a fence of all memory. */
-static __device__ __forceinline__ void tell_block(int rank, float *shared, float value, uint64_t *counter)
-{
-#if __CUDA_ARCH__ >= 900
-    unsigned there, counter_there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(shared)), "r"(rank));
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(counter_there)
-        : "r"(shared_address(counter)), "r"(rank));
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
-                 :
-                 : "r"(there), "f"(value), "r"(counter_there)
-                 : "memory");
 #endif
 }
 

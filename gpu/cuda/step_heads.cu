@@ -1,23 +1,21 @@
 /* A whole decoding step of one row, and the next ones, in one kernel, as step.cu, where each head can have a cluster of blocks: from
- * Hopper on, and with weights in half floats. What the blocks of a head have to tell one another they store in each other's shared
- * memory, which takes a tenth of a meeting of the grid, so three phases a layer are left of five:
+ * Hopper on, and with weights in half floats. What the blocks of a head have to tell one another goes through their shared memory,
+ * which takes a tenth of a meeting of the grid, so three phases a layer are left of five:
  *
  *     query, key and value of a head, self-attention, its product with the output
  *     query of a head, cross-attention, its product with the output
  *     MLP
  *
  * Clusters are numbered as the heads are; those without one only keep the residual until the MLP. The first warp meets the other
- * blocks, the others fetch what the next phase needs: what is large and lies together by bulk copies, one thread each. A block's time is
+ * blocks, the second one asks for what the next phase needs, a few large copies (Hopper's bulk copies). A block's time is
  * that of the instructions of its 16 warps: the row's N values are known to the compiler, and who has nothing to do does
  * nothing. The bits are those of the other kernels. */
 #include "gpu/cuda/step_ahead.cuh"
 #include "gpu/cuda/step_phases.cuh"
 
-#define ASKERS    7 /* threads that ask for bulk copies: the first of a warp each, from the second on */
 #define HEAD_KEYS (2 * CROSS_PART) /* that a block has near */
 #define AT_ONCE   2                /* outputs that a warp makes of the row, at most */
 
-static_assert(2 * HEAD_KEYS / CROSS_PART + 3 <= ASKERS, "an asker the keys of a part, and one the values");
 static_assert(sizeof(struct step_phase) % 16 == 0, "copied at once");
 static_assert(CROSS_PARTS * CROSS_PART <= CLUSTER_LEAST * HEAD_KEYS, "a team a part of the window, all near");
 static_assert(3 * HEAD / CLUSTER_LEAST <= AT_ONCE * STEP_WARPS,
@@ -34,23 +32,23 @@ struct heads_room {
     float made[3 * HEAD];                      /* the head's query, key and value */
     float parts[CROSS_PARTS * PARTIAL_FLOATS]; /* what each part of the window offers the head */
     struct head_share mine;
-    uint64_t copied, made_told, parts_told; /* count what comes */
-};
-
-/* Rounds of what is counted, the same in every thread. */
-struct rounds {
-    unsigned copied, made, parts;
+    uint64_t copied;
 };
 
 /* What lies in dynamic shared memory. */
 struct near_memory {
     __half *keys; /* [HEAD_KEYS][HEAD], and as many values behind them */
     float *x;     /* the row, as place says */
-    __half *rows; /* weights of what a head makes of the row: a row of them after the other */
-    __half *up;   /* of the first product with a chunk of the MLP */
+    __half *rows; /* weights of the first product: a row of them after the other */
     __half *back; /* of the product with the head: HEAD weights of each of the block's outputs */
     __half *down; /* of the product with a chunk of the MLP: MLP_CHUNK weights of each output */
 };
+
+static __host__ __device__ __forceinline__ int rows_of_block(int cluster)
+{
+    int n = 3 * HEAD / cluster;
+    return n > MLP_CHUNK ? n : MLP_CHUNK;
+}
 
 static __host__ __device__ __forceinline__ int outs_of_block(int n_state, int cluster)
 {
@@ -63,19 +61,18 @@ static __device__ __forceinline__ struct near_memory divide_memory(const struct 
     struct near_memory near;
     near.keys = memory;
     near.x = (float *)(near.keys + 2 * HEAD_KEYS * HEAD);
-    near.rows = (__half *)(near.x + p->n_state);
-    near.up = near.rows + 3 * HEAD / p->cluster * p->n_state;
-    near.back = near.up + MLP_CHUNK * p->n_state;
+    near.rows = (__half *)(near.x + p->stride);
+    near.back = near.rows + rows_of_block(p->cluster) * p->stride;
     near.down = near.back + outs_of_block(p->n_state, p->cluster) * HEAD;
     return near;
 }
 
 size_t step_heads_shared(const struct step_program *p, int cluster)
 {
-    size_t n_state = (size_t)p->params.n_state, outs = (size_t)outs_of_block(p->params.n_state, cluster);
-    return sizeof(__half) *
-               (2 * HEAD_KEYS * HEAD + (3 * HEAD / (size_t)cluster + 2 * MLP_CHUNK) * n_state + outs * HEAD) +
-           sizeof(float) * n_state;
+    size_t n_state = (size_t)p->params.n_state, stride = (size_t)p->stride;
+    return sizeof(__half) * (2 * HEAD_KEYS * HEAD + (size_t)rows_of_block(cluster) * stride +
+                             (size_t)outs_of_block((int)n_state, cluster) * HEAD + n_state * MLP_CHUNK) +
+           sizeof(float) * stride;
 }
 
 /* --- what is whose ----------------------------------------------------------------------------------------------------- */
@@ -117,96 +114,102 @@ static __device__ __forceinline__ int past_of_head(int pos)
 
 /* --- looking ahead ----------------------------------------------------------------------------------------------------- */
 
-/* The n-th keys, n odd, or values of a head from number `first` on. */
-static __device__ __forceinline__ unsigned ask_for_keys(struct heads_room *heads, const __half *keys,
-                                                        int n_ctx, bool values, int first, int n, __half *to)
+/* A lane's copies of a round. */
+struct asking {
+    uint64_t *copied;
+    unsigned bytes;
+};
+
+static __device__ __forceinline__ void ask(struct asking *a, void *to, const void *from, int bytes)
 {
-    unsigned bytes = (unsigned)(n * HEAD) * (unsigned)sizeof(__half);
-    if (n > 0)
-        bulk_copy(to + (values ? HEAD_KEYS * HEAD : 0), keys + ((values ? n_ctx : 0) + first) * HEAD, bytes,
-                  &heads->copied);
-    return n > 0 ? bytes : 0;
+    if (bytes <= 0)
+        return;
+    bulk_copy(to, from, (unsigned)bytes, a->copied);
+    a->bytes += (unsigned)bytes;
 }
 
-/* An asker's keys or values of a head's past or of a part of its window. pos: of the row in the next phase; −1: not known. */
-static __device__ __forceinline__ unsigned ask_for_head(const struct step_params *p,
-                                                        const struct step_phase *next,
-                                                        const struct step_row *row, struct heads_room *heads,
-                                                        int pos, int n, __half *keys)
+/* Keys of `first` on and their values. */
+static __device__ __forceinline__ void ask_for_keys(struct asking *a, struct keys from, int first, int n,
+                                                    int at, struct near_memory near, int lane)
 {
-    const struct head_share mine = heads->mine;
-    const struct cross_params *c = &next->cross;
-    int team = n / 2, part = team * p->cluster + mine.rank;
-    if (next->kind == PHASE_HEAD_CROSS && pos >= 0)
-        return ask_for_keys(heads, kv_keys(c->kv, c->layer, row->audio, mine.head), c->kv.n_ctx, n % 2,
-                            part * CROSS_PART, keys_in_part(row->n_frames, part),
-                            keys + team * CROSS_PART * HEAD);
-    if (next->kind == PHASE_HEAD_SELF && pos >= 0 && pos < next->self.n_ctx && team == 0)
-        return ask_for_keys(heads, kv_keys(next->self, c->layer, row->slot, mine.head), next->self.n_ctx,
-                            n % 2, pos - past_of_head(pos), past_of_head(pos), keys);
-    return 0;
+    if (lane < 2)
+        ask(a, near.keys + (lane * HEAD_KEYS + at) * HEAD,
+            from.first + (lane ? from.to_values : 0) + first * HEAD, n * HEAD * (int)sizeof(__half));
 }
 
-/* An asker: the phase after next into the place of the one that has ended, the norm, and what is large and lies together. */
-static __device__ __forceinline__ void ask(const struct step_params *p, const struct step_phase *next,
-                                           int index, struct step_phase *ended, struct step_room *room,
-                                           struct heads_room *heads, struct near_memory near, int pos,
-                                           int asker)
+static __device__ __forceinline__ void ask_for_head(struct asking *a, const struct step_params *p,
+                                                    const struct step_phase *next, const struct step_row *row,
+                                                    struct head_share mine, int pos, struct near_memory near,
+                                                    int lane)
 {
+    const struct engine_weight *w = &next->linear.weight;
+    const int head_bytes = HEAD * (int)sizeof(__half);
+    if (lane < n_made(mine, next))
+        ask(a, near.rows + lane * w->stride,
+            weight_row(w, output_of_head(p, mine.head, made_by(p, mine, lane))), (int)weight_row_bytes(w));
+    ROLLED
+    for (int i = lane; i < mine.n_outs && mine.rank * mine.n_outs + i < next->down.n_out; i += WARP)
+        ask(a, near.back + i * HEAD,
+            weight_row(&next->down, mine.rank * mine.n_outs + i) + mine.head * head_bytes, head_bytes);
+    if (next->kind == PHASE_HEAD_CROSS) {
+        ROLLED
+        for (int team = 0; team < HEAD_KEYS / CROSS_PART && pos >= 0; team++) {
+            int part = team * p->cluster + mine.rank;
+            ask_for_keys(a, cross_keys(&next->cross, row->audio, mine.head, part), 0,
+                         keys_in_part(row->n_frames, part), team * CROSS_PART, near, lane);
+        }
+    } else if (pos >= 0 && pos < next->self.n_ctx) {
+        const struct keys past = {kv_keys(next->self, next->cross.layer, row->slot, mine.head),
+                                  (size_t)next->self.n_ctx * HEAD};
+        ask_for_keys(a, past, pos - past_of_head(pos), past_of_head(pos), 0, near, lane);
+    }
+}
+
+/* The second warp: what the phase after next is into the place of the one that has ended, and what the next one needs. pos: of the
+ * row in that one; −1: not known. */
+static __device__ __forceinline__ void ask_ahead(const struct step_params *p, const struct step_phase *next,
+                                                 int index, struct step_phase *ended, struct step_room *room,
+                                                 struct heads_room *heads, struct near_memory near, int pos)
+{
+    struct asking a = {&heads->copied, 0};
     const struct linear_rows_params *l = &next->linear;
-    unsigned bytes = 0;
-    if (asker < 2 && l->gamma) {
-        bytes = (unsigned)l->weight.n_in * (unsigned)sizeof(float);
-        bulk_copy(asker ? room->beta : room->gamma, asker ? l->beta : l->gamma, bytes, &heads->copied);
-    }
-    if (asker == 2 && ended) {
-        bytes = sizeof(*ended);
-        bulk_copy(ended, &p->phases[index < p->n_phases ? index : index - p->n_phases], bytes,
-                  &heads->copied);
-    }
-    if (asker >= 3 && is_heads(next) && heads->mine.exists)
-        bytes = ask_for_head(p, next, &room->rows[0], heads, pos, asker - 3, near.keys);
-    if (asker == 3 && next->kind == PHASE_MLP && (int)blockIdx.x * MLP_CHUNK < l->weight.n_out) {
-        bytes = MLP_CHUNK * (unsigned)weight_row_bytes(&l->weight);
-        bulk_copy(near.up, weight_row(&l->weight, (int)blockIdx.x * MLP_CHUNK), bytes, &heads->copied);
-    }
-    bulk_asked(&heads->copied, bytes);
-}
-
-static __device__ __forceinline__ void bring_eight(__half *to, const struct engine_weight *w, int out,
-                                                   int first)
-{
-    cp_async_16(to, w->data + (size_t)out * (size_t)w->stride + (size_t)first, 16);
-}
-
-/* Weights that lie in short pieces: what a block makes of the row, and multiplies with its head. */
-template <int N>
-static __device__ __forceinline__ void
-bring_weights_of_head(const struct step_params *p, const struct step_phase *next, struct head_share mine,
-                      struct near_memory near, int me)
-{
-    int n = n_made(mine, next), first = mine.rank * mine.n_outs;
-    ROLLED
-    for (int i = me; i < n * (N / 8); i += AHEAD_THREADS)
-        bring_eight(near.rows + i * 8, &next->linear.weight,
-                    output_of_head(p, mine.head, made_by(p, mine, i / (N / 8))), i % (N / 8) * 8);
-    ROLLED
-    for (int i = me; i < mine.n_outs * HEAD_EIGHTS && first + i / HEAD_EIGHTS < N; i += AHEAD_THREADS)
-        bring_eight(near.back + i * 8, &next->down, first + i / HEAD_EIGHTS,
-                    mine.head * HEAD + i % HEAD_EIGHTS * 8);
-}
-
-/* Of the output layer: what every block brings into the second-level cache, and what may follow the tokens. */
-static __device__ __forceinline__ void look_at_logits(const struct step_params *p,
-                                                      const struct step_phase *next, struct step_room *room)
-{
-    const struct token_masks masks = {p->select.masks, p->select.mask_words};
-    int pos = room->rows[0].pos;
-    if (next->kind == PHASE_LOGITS && pos >= 0)
-        apply_rules(&masks, &p->slots[room->rows[0].slot], pos + 1, p->select.logits.cols, &room->allowed[0]);
+    int lane = (int)threadIdx.x % WARP, n_norm = l->gamma ? l->weight.n_in * (int)sizeof(float) : 0,
+        chunk = (int)blockIdx.x;
+    if (lane == 2)
+        ask(&a, room->gamma, l->gamma, n_norm);
+    if (lane == 3)
+        ask(&a, room->beta, l->beta, n_norm);
+    if (lane == 4 && ended)
+        ask(&a, ended, &p->phases[index < p->n_phases ? index : index - p->n_phases], sizeof(*ended));
+    if (is_heads(next) && heads->mine.exists)
+        ask_for_head(&a, p, next, &room->rows[0], heads->mine, pos, near, lane);
+    if (next->kind == PHASE_MLP && lane == 5 && chunk * MLP_CHUNK < l->weight.n_out)
+        ask(&a, near.rows, weight_row(&l->weight, chunk * MLP_CHUNK),
+            MLP_CHUNK * (int)weight_row_bytes(&l->weight));
+    bulk_asked(&heads->copied, a.bytes);
     int n_lines = next->soon_lines / (int)gridDim.x;
-    if (n_lines > 0)
+    if (lane == 6 && n_lines > 0)
         bulk_prefetch(next->soon + (size_t)blockIdx.x * (size_t)n_lines * LINE, (unsigned)(n_lines * LINE));
+}
+
+/* The other warps: the weights of the MLP's second product, which lie in short pieces, and what may follow the tokens. */
+static __device__ __forceinline__ void look_around(const struct step_params *p, const struct step_phase *next,
+                                                   struct step_room *room, struct near_memory near)
+{
+    int me = afresh((int)threadIdx.x) - 2 * WARP, pos = room->rows[0].pos;
+    if (next->kind == PHASE_MLP && (int)blockIdx.x * MLP_CHUNK < next->down.n_in) {
+        ROLLED
+        for (int i = me; i < 2 * next->down.n_out; i += STEP_THREADS - 2 * WARP)
+            cp_async_16(near.down + i * 8,
+                        next->down.data + (size_t)(i / 2) * (size_t)next->down.stride +
+                            blockIdx.x * MLP_CHUNK + i % 2 * 8,
+                        16);
+        cp_async_commit();
+    }
+    if (next->kind == PHASE_LOGITS && me == 0 && pos >= 0) {
+        const struct token_masks masks = {p->select.masks, p->select.mask_words};
+        apply_rules(&masks, &p->slots[room->rows[0].slot], pos + 1, p->select.logits.cols, &room->allowed[0]);
+    }
 }
 
 /* A warp's biases of the next phase. */
@@ -229,27 +232,17 @@ static __device__ __forceinline__ void take_biases(const struct step_params *p, 
 }
 
 /* Everything that the next phase needs and nobody writes. */
-template <int N>
 static __device__ __forceinline__ void look_ahead(const struct step_params *p, const struct step_phase *next,
                                                   int index, struct step_phase *ended, struct step_room *room,
                                                   struct heads_room *heads, struct near_memory near, int pos,
                                                   float bias[AT_ONCE])
 {
-    int me = afresh((int)threadIdx.x) - WARP;
+    int warp = afresh((int)threadIdx.x) / WARP;
     take_biases(p, next, heads->mine, bias);
-    if (me < 0)
-        return;
-    if (me % WARP == 0 && me / WARP < ASKERS)
-        ask(p, next, index, ended, room, heads, near, pos, me / WARP);
-    if (me == ASKERS * WARP)
-        look_at_logits(p, next, room);
-    if (is_heads(next) && heads->mine.exists)
-        bring_weights_of_head<N>(p, next, heads->mine, near, me);
-    ROLLED
-    for (int i = me; next->kind == PHASE_MLP && (int)blockIdx.x * MLP_CHUNK < next->down.n_in && i < 2 * N;
-         i += AHEAD_THREADS)
-        bring_eight(near.down + i * 8, &next->down, i / 2, (int)blockIdx.x * MLP_CHUNK + i % 2 * 8);
-    cp_async_commit();
+    if (warp == 1)
+        ask_ahead(p, next, index, ended, room, heads, near, pos);
+    else if (warp > 1)
+        look_around(p, next, room, near);
 }
 
 /* --- products ---------------------------------------------------------------------------------------------------------- */
@@ -282,9 +275,11 @@ static __device__ __forceinline__ struct eights<N> take_normed(const struct step
     UNROLL
     for (int k = 0; k < e.n; k++) {
         int i = k * WARP + lane;
-        bool there = is_there<N>(k, i);
-        e.low[k] = there ? *(const float4 *)(x + i * 4) : float4{};
-        e.high[k] = there ? *(const float4 *)(x + N / 2 + i * 4) : float4{};
+        e.low[k] = e.high[k] = {};
+        if (is_there<N>(k, i)) {
+            e.low[k] = *(const float4 *)(x + i * 4);
+            e.high[k] = *(const float4 *)(x + N / 2 + i * 4);
+        }
         sum += sum_of_four(e.low[k]) + sum_of_four(e.high[k]);
     }
     struct measured m = {warp_sum(sum) * part, 0.0f};
@@ -299,9 +294,10 @@ static __device__ __forceinline__ struct eights<N> take_normed(const struct step
     for (int k = 0; k < e.n; k++) {
         int i = k * WARP + lane;
         const float4 *g = (const float4 *)(room->gamma + i * 8), *b = (const float4 *)(room->beta + i * 8);
-        bool there = is_there<N>(k, i);
-        e.low[k] = there ? norm_four(e.low[k], g[0], b[0], m) : float4{};
-        e.high[k] = there ? norm_four(e.high[k], g[1], b[1], m) : float4{};
+        if (is_there<N>(k, i)) {
+            e.low[k] = norm_four(e.low[k], g[0], b[0], m);
+            e.high[k] = norm_four(e.high[k], g[1], b[1], m);
+        }
     }
     return e;
 }
@@ -312,23 +308,19 @@ static __device__ __forceinline__ void multiply_row(const __half *weights, int n
                                                     const struct eights<N> *e, float sums[AT_ONCE])
 {
     int lane = (int)threadIdx.x % WARP;
-    uint4 w[AT_ONCE][eights<N>::n];
-    UNROLL
-    for (int o = 0; o < AT_ONCE; o++) {
-        UNROLL
-        for (int k = 0; k < e->n; k++) {
-            int i = k * WARP + lane;
-            w[o][k] = o < n && is_there<N>(k, i) ? *(const uint4 *)(weights + o * apart + i * 8) : uint4{};
-        }
-    }
     UNROLL
     for (int o = 0; o < AT_ONCE; o++) {
         sums[o] = 0.0f;
+        if (o >= n)
+            continue;
         UNROLL
         for (int k = 0; k < e->n; k++) {
-            float eight[8];
-            split_eight(w[o][k], eight);
-            sums[o] = add_products(eight, e->low[k], e->high[k], sums[o]);
+            int i = k * WARP + lane;
+            float w[8];
+            if (is_there<N>(k, i)) {
+                split_eight(*(const uint4 *)(weights + o * apart + i * 8), w);
+                sums[o] = add_products(w, e->low[k], e->high[k], sums[o]);
+            }
         }
     }
     for (int bit = WARP / 2; bit > 0; bit /= 2) {
@@ -342,8 +334,7 @@ static __device__ __forceinline__ void multiply_row(const __half *weights, int n
 template <int N>
 static __device__ __forceinline__ void
 make_for_head(const struct step_params *p, const struct step_phase *phase, const struct step_room *room,
-              struct heads_room *heads, struct near_memory near, const float bias[AT_ONCE],
-              struct rounds *rounds)
+              struct heads_room *heads, struct near_memory near, const float bias[AT_ONCE])
 {
     int warp = afresh((int)threadIdx.x) / WARP, lane = (int)threadIdx.x % WARP,
         n = n_made(heads->mine, phase), n_warps = n_making(n);
@@ -356,12 +347,10 @@ make_for_head(const struct step_params *p, const struct step_phase *phase, const
             int row = i * n_warps + warp;
             float sum = phase->linear.bias ? sums[i] + bias[i] : sums[i];
             if (row < n && lane < p->cluster)
-                tell_block(lane, &heads->made[made_by(p, heads->mine, row)], sum, &heads->made_told);
+                *in_block(&heads->made[made_by(p, heads->mine, row)], lane) = sum;
         }
     }
-    if (threadIdx.x == 0)
-        bulk_asked(&heads->made_told, (unsigned)(n * p->cluster) * (unsigned)sizeof(float));
-    bulk_wait(&heads->made_told, rounds->made++);
+    cluster_meet();
 }
 
 /* A block: what its head, a value of which each of the first threads has, contributes to its share of the outputs. */
@@ -385,39 +374,34 @@ static __device__ __forceinline__ void multiply_head(const struct step_phase *ph
 
 /* Each block attends to all of the past, of which what was near at `pos_ahead` is; the first one stores the new key and value. */
 template <int N>
-static __device__ __forceinline__ void self_phase(const struct step_params *p, const struct step_phase *phase,
-                                                  struct step_room *room, struct heads_room *heads,
-                                                  struct near_memory near, int pos_ahead,
-                                                  const float bias[AT_ONCE], struct rounds *rounds)
+static __device__ __forceinline__ void
+self_phase(const struct step_params *p, const struct step_phase *phase, struct step_room *room,
+           struct heads_room *heads, struct near_memory near, int pos_ahead, const float bias[AT_ONCE])
 {
     const struct engine_kv kv = phase->self;
     const struct head_share mine = heads->mine;
-    make_for_head<N>(p, phase, room, heads, near, bias, rounds);
+    make_for_head<N>(p, phase, room, heads, near, bias);
     int me = afresh((int)threadIdx.x), slot = room->rows[0].slot,
         pos = room->rows[0].pos < kv.n_ctx ? room->rows[0].pos : -1,
         n_past = pos == pos_ahead ? past_of_head(pos) : 0;
     if (pos >= 0 && me < 2 * HEAD) {
         float value = heads->made[HEAD + me];
         near.keys[(me / HEAD * HEAD_KEYS + n_past) * HEAD + me % HEAD] = to_half(value);
+        bulk_fence();
         if (mine.rank == 0)
             append_value(kv, phase->cross.layer, slot, pos,
                          me / HEAD * p->n_state + mine.head * HEAD + me % HEAD, value);
     }
     __syncthreads(); /* its own key is there */
-    int n = me < ATTENTION_THREADS ? pos + 1 : 0;
-    struct keys past = {NULL, 0, NULL, 0, 0, near.keys, HEAD_KEYS * HEAD};
-    struct attended a;
-    if (n_past == pos) {
-        a = attend<TEAMS, STRETCH>(heads->made, past, n, NULL);
-    } else { /* some of it is not near */
-        past.first = kv_keys(kv, phase->cross.layer, slot, mine.head);
-        past.to_values = (size_t)kv.n_ctx * HEAD;
-        past.near_from = pos - n_past;
-        a = attend<TEAMS, STRETCH>(heads->made, past, n, NULL);
-    }
+    const struct keys past = {kv_keys(kv, phase->cross.layer, slot, mine.head),
+                              (size_t)kv.n_ctx * HEAD,
+                              NULL,
+                              0,
+                              pos - n_past,
+                              near.keys,
+                              HEAD_KEYS * HEAD};
+    struct attended a = attend<TEAMS, STRETCH>(heads->made, past, me < ATTENTION_THREADS ? pos + 1 : 0, NULL);
     multiply_head(phase, room, mine, near, pos >= 0 && me < HEAD ? a.out / a.sum : 0.0f);
-    if (me < 2 * HEAD)
-        bulk_fence(); /* the key's place is copied to next */
 }
 
 /* A team: what it has attended to, to all blocks of the cluster. */
@@ -428,20 +412,19 @@ static __device__ __forceinline__ void tell_part(const struct step_params *p, st
     float *mine = heads->parts + part * PARTIAL_FLOATS + me;
     ROLLED
     for (int rank = 0; me < PARTIAL_FLOATS && rank < p->cluster; rank++)
-        tell_block(rank, mine, me < HEAD ? a.out : me == HEAD ? a.greatest : a.sum, &heads->parts_told);
+        *in_block(mine, rank) = me < HEAD ? a.out : me == HEAD ? a.greatest : a.sum;
 }
 
 /* A part of the window a team. */
 template <int N>
 static __device__ __forceinline__ void
 cross_heads_phase(const struct step_params *p, const struct step_phase *phase, struct step_room *room,
-                  struct heads_room *heads, struct near_memory near, const float bias[AT_ONCE],
-                  struct rounds *rounds)
+                  struct heads_room *heads, struct near_memory near, const float bias[AT_ONCE])
 {
     const struct cross_params *c = &phase->cross;
     const struct head_share mine = heads->mine;
     const struct step_row row = room->rows[0];
-    make_for_head<N>(p, phase, room, heads, near, bias, rounds);
+    make_for_head<N>(p, phase, room, heads, near, bias);
     int me = afresh((int)threadIdx.x), team = me / ATTENTION_THREADS, part = team * p->cluster + mine.rank,
         n_keys = row.pos >= 0 ? keys_in_part(row.n_frames, part) : 0;
     float *scores = room->scores + team * CROSS_PART;
@@ -449,11 +432,7 @@ cross_heads_phase(const struct step_params *p, const struct step_phase *phase, s
     struct attended a = attend<TEAMS, STRETCH>(heads->made, window, n_keys, scores), all = {};
     if (n_keys > 0)
         tell_part(p, heads, part, a);
-    if (threadIdx.x == 0)
-        bulk_asked(&heads->parts_told, row.pos < 0 ? 0
-                                                   : (unsigned)(parts_of(row.n_frames) * PARTIAL_FLOATS) *
-                                                         (unsigned)sizeof(float));
-    bulk_wait(&heads->parts_told, rounds->parts++);
+    cluster_meet();
     float *align = n_keys > 0 ? align_row(c, 0, mine.head) : NULL;
     if (row.pos >= 0 && (me < HEAD || align))
         all = join_parts(heads->parts, row.n_frames, me % HEAD);
@@ -482,7 +461,7 @@ static __device__ __forceinline__ void hidden_phase(const struct step_phase *pha
         int hidden = chunk * MLP_CHUNK + warp;
         if (warp < n_warps) {
             float sums[AT_ONCE];
-            multiply_row<N>(is_first ? near.up + warp * N : up->weight.data + (size_t)hidden * N, AT_ONCE,
+            multiply_row<N>(is_first ? near.rows + warp * N : up->weight.data + (size_t)hidden * N, AT_ONCE,
                             n_warps * N, &e, sums);
             UNROLL
             for (int i = 0; i < AT_ONCE; i++) {
@@ -510,38 +489,10 @@ static __device__ __forceinline__ void hidden_phase(const struct step_phase *pha
 
 /* --- the kernel -------------------------------------------------------------------------------------------------------- */
 
-/* A block: the residual to shared memory, four values a thread; a part of it also to where it is stored. */
 template <int N>
-static __device__ __forceinline__ void take_row(const struct mat *in, const struct pending *pending,
-                                                float *to)
-{
-    int me = afresh((int)threadIdx.x);
-    if (me < N / 4) {
-        float4 x = ((const float4 *)in->data)[me];
-        if (pending->sums) {
-            const longlong2 *sums = (const longlong2 *)pending->sums + me * 2, low = sums[0], high = sums[1];
-            float4 sum = {from_fixed(low.x), from_fixed(low.y), from_fixed(high.x), from_fixed(high.y)};
-            if (pending->bias) {
-                const float4 b = ((const float4 *)pending->bias)[me];
-                sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
-            }
-            x = {x.x + sum.x, x.y + sum.y, x.z + sum.z, x.w + sum.w};
-            ROLLED
-            for (int i = (int)blockIdx.x; pending->to.data && i < N / 4; i += (int)gridDim.x) {
-                if (i == me)
-                    ((float4 *)pending->to.data)[i] = x;
-            }
-        }
-        *(float4 *)(to + place(me * 4, N)) = x;
-    }
-    __syncthreads(); /* the row is there */
-}
-
-template <int N>
-static __device__ __forceinline__ void run_heads(const struct step_params *p, const struct step_phase *phase,
-                                                 struct step_room *room, struct heads_room *heads,
-                                                 struct near_memory near, int pos_ahead,
-                                                 const float bias[AT_ONCE], struct rounds *rounds)
+static __device__ __forceinline__ void
+run_heads(const struct step_params *p, const struct step_phase *phase, struct step_room *room,
+          struct heads_room *heads, struct near_memory near, int pos_ahead, const float bias[AT_ONCE])
 {
     const struct linear_rows_params *l = &phase->linear;
     if (phase->kind == PHASE_FINISH) {
@@ -550,11 +501,11 @@ static __device__ __forceinline__ void run_heads(const struct step_params *p, co
         return;
     }
     clear_sums(phase->clears, p->n_sums);
-    take_row<N>(&l->in, &phase->pending, near.x);
+    take_residual<1>(l, &phase->pending, room->active, near.x);
     if (phase->kind == PHASE_HEAD_SELF && heads->mine.exists)
-        self_phase<N>(p, phase, room, heads, near, pos_ahead, bias, rounds);
+        self_phase<N>(p, phase, room, heads, near, pos_ahead, bias);
     if (phase->kind == PHASE_HEAD_CROSS && heads->mine.exists)
-        cross_heads_phase<N>(p, phase, room, heads, near, bias, rounds);
+        cross_heads_phase<N>(p, phase, room, heads, near, bias);
     if (phase->kind == PHASE_MLP)
         hidden_phase<N>(phase, room, near, bias);
     if (phase->kind == PHASE_LOGITS) {
@@ -575,7 +526,6 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_heads_kernel(stru
     int pos_ahead = -1;
     float bias[AT_ONCE];
     unsigned met = 0;
-    struct rounds rounds = {};
     clear_sums(p.sums, STEP_SUMS * p.n_sums);
     for (int i = 0; i < RING; i++)
         load_phase(&p, i, (int)threadIdx.x, STEP_THREADS, &room->ring[i]);
@@ -584,9 +534,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_heads_kernel(stru
         int n = p.cluster, head = (int)blockIdx.x / n;
         heads->mine = {head,     (int)blockIdx.x % n,         3 * HEAD / n,
                        HEAD / n, outs_of_block(p.n_state, n), head < p.n_head};
-        bulk_init(&heads->copied, ASKERS);
-        bulk_init(&heads->made_told, 1);
-        bulk_init(&heads->parts_told, 1);
+        bulk_init(&heads->copied, WARP);
     }
     know_rows(&p, room);
     if (blockIdx.x == 0)
@@ -594,7 +542,7 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_heads_kernel(stru
     cp_async_wait<0>();
     bulk_fence(); /* the places of phases are copied to in another way from now on */
     grid_arrive(p.arrived);
-    look_ahead<N>(&p, &room->ring[0], 0, NULL, room, heads, near, pos_ahead, bias);
+    look_ahead(&p, &room->ring[0], 0, NULL, room, heads, near, pos_ahead, bias);
     grid_wait(p.arrived, &met);
     const int n_steps = STEP_IS_BUILT ? p.max_steps : 0;
     ROLLED
@@ -606,15 +554,15 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_heads_kernel(stru
         for (int i = 0; i < p.n_phases; i++) {
             struct step_phase *phase = &room->ring[(met + 1) % RING];
             cp_async_wait<0>();
-            bulk_wait(&heads->copied, rounds.copied++);
-            run_heads<N>(&p, phase, room, heads, near, pos_ahead, bias, &rounds);
+            bulk_wait(&heads->copied, met - 1);
+            run_heads<N>(&p, phase, room, heads, near, pos_ahead, bias);
             grid_arrive(p.arrived);
             pos_ahead = room->rows[0].pos + (i + 1 == p.n_phases); /* the first phase is of the next step */
-            look_ahead<N>(&p, &room->ring[met % RING], i + RING, phase, room, heads, near, pos_ahead, bias);
+            look_ahead(&p, &room->ring[met % RING], i + RING, phase, room, heads, near, pos_ahead, bias);
             grid_wait(p.arrived, &met);
         }
     }
-    bulk_wait(&heads->copied, rounds.copied);
+    bulk_wait(&heads->copied, met - 1);
     cp_async_wait<0>();
 }
 

@@ -402,12 +402,10 @@ static __device__ __forceinline__ void finish_row(const struct step_params *p, s
     int pos = row->pos;
     if (pos < 0 || row->n_beams > 1)
         return;
-    int near = threadIdx.x == 0 ? s->n_steps + s->n_ctx : 0; /* so that advancing need not wait for them */
     if (pos == row->probe_index)
         probe_row(s, pos, logits, a->logits.cols);
     struct choice c = choose(&row->rules, pos + 1, &room->allowed[r], p->parts + (size_t)r * n_parts, logits,
                              a->logits.cols);
-    afresh(near);
     if (threadIdx.x == 0) { /* what is written here, nobody else reads before all meet */
         a->chosen[r] = c.id;
         a->logprob[r] = c.logprob;

@@ -80,9 +80,8 @@ enum fiber_state { NOWHERE, AT_BARRIER, IN_WARP, SPINNING, ENDED };
 
 struct async_copy {
     void *to;
-    const void *from;       /* NULL: the value */
+    const void *from;
     int bytes, room, group; /* zeros behind the bytes, up to the room */
-    float value;
 };
 
 struct fiber {
@@ -137,8 +136,14 @@ struct block {
 };
 
 static std::vector<struct block> running;
-static struct block *block;       /* whose turn it is */
-static unsigned cluster_blocks;   /* 0: blocks know nothing of one another */
+static struct block *block;     /* whose turn it is */
+static unsigned cluster_blocks; /* 0: blocks know nothing of one another */
+/* Of each cluster: threads that have arrived, how often all have, and what they release and acquire. */
+struct cluster {
+    unsigned n_arrived, n_met;
+    char *order;
+};
+static std::vector<struct cluster> clusters;
 static std::deque<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
@@ -318,6 +323,29 @@ void add_to_counter(unsigned *p, unsigned n)
     __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
 }
 
+static struct cluster *cluster_of(const struct block *b)
+{
+    if (!cluster_blocks)
+        harness_die("a cluster, in a launch that has none");
+    return &clusters[b->number / cluster_blocks];
+}
+
+void cluster_meet(void)
+{
+    struct cluster *c = cluster_of(block);
+    unsigned met = c->n_met;
+    char *order = c->order;
+    races_release(order);
+    if (++c->n_arrived == cluster_blocks * block->fibers.size()) {
+        c->n_arrived = 0;
+        c->n_met++;
+        c->order = next_order();
+    }
+    while (c->n_met == met)
+        spin();
+    races_acquire(order);
+}
+
 void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 {
     struct fiber *f = now;
@@ -386,24 +414,16 @@ void *harness_shared(const void *key, size_t bytes)
     return array_of(block, key, bytes);
 }
 
-/* The block of this rank in the cluster of the one whose turn it is. */
-static struct block *block_of_rank(int rank)
+void *harness_in_block(void *shared, int rank)
 {
-    if (!cluster_blocks)
-        harness_die("a cluster, in a launch that has none");
+    cluster_of(block);
     if (rank < 0 || rank >= (int)cluster_blocks)
         harness_die("a cluster has no block of this rank");
     struct block *other = &running[block->number / cluster_blocks * cluster_blocks + (unsigned)rank];
     if (other->n_alive == 0)
         harness_die("shared memory of a block that has ended");
-    return other;
-}
-
-/* Where it has what this block has there. */
-static void *in_block(struct block *other, const void *shared)
-{
     for (const struct shared_array &a : block->arrays) {
-        size_t offset = (size_t)((const char *)shared - a.memory) - (ASAN ? 0 : CANARY);
+        size_t offset = (size_t)((char *)shared - a.memory) - (ASAN ? 0 : CANARY);
         if (offset < a.bytes)
             return (char *)array_of(other, a.key, a.bytes) + offset;
     }
@@ -583,6 +603,9 @@ void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *ke
     block_arg = arg;
     shared_limit = harness_shared_most(kernel, shared);
     cluster_blocks = (unsigned)cluster;
+    clusters.assign(together ? blocks.x / cluster_blocks : 0, {});
+    for (struct cluster &c : clusters)
+        c.order = next_order();
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
     running.resize(together ? order.size() : 1);
@@ -696,14 +719,13 @@ void ldmatrix_4_transposed(unsigned *r, const void *row)
 /* At any time from the copy's begin to its wait: as an access it happens at both. */
 static void report(const struct async_copy *c)
 {
-    if (c->from)
-        races_read(c->from, (size_t)c->bytes);
+    races_read(c->from, (size_t)c->bytes);
     races_write(c->to, (size_t)c->room);
 }
 
 static void land(const struct async_copy *c)
 {
-    memcpy(c->to, c->from ? c->from : &c->value, (size_t)c->bytes);
+    memcpy(c->to, c->from, (size_t)c->bytes);
     memset((char *)c->to + c->bytes, 0, (size_t)(c->room - c->bytes));
 }
 
@@ -712,7 +734,7 @@ void harness_cp_async(void *shared, const void *global, int bytes, int room)
     if ((uintptr_t)shared % (unsigned)room || (bytes > 0 && (uintptr_t)global % (unsigned)room) ||
         bytes < 0 || bytes > room)
         harness_die("an asynchronous copy that is not aligned, or too long");
-    struct async_copy c = {shared, global, bytes, room, now->n_groups, 0.0f};
+    struct async_copy c = {shared, global, bytes, room, now->n_groups};
     report(&c);
     struct races_quiet quiet;
     now->copies.push_back(c);
@@ -720,9 +742,9 @@ void harness_cp_async(void *shared, const void *global, int bytes, int room)
         land(&c); /* and once more at the wait */
 }
 
-static struct bulk_counter *counter_at(struct block *b, const uint64_t *at)
+static struct bulk_counter *counter_at(const uint64_t *at)
 {
-    for (struct bulk_counter &c : b->counters) {
+    for (struct bulk_counter &c : block->counters) {
         if (c.at == at)
             return &c;
     }
@@ -746,35 +768,24 @@ static void complete_round(struct bulk_counter *c)
     c->rounds++;
 }
 
-static void ask(struct bulk_counter *counter, struct async_copy c)
+void bulk_copy(void *shared, const void *global, unsigned bytes, uint64_t *at)
 {
+    struct bulk_counter *counter = counter_at(at);
+    if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16 || bytes == 0)
+        harness_die("a bulk copy that is not aligned, or empty");
+    struct async_copy c = {shared, global, (int)bytes, (int)bytes, 0};
     report(&c);
     races_release(counter->order);
     struct races_quiet quiet;
     counter->asked.push_back(c);
-    counter->bytes += c.bytes;
+    counter->bytes += bytes;
     if (harness_is_random() && harness_random(2))
         land(&c); /* and once more when it is waited for */
-    complete_round(counter);
-}
-
-void bulk_copy(void *shared, const void *global, unsigned bytes, uint64_t *at)
-{
-    if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16 || bytes == 0)
-        harness_die("a bulk copy that is not aligned, or empty");
-    ask(counter_at(block, at), {shared, global, (int)bytes, (int)bytes, 0, 0.0f});
-}
-
-void tell_block(int rank, float *shared, float value, uint64_t *at)
-{
-    struct block *other = block_of_rank(rank);
-    ask(counter_at(other, (const uint64_t *)in_block(other, at)),
-        {in_block(other, shared), nullptr, sizeof(value), sizeof(value), 0, value});
 }
 
 void bulk_asked(uint64_t *at, unsigned bytes)
 {
-    struct bulk_counter *c = counter_at(block, at);
+    struct bulk_counter *c = counter_at(at);
     races_release(c->order);
     struct races_quiet quiet;
     c->bytes -= bytes;
@@ -785,9 +796,9 @@ void bulk_asked(uint64_t *at, unsigned bytes)
 
 void bulk_wait(uint64_t *at, unsigned round)
 {
-    while (counter_at(block, at)->rounds <= round)
+    while (counter_at(at)->rounds <= round)
         spin();
-    struct bulk_counter *c = counter_at(block, at);
+    struct bulk_counter *c = counter_at(at);
     if (c->rounds != round + 1)
         harness_die("a round of copies waited for when there is another one");
     races_acquire(c->order);

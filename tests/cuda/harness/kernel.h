@@ -253,7 +253,14 @@ static inline void bulk_fence(void)
 {
 }
 
-void tell_block(int rank, float *shared, float value, uint64_t *counter);
+/* Shared memory of a block of this one's cluster, which must be running, by an address in this one's. */
+void *harness_in_block(void *shared, int rank);
+void cluster_meet(void);
+
+template <class T> static inline T *in_block(T *shared, int rank)
+{
+    return (T *)harness_in_block((void *)shared, rank);
+}
 
 static inline void __threadfence(void)
 {
