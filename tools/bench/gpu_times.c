@@ -1,4 +1,4 @@
-/* usage: gpu-times ENGINE MODEL RECORDING [batch:N | streams:N]…
+/* usage: gpu-times ENGINE[:int8] MODEL RECORDING [batch:N | streams:N]…
  *
  * Times of a model on an engine, a line of JSON for each. The recording's first 30 s are the window of everyone.
  *
@@ -88,7 +88,13 @@ static int decode(struct bench *b, int n, int n_given, int n_draft, int n_new, s
 /* English without timestamps. The model never ends a text by itself: its end is suppressed. */
 static int open_bench(struct bench *b, const char *engine, const char *model, int n, struct err *err)
 {
-    const struct whisper_options options = {.engine = engine, .n_audio_slots = n, .n_text_slots = n};
+    char name[16];
+    const char *colon = strchr(engine, ':');
+    snprintf(name, sizeof(name), "%.*s", colon ? (int)(colon - engine) : 15, engine);
+    const struct whisper_options options = {.engine = name,
+                                            .precision = colon ? PRECISION_INT8 : PRECISION_AUTO,
+                                            .n_audio_slots = n,
+                                            .n_text_slots = n};
     int r = whisper_open(model, &options, &b->whisper, err);
     if (r < 0)
         return r;
@@ -233,7 +239,7 @@ int main(int argc, char **argv)
     static float pcm[WINDOW];
     struct err err = {0};
     if (argc < 5) {
-        fprintf(stderr, "usage: gpu-times ENGINE MODEL RECORDING [batch:N | streams:N]…\n");
+        fprintf(stderr, "usage: gpu-times ENGINE[:int8] MODEL RECORDING [batch:N | streams:N]…\n");
         return 2;
     }
     if (read_window(argv[3], pcm) < 0)
