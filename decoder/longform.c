@@ -21,7 +21,8 @@
 #define LEFT_OUT      32000 /* so much sound behind the last word has words in it: 2 s */
 #define LEFT_OUT_STEP 200   /* frames by which the window moves on then, at least: 2 s */
 #define STAMP_ERROR   50    /* frames by which a word may end later than its timestamp says: 0.5 s */
-#define PAUSE_SEARCH  500   /* the last frames of a window without timestamps, where a pause ends it: 5 s */
+#define SEED_STRIDE   0xD1342543DE82EF95u /* odd, and far from multiples of run.h's step between positions */
+#define PAUSE_SEARCH  500 /* the last frames of a window without timestamps, where a pause ends it: 5 s */
 
 struct longform {
     struct text_model *model;
@@ -345,13 +346,14 @@ static void move_on(struct longform *l, int advance, int n_frames)
 static int transcribe_window(struct longform *l, int n_frames, struct err *err)
 {
     struct window *w = &l->window;
+    uint64_t seed = l->options->seed * SEED_STRIDE + ((uint64_t)l->seek << 16);
     w->limits.n_tokens =
         voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames, VOICE_MARGIN)) : 0;
     w->limits.voice =
         voice_known(l) && l->options->without_timestamps ? voice_in(l, l->seek, l->seek + n_frames, 0) : 0;
     int r = window_audio_encode(&l->audio, l->seek, n_frames, err);
     if (r == 0)
-        r = window_decode(w, (uint64_t)l->seek << 16, err);
+        r = window_decode(w, seed, err);
     if (r < 0)
         return r;
     l->result.n_windows++;

@@ -49,6 +49,7 @@ struct longform_options {
     float patience;       /* of the beam search, as run.h has it: 1 */
     float length_penalty; /* of beams and samples; negative, the default: divide by the length */
     int best_of; /* samples at temperatures above 0, the most probable of which is taken; 5, at most n_text_slots */
+    uint64_t seed;                     /* of the samples: the same one gives the same text; 0 */
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */
     float no_speech_threshold;         /* 0.6 */

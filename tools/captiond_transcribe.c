@@ -100,6 +100,7 @@ static void set_options(struct transcriber *t, struct longform_options *l)
     l->patience = o->patience;
     l->length_penalty = o->length_penalty;
     l->best_of = o->best_of;
+    l->seed = (uint64_t)o->seed;
     l->compression_ratio_threshold = o->compression_ratio_threshold;
     l->logprob_threshold = o->logprob_threshold;
     l->no_speech_threshold = o->no_speech_threshold;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -72,6 +73,7 @@ static const struct row rows[] = {
     {REAL, 0, "length-penalty", FIELD(length_penalty), -1, 10, NULL, "X",
      "exponent by which beams are measured (-1: divide by the length)"},
     {WHOLE, 0, "best-of", FIELD(best_of), 1, WINDOW_SAMPLES, NULL, "N", "samples at temperatures above 0 (5)"},
+    {WHOLE, 0, "seed", FIELD(seed), 0, INT_MAX, NULL, "N", "of the samples: another one gives others (0)"},
     {REAL, 0, "temperature", FIELD(temperature), 0, 1, NULL, "X", "the first one (0: the most probable text)"},
     {REAL, 0, "temperature-increment", FIELD(temperature_increment), 0, 1, NULL, "X",
      "added up to 1 while the text looks wrong (0.2; 0: never)"},
@@ -136,7 +138,7 @@ static int parse_number(const struct row *r, const char *value, void *field)
     double x = strtod(value, &end);
     bool whole = r->kind == WHOLE;
     if (errno || end == value || *end || !(x >= r->least && x <= r->most) || (whole && x != floor(x))) {
-        snprintf(allowed, sizeof(allowed), "a %snumber from %g to %g", whole ? "whole " : "", r->least,
+        snprintf(allowed, sizeof(allowed), "a %snumber from %.10g to %.10g", whole ? "whole " : "", r->least,
                  r->most);
         return bad(r, value, allowed);
     }

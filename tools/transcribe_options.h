@@ -18,7 +18,7 @@ struct transcribe_options {
     const char *prompt, *hotwords;
     bool carry_prompt;
     /* decoding */
-    int beam_size, best_of;
+    int beam_size, best_of, seed;
     float patience, length_penalty;
     float temperature, temperature_increment;
     bool no_condition, without_timestamps;

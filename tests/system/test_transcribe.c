@@ -234,6 +234,9 @@ static void test_bad_command_lines(void **state)
         {"--precision f16 x.wav", "auto, f32 or int8"},
         {"--surprise x.wav", "surprise"},
         {"--beam-size 0 x.wav", "a whole number from 1 to 8"},
+        {"--seed -1 x.wav", "a whole number from 0 to 2147483647"},
+        {"--seed 0.5 x.wav", "a whole number from 0 to 2147483647"},
+        {"--seed 2147483648 x.wav", "a whole number from 0 to 2147483647"},
         {"--temperature 1.5 x.wav", "a number from 0 to 1"},
         {"--temperature-increment 0.06 x.wav", "too many temperatures"},
         {"--temperature-increment 1e-8 x.wav", "too many temperatures"},
@@ -306,6 +309,24 @@ static void test_beams_compute_in_f32(void **state)
             memcpy(usual, out, sizeof(usual));
     }
     assert_string_equal(out, usual);
+}
+
+/* All of it is sampled. */
+static void test_seeds(void **state)
+{
+    (void)state;
+    if (!test_model("tiny.en") || !test_speech("en_jfk_stereo.flac"))
+        test_skip("the model tiny.en or the speech collection is not installed");
+    static char texts[3][sizeof(out)];
+    static const char *const seeds[] = {"", "--seed 0", "--seed 1"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(transcribe("--model %s --temperature 1 --best-of 1 --format json %s %s",
+                                    test_model("tiny.en"), seeds[i], test_speech("en_jfk_stereo.flac")),
+                         0);
+        memcpy(texts[i], out, sizeof(out));
+    }
+    assert_string_equal(texts[0], texts[1]);
+    assert_string_not_equal(texts[1], texts[2]);
 }
 
 /* --- files --- */
@@ -543,6 +564,7 @@ int main(void)
         cmocka_unit_test(test_bad_command_lines),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_beams_compute_in_f32),
+        cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_speech_becomes_text),
         cmocka_unit_test(test_a_failed_recording_leaves_no_file),
         cmocka_unit_test(test_standard_input_is_a_recording),

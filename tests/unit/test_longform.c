@@ -9,6 +9,7 @@
 #include "decoder/longform.h"
 #include "decoder/quality.h"
 #include "decoder/segment.h"
+#include "decoder/window.h"
 
 enum { SECOND = 16000, N_VOCAB = 51865, N_TEXT_CTX = 448 };
 enum { EOT = 50257, SOT = 50258, ENGLISH = 50259, GERMAN = 50261, TRANSLATE = 50358, TRANSCRIBE = 50359 };
@@ -50,6 +51,7 @@ struct script {
     int32_t prompts[400][N_TEXT_CTX];
     int n_prompt[400];
     float temperatures[400];
+    uint64_t seeds[400];
     struct beam_search beams[400];
     bool cached[8]; /* slot: it holds the prompt of this window */
     int n_masks;
@@ -182,6 +184,7 @@ static int run(struct text_model *m, struct text_run *runs, int n, struct err *e
         memcpy(s->prompts[s->n_runs], r->tokens, (size_t)r->n_prompt * sizeof(int32_t));
         s->n_prompt[s->n_runs] = r->n_prompt;
         s->beams[s->n_runs] = r->beam;
+        s->seeds[s->n_runs] = r->rules.seed;
         s->temperatures[s->n_runs++] = r->rules.temperature;
         s->cached[r->slot] = true;
         r->n_steps = 1;
@@ -571,6 +574,34 @@ static void test_improbable_text_is_decoded_again(void **state)
     finish(o);
 }
 
+/* Every sample of two windows, two temperatures and three seeds draws numbers of its own: no run's seed is another's, nor
+ * leads to another's a few positions on. The same seed repeats them; 0 gives those of a version without the option. */
+static void test_samples_have_seeds_of_their_own(void **state)
+{
+    const struct answer bad = ANSWER(-1, AT(0), ' ', 'b', 'a', 'd', ' ', AT(29));
+    const struct answer answers[] = {at_temperature(bad, -1.0f, -1.2f)};
+    const uint64_t seeds[] = {0, 1, INT32_MAX, 1}, step = 0x9E3779B97F4A7C15u;
+    uint64_t drawn[4][20];
+    for (int k = 0; k < 4; k++) {
+        struct outcome *o = prepare(58, answers, 1);
+        o->options.n_temperatures = 3;
+        o->options.seed = seeds[k];
+        assert_int_equal(transcribe(o), 0);
+        assert_int_equal(o->script.n_runs, 2 * (1 + 5 + 5));
+        for (int i = 0; i < 20; i++)
+            drawn[k][i] = o->script.seeds[1 + i + i / 10];
+        finish(o);
+    }
+    const uint64_t *one = drawn[0];
+    assert_int_equal(one[0], WINDOW_SAMPLES);
+    assert_int_equal(one[14], ((uint64_t)3000 << 16) + WINDOW_SAMPLES + 4);
+    assert_memory_equal(drawn[1], drawn[3], sizeof(drawn[1]));
+    for (int i = 0; i < 60; i++)
+        for (int k = 0; k < 60; k++)
+            for (uint64_t positions = 0; i != k && positions < N_TEXT_CTX; positions++)
+                assert_true(one[i] + positions * step != one[k]);
+}
+
 static void test_the_best_of_bad_texts_is_taken(void **state)
 {
     const struct answer bad = ANSWER(0, AT(0), ' ', 'b', 'a', 'd', ' ', AT(29));
@@ -919,6 +950,7 @@ int main(void)
         cmocka_unit_test(test_previous_text_is_the_prompt),
         cmocka_unit_test(test_a_prompt_keeps_the_newest_223_tokens),
         cmocka_unit_test(test_improbable_text_is_decoded_again),
+        cmocka_unit_test(test_samples_have_seeds_of_their_own),
         cmocka_unit_test(test_the_best_of_bad_texts_is_taken),
         cmocka_unit_test(test_a_sample_is_not_too_short),
         cmocka_unit_test(test_samples_are_ranked_by_their_tokens),
