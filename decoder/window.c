@@ -94,14 +94,36 @@ static void judge(struct window *w, struct attempt *a, const struct text_run *ru
         a->quality.n_tokens += a->tokens[i] < eot;
 }
 
-/* Of several samples the one with the greatest rank is taken: MaximumLikelihoodRanker of whisper/decoding.py, which counts the
- * tokens without the end of text. */
+/* How probable a sample is beside others: MaximumLikelihoodRanker of whisper/decoding.py, which counts the tokens without the
+ * end of text. */
 static float rank(const struct window *w, const struct attempt *a)
 {
     float sum = a->quality.avg_logprob * (float)(a->n_tokens + 1),
           n = (float)(a->n_tokens > 0 ? a->n_tokens : 1);
     float penalty = w->options->length_penalty;
     return sum / (penalty < 0.0f ? n : powf((5.0f + n) / 6.0f, penalty));
+}
+
+/* A sampled text that is far too short for what is said in the window has been made up, often from the words before. (What is
+ * most probable may break off, which is minded elsewhere.) captiond's own criterion. */
+static bool is_too_short(const struct window *w, const struct attempt *a)
+{
+    return a->temperature > 0.0f && guard_slowest(a->quality.n_letters) < w->limits.voice &&
+           !quality_is_silence(&a->quality, &w->limits);
+}
+
+static bool is_refused(const struct window *w, const struct attempt *a)
+{
+    return quality_is_poor(&a->quality, &w->limits) || is_too_short(w, a);
+}
+
+/* A sample that loops is the most probable of several: taken as the best, it would have all of them refused. captiond's own
+ * criterion. */
+static bool is_better_sample(const struct window *w, const struct attempt *a, const struct attempt *b)
+{
+    bool a_fits = !is_refused(w, a) && !quality_is_silence(&a->quality, &w->limits);
+    bool b_fits = !is_refused(w, b) && !quality_is_silence(&b->quality, &w->limits);
+    return a_fits != b_fits ? a_fits : rank(w, a) > rank(w, b);
 }
 
 /* cached: the slot holds the prompt already, all but its last token. Else the no-speech probability is asked for,
@@ -140,8 +162,8 @@ static struct text_run prepare_run(struct window *w, int sample, float temperatu
     };
 }
 
-/* Decodes at one temperature; the most probable of several samples comes to stand in attempts[0]. The first
- * temperature of a window fills slot 0 with the prompt. */
+/* Decodes at one temperature; the best of several samples comes to stand in attempts[0]. The first temperature of a window fills
+ * slot 0 with the prompt. */
 static int try_temperature(struct window *w, int index, uint64_t seed, float *no_speech_prob, struct err *err)
 {
     const struct text_model_ops *ops = w->model->ops;
@@ -164,7 +186,7 @@ static int try_temperature(struct window *w, int index, uint64_t seed, float *no
     for (int i = 0; i < n; i++) {
         judge(w, &w->attempts[i], &runs[i], *no_speech_prob);
         w->n_steps += runs[i].n_steps;
-        if (rank(w, &w->attempts[i]) > rank(w, &w->attempts[best]))
+        if (is_better_sample(w, &w->attempts[i], &w->attempts[best]))
             best = i;
     }
     if (best > 0)
@@ -176,14 +198,6 @@ static bool repeats(const struct window *w, const struct attempt *a)
 {
     return a->quality.looped ||
            (w->limits.compression_ratio > 0.0f && a->quality.compression_ratio > w->limits.compression_ratio);
-}
-
-/* A sampled text that is far too short for what is said in the window has been made up, often from the words before. (What is
- * most probable may break off, which is minded elsewhere.) captiond's own criterion. */
-static bool is_too_short(const struct window *w, const struct attempt *a)
-{
-    return a->temperature > 0.0f && guard_slowest(a->quality.n_letters) < w->limits.voice &&
-           !quality_is_silence(&a->quality, &w->limits);
 }
 
 /* Less repetitive, not too short, else more probable. */
@@ -207,7 +221,7 @@ int window_decode(struct window *w, uint64_t seed, struct err *err)
         int r = try_temperature(w, i, seed, &no_speech_prob, err);
         if (r < 0)
             return r;
-        if (!quality_is_poor(&w->attempts[0].quality, &w->limits) && !is_too_short(w, &w->attempts[0])) {
+        if (!is_refused(w, &w->attempts[0])) {
             if (i > 0 && quality_is_confirmed(&w->best.quality, &w->attempts[0].quality, &w->limits))
                 w->attempts[0] = w->best;
             return 0;

@@ -685,6 +685,28 @@ static void test_repetition_is_decoded_again(void **state)
     finish(o);
 }
 
+static void test_a_sample_that_loops_leaves_the_others(void **state)
+{
+    struct answer loop = ANSWER(0, AT(0));
+    const struct answer fine = ANSWER(0, AT(0), ' ', 'f', 'i', 'n', 'e', '.', AT(29)),
+                        improbable = at_temperature(fine, 0.2f, -1.3f);
+    for (int i = 1; i < 60; i++)
+        loop.tokens[i] = (unsigned char)"ab "[i % 3];
+    loop.n_tokens = 60;
+    struct answer second = at_temperature(fine, 0.2f, -0.5f);
+    struct answer answers[] = {at_temperature(loop, 0.0f, -0.1f), at_temperature(loop, 0.2f, -0.1f),
+                               at_temperature(fine, 0.4f, -0.5f)};
+    for (int k = 0; k < 2; k++) {
+        answers[1].second = k == 0 ? &second : &improbable; /* that is no reason to stop */
+        struct outcome *o = prepare(30, answers, 3);
+        o->options.best_of = 2;
+        assert_int_equal(transcribe(o), 0);
+        assert_string_equal(o->text, "[ fine.]");
+        assert_float_equal(o->segments[0].temperature, k == 0 ? 0.2f : 0.4f, 1e-6);
+        finish(o);
+    }
+}
+
 static struct answer in_characters(const char *text)
 {
     struct answer a = ANSWER(0, AT(0));
@@ -955,6 +977,7 @@ int main(void)
         cmocka_unit_test(test_a_sample_is_not_too_short),
         cmocka_unit_test(test_samples_are_ranked_by_their_tokens),
         cmocka_unit_test(test_repetition_is_decoded_again),
+        cmocka_unit_test(test_a_sample_that_loops_leaves_the_others),
         cmocka_unit_test(test_a_speaker_may_repeat),
         cmocka_unit_test(test_silence_is_skipped),
         cmocka_unit_test(test_beams_search_at_temperature_0),
