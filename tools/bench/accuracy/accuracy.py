@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import collection
+import draws
 import measures
 import peers
 import report
@@ -35,6 +36,7 @@ def parse():
     p.add_argument("--peer-processes", type=int, default=os.cpu_count(), help="of a peer at a time, each of one thread")
     p.add_argument("--rounds", type=int, default=5, help="of the speed; 0: leave it out")
     p.add_argument("--subset", type=int, default=0, help="take only as many recordings")
+    p.add_argument("--draws", type=int, default=8, help="of a text that was sampled; its errors are the mean")
     p.add_argument("--longest", type=float, default=0, help="leave out recordings of more seconds")
     p.add_argument("--peers-only", action="store_true", help="only let the peers fill the cache, and write nothing")
     p.add_argument("--fresh", action="store_true", help="compute everything; else answers of earlier runs with the same "
@@ -71,24 +73,36 @@ class Study:
                                  cache, options.fresh, "float32")
         self.openai = peers.Peer(measures.OPENAI, pythons["whisper"], "worker_openai.py", self.folder,
                                  cache, options.fresh)
+        self.n_draws = options.draws
         self.claims, self.differences, self.losses = [], [], []
         self.tables = {}  # {mode: {recording: {side: Alignment}}}
+        self.draws = {}  # {mode: {recording: {side: [errors]}}} of what was drawn several times
         self.stray = {}  # {mode: {recording: {side: words}}}
         self.timings, self.timed = {}, None
 
-    def ours(self, mode, side):
-        precision, gate = SETTINGS[side]
-        return {r.name: self.captiond.transcribe(r, mode, precision, gate) for r in self.recordings}
+    def transcribe(self, recording, mode, side, seed=0):
+        if side in SETTINGS:
+            precision, gate = SETTINGS[side]
+            return self.captiond.transcribe(recording, mode, precision, gate, seed=seed)
+        peer = self.faster if side == self.faster.name else self.openai
+        return peer.transcribe(recording, mode, seed)
 
-    def transcripts(self, mode):
-        sides = {}
-        for side in SETTINGS:
+    def transcripts(self, mode, sides):
+        answers = {}
+        for side in sides:
             say(f"{self.model}, {mode.name}: {side}")
-            sides[side] = self.ours(mode, side)
-        for peer in (self.faster, self.openai):
-            say(f"{self.model}, {mode.name}: {peer.name}")
-            sides[peer.name] = {r.name: peer.transcribe(r, mode) for r in self.recordings}
-        return sides
+            answers[side] = {r.name: self.transcribe(r, mode, side) for r in self.recordings}
+        return answers
+
+    def draw(self, mode, table, sides):
+        """Puts mean scores into a table of alignments, where texts were sampled."""
+        for recording, alignments in table.items():
+            for side, answers in sides.items():
+                if not draws.wanted(recording, answers[recording.name]):
+                    continue
+                others = [self.transcribe(recording, mode, side, seed) for seed in range(1, self.n_draws)]
+                alignments[side], errors = draws.average(recording, alignments[side], others)
+                self.draws.setdefault(mode, {}).setdefault(recording, {})[side] = errors
 
     def align(self, sides):
         return {r: {side: scoring.align(r, answers[r.name]["text"]) for side, answers in sides.items()}
@@ -96,8 +110,9 @@ class Study:
 
     def measure_errors(self):
         for mode in (GREEDY, BEAM):
-            sides = self.transcripts(mode)
+            sides = self.transcripts(mode, [*SETTINGS, measures.FASTER, measures.OPENAI])
             self.tables[mode] = self.align(sides)
+            self.draw(mode, self.tables[mode], sides)
             self.stray[mode] = {r: {side: scoring.word_count(answers[r.name]["text"]) for side, answers in sides.items()}
                                 for r in self.recordings if not r.reference}
             self.claims += measures.error_rates(self.model, mode, measures.pooled(self.tables[mode]))
@@ -112,9 +127,7 @@ class Study:
         self.losses += losses
 
     def measure_unstamped(self):
-        say(f"{self.model}: without timestamps")
-        self.find_losses(UNSTAMPED, self.align({side: self.ours(UNSTAMPED, side)
-                                                for side in (measures.OURS, measures.OURS_DEFAULT)}))
+        self.find_losses(UNSTAMPED, self.align(self.transcripts(UNSTAMPED, [measures.OURS, measures.OURS_DEFAULT])))
 
     def same_sound(self, mode):
         """Ours in f32 without the gate, from the peers' samples, and openai-whisper's."""
@@ -145,6 +158,13 @@ class Study:
                                      options.rounds, cache)
         self.claims += measures.speeds(self.model, self.timings)
 
+    def ask_draws(self, recording):
+        for mode in (GREEDY, BEAM):
+            for peer in (self.faster, self.openai):
+                if draws.wanted(recording, peer.transcribe(recording, mode)):
+                    for seed in range(1, self.n_draws):
+                        peer.transcribe(recording, mode, seed)
+
     def ask_peers(self, n_processes):
         """Lets the peers fill the cache with all that is asked of them but the speed, the longest recordings first."""
         say(f"{self.model}: the peers")
@@ -158,6 +178,7 @@ class Study:
             for answer in [pool.submit(question, r) for r in longest for question in questions]:
                 answer.result()
             list(pool.map(lambda r: self.openai.transcribe(r, PLAIN), longest))  # it looks at the greedy answers
+            list(pool.map(self.ask_draws, longest))
         self.faster.close()
         self.openai.close()
 

@@ -18,7 +18,7 @@ class Captiond:
         self.digest = hashlib.sha256(pathlib.Path(self.program).read_bytes()).hexdigest()
         self.version = subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
 
-    def transcribe(self, recording, mode, precision="auto", gate=True, language=True, prepared=False):
+    def transcribe(self, recording, mode, precision="auto", gate=True, language=True, prepared=False, seed=0):
         """prepared: from the samples that the peers hear, not from the file. language: it is told."""
         options = ["--precision", precision, "--gate", "on" if gate else "off", "--beam-size", str(mode.beam)]
         if language and recording.language and not self.model.endswith(".en"):
@@ -29,6 +29,8 @@ class Captiond:
             options += ["--word-timestamps"]
         if not mode.timestamps:
             options += ["--without-timestamps"]
+        if seed:
+            options += ["--seed", str(seed)]
         file = recording.wav if prepared else recording.path
         what = json.dumps([self.digest, self.model, recording.digest(), prepared, options])
         path = self.folder / (hashlib.sha256(what.encode()).hexdigest()[:32] + ".json")

@@ -77,12 +77,13 @@ class Peer:
             self.fresh.add(path)
         return answer
 
-    def transcribe(self, recording, mode):
+    def transcribe(self, recording, mode, seed=0):
         if mode == modes.PLAIN:
             answer = self.transcribe(recording, modes.GREEDY)
             if answer.get("fallbacks") == 0:
                 return answer  # it is the same decoding
-        return self.ask(recording, do="transcribe", language=recording.language, **mode.request())
+        more = {"seed": seed} if seed else {}
+        return self.ask(recording, do="transcribe", language=recording.language, **mode.request(), **more)
 
     def close(self):
         while not self.idle.empty():

@@ -40,9 +40,13 @@ def units(text, recording):
     return list(text.replace(" ", "")) if by_character(recording) else text.split()
 
 
+def count(errors):
+    return f"{errors:.1f}" if errors % 1 else f"{errors:.0f}"
+
+
 @dataclasses.dataclass
 class Score:
-    errors: int = 0
+    errors: float = 0  # a mean over several draws may have a fraction
     total: int = 0  # units of the reference
 
     def __add__(self, other):
@@ -53,7 +57,7 @@ class Score:
         return 100 * self.errors / max(1, self.total)
 
     def __str__(self):
-        return f"{self.percent:.2f} ({self.errors})"
+        return f"{self.percent:.2f} ({count(self.errors)})"
 
 
 @dataclasses.dataclass

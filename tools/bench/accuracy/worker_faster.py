@@ -16,8 +16,11 @@ FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def transcribe(model, request):
-    """The library's defaults, but for what the request says."""
-    ctranslate2.set_random_seed(0)
+    """The library's defaults, but for what the request says. A thread takes the seed with its first random number and never
+    again: another seed needs a model of its own, whose threads are new."""
+    ctranslate2.set_random_seed(request.get("seed", 0))
+    if "seed" in request:
+        model = open_model()
     begin = time.perf_counter()
     segments, info = model.transcribe(
         request["file"], language=request["language"], beam_size=request["beam"],
@@ -54,9 +57,13 @@ def describe(model, request):
 ANSWERS = {"transcribe": transcribe, "detect": detect, "prepare": prepare, "describe": describe}
 
 
-def main():
+def open_model():
     folder, threads, kind = sys.argv[1:]
-    model = faster_whisper.WhisperModel(folder, device="cpu", compute_type=kind, cpu_threads=int(threads))
+    return faster_whisper.WhisperModel(folder, device="cpu", compute_type=kind, cpu_threads=int(threads))
+
+
+def main():
+    model = open_model()
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(ANSWERS[request["do"]](model, request), default=float), flush=True)
