@@ -4,6 +4,7 @@ Writes a report in Markdown and all figures as JSON. See README.md for the folde
 """
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -36,7 +37,8 @@ def parse():
     p.add_argument("--peer-processes", type=int, default=os.cpu_count(), help="of a peer at a time, each of one thread")
     p.add_argument("--rounds", type=int, default=5, help="of the speed; 0: leave it out")
     p.add_argument("--subset", type=int, default=0, help="take only as many recordings")
-    p.add_argument("--draws", type=int, default=8, help="of a text that was sampled; its errors are the mean")
+    p.add_argument("--draws", type=int, default=8, help="of a text that was sampled, whose errors are the mean; and three times "
+                   "as many where a claim would else depend on chance")
     p.add_argument("--longest", type=float, default=0, help="leave out recordings of more seconds")
     p.add_argument("--peers-only", action="store_true", help="only let the peers fill the cache, and write nothing")
     p.add_argument("--fresh", action="store_true", help="compute everything; else answers of earlier runs with the same "
@@ -94,15 +96,24 @@ class Study:
             answers[side] = {r.name: self.transcribe(r, mode, side) for r in self.recordings}
         return answers
 
-    def draw(self, mode, table, sides):
-        """Puts mean scores into a table of alignments, where texts were sampled."""
-        for recording, alignments in table.items():
+    def draw(self, mode, recordings, sides, n):
+        """Puts mean scores over n draws into the table, where texts were sampled."""
+        say(f"{self.model}, {mode.name}: {n} draws of what was sampled")
+        for recording in recordings:
             for side, answers in sides.items():
-                if not draws.wanted(recording, answers[recording.name]):
+                first = answers[recording.name]
+                if not draws.wanted(recording, first):
                     continue
-                others = [self.transcribe(recording, mode, side, seed) for seed in range(1, self.n_draws)]
-                alignments[side], errors = draws.average(recording, alignments[side], others)
+                others = [self.transcribe(recording, mode, side, seed) for seed in range(1, n)]
+                alignments = self.tables[mode][recording]
+                alignments[side], errors = draws.average(recording, alignments[side], [first, *others])
                 self.draws.setdefault(mode, {}).setdefault(recording, {})[side] = errors
+
+    def draw_enough(self, mode, sides):
+        table, drawn = self.tables[mode], self.draws.setdefault(mode, {})
+        self.draw(mode, table, sides, self.n_draws)
+        undecided = measures.undecided(measures.pooled(table), drawn)
+        self.draw(mode, [r for r in drawn if scoring.group(r) in undecided], sides, 3 * self.n_draws)
 
     def align(self, sides):
         return {r: {side: scoring.align(r, answers[r.name]["text"]) for side, answers in sides.items()}
@@ -112,7 +123,7 @@ class Study:
         for mode in (GREEDY, BEAM):
             sides = self.transcripts(mode, [*SETTINGS, measures.FASTER, measures.OPENAI])
             self.tables[mode] = self.align(sides)
-            self.draw(mode, self.tables[mode], sides)
+            self.draw_enough(mode, sides)
             self.stray[mode] = {r: {side: scoring.word_count(answers[r.name]["text"]) for side, answers in sides.items()}
                                 for r in self.recordings if not r.reference}
             self.claims += measures.error_rates(self.model, mode, measures.pooled(self.tables[mode]))
@@ -158,12 +169,10 @@ class Study:
                                      options.rounds, cache)
         self.claims += measures.speeds(self.model, self.timings)
 
-    def ask_draws(self, recording):
-        for mode in (GREEDY, BEAM):
-            for peer in (self.faster, self.openai):
-                if draws.wanted(recording, peer.transcribe(recording, mode)):
-                    for seed in range(1, self.n_draws):
-                        peer.transcribe(recording, mode, seed)
+    def ask_draws(self, recording, mode, peer):
+        if draws.wanted(recording, peer.transcribe(recording, mode)):
+            for seed in range(1, self.n_draws):
+                peer.transcribe(recording, mode, seed)
 
     def ask_peers(self, n_processes):
         """Lets the peers fill the cache with all that is asked of them but the speed, the longest recordings first."""
@@ -178,7 +187,8 @@ class Study:
             for answer in [pool.submit(question, r) for r in longest for question in questions]:
                 answer.result()
             list(pool.map(lambda r: self.openai.transcribe(r, PLAIN), longest))  # it looks at the greedy answers
-            list(pool.map(self.ask_draws, longest))
+            list(pool.map(lambda question: self.ask_draws(*question), itertools.product(longest, (GREEDY, BEAM),
+                                                                                       (self.faster, self.openai))))
         self.faster.close()
         self.openai.close()
 

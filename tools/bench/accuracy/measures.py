@@ -1,9 +1,11 @@
 """What must hold, and whether it does: each function measures one claim and returns rows for the report."""
 import dataclasses
 import difflib
+import math
 import statistics
 
 import collection
+import draws
 import scoring
 from modes import BEAM, GREEDY, PLAIN, UNSTAMPED, WORDS
 
@@ -41,12 +43,35 @@ def pooled(table):
     return groups
 
 
+def better_peer(sides):
+    return min((FASTER, OPENAI), key=lambda side: sides[side].errors)
+
+
+def is_near(sides, side, other, bar, variance):
+    """Whether a difference lies within two standard errors of its bar. variance: of the sides' errors, where they were drawn."""
+    error = 100 * math.sqrt(variance(side) + variance(other)) / max(1, sides[side].total)
+    return abs(sides[side].percent - sides[other].percent - bar) < 2 * error
+
+
+def undecided(groups, drawn):
+    """The groups in which a claim about error rates could turn out otherwise with other random numbers. drawn: {recording:
+    {side: [errors]}}."""
+    found = []
+    for group, sides in groups.items():
+        def variance(side, group=group):
+            return sum(draws.variance(errors.get(side, [])) for r, errors in drawn.items() if scoring.group(r) == group)
+        if scoring.gated(group) and (is_near(sides, OURS, better_peer(sides), ABOVE_PEER, variance)
+                                     or is_near(sides, OURS_DEFAULT, OURS, ABOVE_F32, variance)):
+            found.append(group)
+    return found
+
+
 def error_rates(model, mode, groups):
     claims = []
     for group, sides in groups.items():
         if not scoring.gated(group):
             continue
-        better = min((FASTER, OPENAI), key=lambda side: sides[side].errors)
+        better = better_peer(sides)
         where = f"{model}, {mode.name}, {group}"
         above = sides[OURS].percent - sides[better].percent
         claims.append(Claim("1", f"{where}: f32 above {better.removesuffix(' f32')}", f"≤ {ABOVE_PEER}", f"{above:+.2f}",
@@ -169,7 +194,7 @@ def lost_speech(model, mode, table, peers_table):
     """table: {recording: {side: Alignment}}, ours; peers_table: the peers', which may come from another mode."""
     losses = []
     for recording, sides in table.items():
-        better = min((FASTER, OPENAI), key=lambda side: peers_table[recording][side].score.errors)
+        better = better_peer({side: a.score for side, a in peers_table[recording].items()})
         for side in (OURS, OURS_DEFAULT):
             for first, end in scoring.lost_runs(sides[side], peers_table[recording][better], LOST):
                 words = " ".join(sides[side].reference[first:end])

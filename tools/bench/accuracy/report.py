@@ -103,7 +103,8 @@ compute in float32, each with its own defaults and fallback to higher temperatur
 resamples it. References of low trust, which machines have made, are reported, and nothing is gated on them.
 
 Where a side sampled a text (at a temperature above 0, as the most probable one looked wrong), one draw says little: with a
-trusted reference its errors are the mean over {options.draws} draws with different seeds, each side by itself. That is so on
+trusted reference its errors are the mean over {options.draws} draws with different seeds, each side by itself, and over {
+    3 * options.draws} in a group where a claim's value was within two standard errors of its bar. That is so on
 {len(drawn)} recordings, and the claims use these means. Tokens and lost speech are those of the first draw.
 """
 
