@@ -290,7 +290,7 @@ endif
 
 # The oracle tests, those of the step in one kernel and of the PTX wrappers once more, for a real GPU.
 GPU_TESTS := $(patsubst %,$(BUILD)/tests/gpu/test_%,$(CUDA_TWINS) step harness)
-GPU_TEST_WRAPS := cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaLaunchKernelExC cudaOccupancyMaxActiveClusters
+GPU_TEST_WRAPS := cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaLaunchCooperativeKernel
 GPU_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(BUILD)/tests/gpu/device.o $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) \
 	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
 define gpu_test_link

@@ -36,7 +36,7 @@ void whisper_close(struct whisper *); /* NULL is accepted */
 
 const struct whisper_dims *whisper_dims(const struct whisper *);
 const char *whisper_engine_name(const struct whisper *); /* "host f32 (avx2)", … */
-/* How the last run's steps were repeated: with CUDA by "clusters", a "kernel", a "graph" or "launches", the fastest first; NULL: the
+/* How the last run's steps were repeated: with CUDA by a "kernel", a "graph" or "launches", the fastest first; NULL: the
  * engine has one way. */
 const char *whisper_repeats(const struct whisper *);
 /* The widest beam search that runs may ask for: 1 where the engine has none, or there is one text slot. */

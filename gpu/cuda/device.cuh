@@ -1,8 +1,8 @@
 /* What the kernels are written with: the launch, shared memory, and the few operations that are PTX.
  *
  * The PTX wrappers are all there is: mma_16816, ldmatrix_4, ldmatrix_4_transposed, cp_async_16, cp_async_few,
- * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum, bulk_*, in_block, tell, exp2_near and
- * prefetch. A compiler that is not nvcc has defined them, and everything else that CUDA adds to C++, before this file is read
+ * cp_async_commit, cp_async_wait, load_counter, add_to_counter, add_shared_sum, exp2_near and prefetch. A compiler that is
+ * not nvcc has defined them, and everything else that CUDA adds to C++, before this file is read
  * (tests/cuda/harness/kernel.h), so the same kernels also run on a processor.
  *
  * Rules: a kernel is launched through LAUNCH alone; shared memory is declared through SHARED and DYNAMIC_SHARED alone and
@@ -14,7 +14,6 @@
 #define CUDA_NO_HALF /* no type of that name beside __half */
 #include <cuda_runtime.h>
 #include <cuda_fp16.h>
-#include <stdint.h>
 
 #define SHARED(type, name, n) __shared__ __align__(16) type name[n]
 #define DYNAMIC_SHARED(type, name)                                                                           \
@@ -25,56 +24,14 @@
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
     kernel<<<(blocks), (threads), (shared), (stream)>>>(__VA_ARGS__)
 
-/* What a launch of clusters is told. Its attributes are in here, so it is neither copied nor moved. */
-struct cluster_launch {
-    cudaLaunchConfig_t config;
-    cudaLaunchAttribute attributes[2];
-};
-
-static inline void set_cluster_launch(struct cluster_launch *l, int blocks, int cluster, int threads,
-                                      size_t shared, cudaStream_t stream)
-{
-    *l = {};
-    l->attributes[0].id = cudaLaunchAttributeClusterDimension;
-    l->attributes[0].val.clusterDim = {(unsigned)cluster, 1, 1};
-    l->attributes[1].id = cudaLaunchAttributeCooperative;
-    l->attributes[1].val.cooperative = 1;
-    l->config.gridDim = dim3((unsigned)blocks);
-    l->config.blockDim = dim3((unsigned)threads);
-    l->config.dynamicSmemBytes = shared;
-    l->config.stream = stream;
-    l->config.attrs = l->attributes;
-    l->config.numAttrs = 2;
-}
-
-/* How many clusters of so many blocks the GPU can have at once; 0: none. */
+/* All blocks are there at once, and may wait for one another; or an error, and nothing is launched. */
 template <class Param>
-static inline int clusters_at_once(void (*kernel)(Param), int cluster, int threads, size_t shared)
+static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
+                                             cudaStream_t stream, Param param)
 {
-    struct cluster_launch l;
-    int n = 0;
-    set_cluster_launch(&l, cluster, cluster, threads, shared, 0);
-    l.config.numAttrs = 1;
-    return cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ==
-                       cudaSuccess &&
-                   cudaOccupancyMaxActiveClusters(&n, (const void *)kernel, &l.config) == cudaSuccess
-               ? n
-               : 0;
-}
-
-/* All blocks are there at once, in clusters of so many, and may wait for one another; or an error, and nothing is launched. */
-template <class Param>
-static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int cluster, int threads,
-                                             size_t shared, cudaStream_t stream, Param param)
-{
-    struct cluster_launch l;
     void *params[] = {&param};
-    set_cluster_launch(&l, blocks, cluster, threads, shared, stream);
-    if (cluster == 1) { /* which GPUs without clusters have as well */
-        l.attributes[0] = l.attributes[1];
-        l.config.numAttrs = 1;
-    }
-    return cudaLaunchKernelExC(&l.config, (const void *)kernel, params);
+    return cudaLaunchCooperativeKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
+                                       params, shared, stream);
 }
 
 /* One thread of a kernel as a node of a graph, behind another node or, with NULL, behind none. */
@@ -152,97 +109,6 @@ static __device__ __forceinline__ void add_to_counter(unsigned *p, unsigned n)
 static __device__ __forceinline__ void add_shared_sum(long long *sum, long long x)
 {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" : : "l"(sum), "l"(x) : "memory");
-}
-
-/* Copies to shared memory that one instruction asks for and a barrier in shared memory counts. Of each round of them n threads
- * have to say, once each, how many bytes they have asked for; whoever has waited for round 0, 1 … sees all of them. The memory
- * may have been used otherwise before: by reading, or by writing and bulk_fence, and a barrier of the block. */
-static __device__ __forceinline__ void bulk_fence(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
-#endif
-}
-
-/* One thread, with a barrier of the block behind it. */
-static __device__ __forceinline__ void bulk_init(uint64_t *counter, int n)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-                 :
-                 : "r"(shared_address(counter)), "r"(n)
-                 : "memory");
-    bulk_fence();
-#endif
-}
-
-/* Both ends and the length are multiples of 16. */
-static __device__ __forceinline__ void bulk_copy(void *shared, const void *global, unsigned bytes,
-                                                 uint64_t *counter)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 :
-                 : "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(counter))
-                 : "memory");
-#endif
-}
-
-static __device__ __forceinline__ void bulk_asked(uint64_t *counter, unsigned bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                 :
-                 : "r"(shared_address(counter)), "r"(bytes)
-                 : "memory");
-#endif
-}
-
-static __device__ __forceinline__ void bulk_wait(uint64_t *counter, unsigned round)
-{
-#if __CUDA_ARCH__ >= 900
-    unsigned done;
-    do
-        asm volatile("{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 "
-                     "%0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(shared_address(counter)), "r"(round & 1)
-                     : "memory");
-    while (!done);
-#endif
-}
-
-/* Where the block of this rank in the cluster has what this block has at `shared`. */
-typedef unsigned block_address;
-
-static __device__ __forceinline__ block_address in_block(int rank, const void *shared)
-{
-    unsigned there = 0;
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(shared)), "r"(rank));
-#endif
-    return there;
-}
-
-/* Stores a value in the shared memory of a block of the cluster, and counts its four bytes there as those of a copy. A barrier of
- * the cluster would be a fence of all memory. */
-static __device__ __forceinline__ void tell(block_address to, float value, block_address counter)
-{
-#if __CUDA_ARCH__ >= 900
-
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
-                 :
-                 : "r"(to), "f"(value), "r"(counter)
-                 : "memory");
-#endif
-}
-
-/* Asks for bytes of global memory, as bulk_copy, to be brought into the second-level cache. */
-static __device__ __forceinline__ void bulk_prefetch(const void *global, unsigned bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(global), "r"(bytes) : "memory");
-#endif
 }
 
 /* Asks for a line of global memory to be brought into the second-level cache. */

@@ -172,7 +172,7 @@ void cuda_graph_launch(struct engine *e, struct engine_graph *g, const int32_t *
         c->err = g->err;
     } else if (n_active && max_times > 0 && g->step && c->cooperative &&
                cuda_step_launch(c, g->step, n_active, max_times)) {
-        /* submitted, or failed */
+        c->base.repeat = "kernel"; /* submitted, or failed */
     } else if (!n_active || !has_loop(c, g, n_active)) {
         launch_chain(c, g, n_active, max_times);
     } else if (max_times > 0) {

@@ -110,25 +110,51 @@ static __device__ __forceinline__ float4 squares_of(float4 x, float mean, int le
             left > 3 ? y.w * y.w : 0.0f};
 }
 
-struct measured {
-    float mean, scale; /* 1 / √(variance + 1e-5) */
-};
-
-/* A warp: a row in shared memory of n values with zeros up to `stride`, which lie as `place` says. A lane has the eights that it
- * multiplies. */
-static __device__ __forceinline__ struct measured measure_row(const float *row, int n, int stride)
+static __device__ __forceinline__ float4 four_at(const float *row, int i, int end)
 {
-    const float part = 1.0f / (float)n, *high = row + stride / 2;
-    float sum = 0.0f, squares = 0.0f;
+    return i < end ? *(const float4 *)(row + i) : float4{};
+}
+
+/* Means and 1 / √(variance + 1e-5) of n_rows rows in shared memory of n values, `pitch` apart, with zeros up to `whole`; a warp.
+ * The order of the sums is that in which the values lie: as they are, or as `place` says. */
+template <int n_rows, bool placed>
+static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int whole,
+                                               float mean[n_rows], float scale[n_rows])
+{
+    const int first = (int)threadIdx.x % WARP * 4, half = whole / 2, at_once = n_rows < 4 ? 4 / n_rows : 1;
+    const float part = 1.0f / (float)n;
+    float sums[n_rows] = {}, squares[n_rows] = {};
     ROLLED
-    for (int i = (int)threadIdx.x % WARP; i < stride / 8; i += WARP)
-        sum += sum_of_four(*(const float4 *)(row + i * 4)) + sum_of_four(*(const float4 *)(high + i * 4));
-    const float mean = warp_sum(sum) * part;
+    for (int i = first; i < whole; i += at_once * WARP * 4) {
+        float4 x[at_once][n_rows];
+        UNROLL
+        for (int k = 0; k < at_once; k++) {
+            UNROLL
+            for (int r = 0; r < n_rows; r++)
+                x[k][r] = four_at(rows + r * pitch, i + k * WARP * 4, whole);
+        }
+        UNROLL
+        for (int k = 0; k < at_once * n_rows; k++)
+            sums[k % n_rows] += sum_of_four(x[k / n_rows][k % n_rows]);
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        mean[r] = warp_sum(sums[r]) * part;
     ROLLED
-    for (int i = (int)threadIdx.x % WARP; i < stride / 8; i += WARP)
-        squares += sum_of_four(squares_of(*(const float4 *)(row + i * 4), mean, n - i * 8)) +
-                   sum_of_four(squares_of(*(const float4 *)(high + i * 4), mean, n - i * 8 - 4));
-    return {mean, rsqrtf(warp_sum(squares) * part + 1e-5f)};
+    for (int i = first; i < whole; i += at_once * WARP * 4) {
+        UNROLL
+        for (int k = 0; k < at_once * n_rows; k++) {
+            int r = k % n_rows, at = i + k / n_rows * WARP * 4,
+                left = at < whole ? n - (!placed     ? at
+                                         : at < half ? 2 * at
+                                                     : 2 * (at - half) + 4)
+                                  : 0;
+            squares[r] += sum_of_four(squares_of(four_at(rows + r * pitch, at, whole), mean[r], left));
+        }
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++)
+        scale[r] = rsqrtf(warp_sum(squares[r]) * part + 1e-5f);
 }
 
 /* A block of n_threads: layer norm of rows in shared memory, which lie as `place` says. A warp measures a row. Ends with a
@@ -141,10 +167,11 @@ static __device__ __forceinline__ void norm_rows(unsigned active, const float *g
     SHARED(float, scales, n_rows);
     ROLLED
     for (int r = (int)threadIdx.x / WARP; r < n_rows; r += n_threads / WARP) {
-        const struct measured m = measure_row(rows + r * stride, n, stride);
+        float mean[1], scale[1];
+        measure<1, true>(rows + r * stride, 0, n, stride, mean, scale);
         if (threadIdx.x % WARP == 0) {
-            means[r] = m.mean;
-            scales[r] = m.scale;
+            means[r] = mean[0];
+            scales[r] = scale[0];
         }
     }
     __syncthreads(); /* all rows are measured */
@@ -179,19 +206,6 @@ template <int n, class T> static __device__ __forceinline__ T warp_sums(T *v, in
     return v[0];
 }
 
-/* sum += the products of eight weights with as many values. */
-static __device__ __forceinline__ float add_products(const float w[8], float4 low, float4 high, float sum)
-{
-    sum = fmaf(w[0], low.x, sum);
-    sum = fmaf(w[1], low.y, sum);
-    sum = fmaf(w[2], low.z, sum);
-    sum = fmaf(w[3], low.w, sum);
-    sum = fmaf(w[4], high.x, sum);
-    sum = fmaf(w[5], high.y, sum);
-    sum = fmaf(w[6], high.z, sum);
-    return fmaf(w[7], high.w, sum);
-}
-
 /* sums [n_outs][n_rows] += the products of eight weights of each output with values 8 i … of the rows. */
 template <int n_rows, int n_outs>
 static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], const float *x, int stride,
@@ -200,8 +214,17 @@ static __device__ __forceinline__ void multiply_eight(const float w[n_outs][8], 
     for (int r = 0; r < n_rows; r++) {
         const float4 low = *(const float4 *)(x + r * stride + i * 4);
         const float4 high = *(const float4 *)(x + r * stride + stride / 2 + i * 4);
-        for (int o = 0; o < n_outs; o++)
-            sums[o * n_rows + r] = add_products(w[o], low, high, sums[o * n_rows + r]);
+        for (int o = 0; o < n_outs; o++) {
+            float sum = sums[o * n_rows + r];
+            sum = fmaf(w[o][0], low.x, sum);
+            sum = fmaf(w[o][1], low.y, sum);
+            sum = fmaf(w[o][2], low.z, sum);
+            sum = fmaf(w[o][3], low.w, sum);
+            sum = fmaf(w[o][4], high.x, sum);
+            sum = fmaf(w[o][5], high.y, sum);
+            sum = fmaf(w[o][6], high.z, sum);
+            sums[o * n_rows + r] = fmaf(w[o][7], high.w, sum);
+        }
     }
 }
 
@@ -321,10 +344,12 @@ static __device__ __forceinline__ void finish_group(const struct linear_rows_par
         finish(p, row, mine_out, sum, p->bias ? p->bias[mine_out] : 0.0f, added_to(p, row, mine_out));
 }
 
-/* All threads of a block: a token at a position, row r of `out`. */
-static __device__ __forceinline__ void embed_token(int token, int pos, const struct engine_weight *tokens,
-                                                   const float *positions, int r, struct mat out)
+/* All threads of a block. */
+static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
+                                                 const struct engine_weight *tokens, const float *positions,
+                                                 struct mat out)
 {
+    int token = rows->token[r], pos = rows->pos[r];
     if (pos < 0 || token < 0 || token >= tokens->n_out)
         return;
     const float *position = positions + (size_t)pos * (size_t)tokens->n_in;
@@ -339,13 +364,6 @@ static __device__ __forceinline__ void embed_token(int token, int pos, const str
         for (int k = 0; k < 8 && i * 8 + k < tokens->n_in; k++)
             to[i * 8 + k] = embedding[k] + position[i * 8 + k];
     }
-}
-
-static __device__ __forceinline__ void embed_row(const struct rows *rows, int r,
-                                                 const struct engine_weight *tokens, const float *positions,
-                                                 struct mat out)
-{
-    embed_token(rows->token[r], rows->pos[r], tokens, positions, r, out);
 }
 
 /* One thread: the newest token of the row's slot. */

@@ -20,7 +20,7 @@ static __global__ void __launch_bounds__(THREADS)
         return;
     const float *row = (const float *)qkv.data + (size_t)r * (size_t)qkv.stride;
     for (int i = (int)threadIdx.x; i < 2 * n_state; i += THREADS)
-        append_value(kv, layer, rows.slot[r], pos, i, row[n_state + i]);
+        append_value(kv, layer, rows.slot[r], pos, i, row);
 }
 
 /* grid: heads, rows. Where no two rows are of one slot, each appends its own key and value, which are near until others
@@ -40,10 +40,9 @@ static __global__ void __launch_bounds__(THREADS, 4)
     if (appends) {
         int i = me / HEAD * kv.n_head * HEAD + head * HEAD + me % HEAD;
         static_assert(THREADS == 2 * HEAD, "a thread has a value of the key or of the value");
-        append_value(kv, layer, slot, pos, i, row[kv.n_head * HEAD + i]);
+        append_value(kv, layer, slot, pos, i, row);
         near[me] = to_half(row[kv.n_head * HEAD + i]);
         keys.near = near;
-        keys.near_to_values = HEAD;
         keys.near_from = pos;
         __syncthreads(); /* the row's own key is there */
     }
@@ -93,7 +92,7 @@ static __global__ void __launch_bounds__(THREADS, 8)
     store_part(&p, r, head, part, a, n, scores);
     if (!is_last_part(done + r * p.kv.n_head + head, parts_of(n_frames)))
         return;
-    a = join_parts(partial_of(&p, r, head, 0), n_frames, (int)threadIdx.x % HEAD);
+    a = join_parts(&p, r, head, n_frames, (int)threadIdx.x % HEAD);
     if (threadIdx.x < HEAD)
         ((float *)p.out.data)[(size_t)r * (size_t)p.out.stride + (size_t)(head * HEAD) + threadIdx.x] =
             a.out / a.sum;

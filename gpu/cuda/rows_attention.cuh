@@ -14,7 +14,7 @@
 #define STRETCH           4 /* keys of a lane between two looks at the greatest score */
 
 /* Where a head's keys are: side by side from `first` on, or each in the slot that a table names. Values are `to_values`
- * behind. From near_from on they are in shared memory, the values `near_to_values` behind the keys. */
+ * behind. From near_from on they are in shared memory, each key with its value behind it. */
 struct keys {
     const __half *first; /* with a table: of slot 0 */
     size_t to_values;
@@ -22,7 +22,6 @@ struct keys {
     size_t slot_stride;
     int near_from;
     const __half *near;
-    int near_to_values;
 };
 
 #define NOT_NEAR 0x7fffffff
@@ -30,28 +29,24 @@ struct keys {
 static __device__ __forceinline__ const __half *key_at(struct keys k, int t)
 {
     if (t >= k.near_from)
-        return k.near + (t - k.near_from) * HEAD;
+        return k.near + (t - k.near_from) * 2 * HEAD;
     return k.first + (size_t)t * HEAD + (k.slots ? k.slots[t] * k.slot_stride : 0);
 }
 
 static __device__ __forceinline__ const __half *value_at(struct keys k, int t)
 {
-    return key_at(k, t) + (t >= k.near_from ? (size_t)k.near_to_values : k.to_values);
+    return key_at(k, t) + (t >= k.near_from ? HEAD : k.to_values);
 }
 
-/* A lane's part of n_rounds keys or values, from number t on. What lies behind the last key is zero. all_near: near_from is 0. */
-template <bool values, int n_rounds, bool all_near>
+/* A lane's part of n_rounds keys or values, from number t on. What lies behind the last key is zero. */
+template <bool values, int n_rounds>
 static __device__ __forceinline__ void load_keys(struct keys keys, int t, int n, int part, uint4 to[n_rounds])
 {
-    const __half *near = keys.near + (values ? keys.near_to_values : 0) + t * HEAD + part * 8;
     UNROLL
-    for (int i = 0; i < n_rounds; i++) {
-        int mine = t + i * ROUND_KEYS;
+    for (int i = 0; i < n_rounds; i++, t += ROUND_KEYS) {
         to[i] = make_uint4(0, 0, 0, 0);
-        if (mine < n)
-            to[i] =
-                *(const uint4 *)(all_near ? near + i * ROUND_KEYS * HEAD
-                                          : (values ? value_at(keys, mine) : key_at(keys, mine)) + part * 8);
+        if (t < n)
+            to[i] = *(const uint4 *)((values ? value_at(keys, t) : key_at(keys, t)) + part * 8);
     }
 }
 
@@ -110,7 +105,7 @@ struct attended {
  * own, which is put together with the others' at the end. n_rounds (a multiple of STRETCH): keys and values of a lane that are
  * on their way at once; the bits do not depend on it. scores, or NULL: shared, [n], is log₂ e · q · Kᵀ / 8, for who has waited
  * for all threads. Between two calls there is a barrier. */
-template <int teams, int n_rounds, bool all_near = false>
+template <int teams, int n_rounds>
 static __device__ __forceinline__ struct attended attend(const float *q, struct keys keys, int n,
                                                          float *scores)
 {
@@ -121,41 +116,36 @@ static __device__ __forceinline__ struct attended attend(const float *q, struct 
     const float scale = 0.125f * 1.44269504f; /* 1/√64, and e^x is 2^(x log₂ e) */
     int lane = (int)threadIdx.x % WARP, part = lane % LANES_A_KEY, group = lane / LANES_A_KEY,
         warp = (int)threadIdx.x / WARP, team = warp / ATTENTION_WARPS;
-    if (n > 0) {
-        struct attending mine = {-INFINITY, 0.0f, {}};
-        float query[8];
-        for (int i = 0; i < 8; i++)
-            query[i] = q[part * 8 + i] * scale;
-        ROLLED
-        for (int first = warp % ATTENTION_WARPS * KEYS_A_WARP; first < n; first += n_rounds * ROUND_KEYS) {
-            uint4 some_keys[n_rounds], some_values[n_rounds];
-            load_keys<false, n_rounds, all_near>(keys, first + group, n, part, some_keys);
-            load_keys<true, n_rounds, all_near>(keys, first + group, n, part, some_values);
-            UNROLL
-            for (int i = 0; i < n_rounds; i += STRETCH)
-                attend_stretch(&mine, query, some_keys + i, some_values + i, first + group + i * ROUND_KEYS,
-                               n, scores);
-        }
-        float top = mine.greatest;
-        for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
-            top = fmaxf(top, __shfl_xor_sync(LANES, top, bit));
-        const float kept = relative(mine.greatest, top);
-        mine.sum *= kept;
-        for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
-            mine.sum += __shfl_xor_sync(LANES, mine.sum, bit);
-        for (int i = 0; i < 8; i++)
-            mine.out[i] *= kept;
-        warp_sums<8>(mine.out, LANES_A_KEY); /* two are left, of the columns that the lane's group says */
-        *(float2 *)(sums + warp * HEAD + part * 8 + group % 2 * 2 + group / 2 * 4) = {mine.out[0],
-                                                                                      mine.out[1]};
-        if (lane == 0) {
-            ((float *)tops)[warp] = top;
-            ((float *)totals)[warp] = mine.sum;
-        }
+    struct attending mine = {-INFINITY, 0.0f, {}};
+    float query[8];
+    for (int i = 0; i < 8; i++)
+        query[i] = q[part * 8 + i] * scale;
+    ROLLED
+    for (int first = warp % ATTENTION_WARPS * KEYS_A_WARP; first < n; first += n_rounds * ROUND_KEYS) {
+        uint4 some_keys[n_rounds], some_values[n_rounds];
+        load_keys<false, n_rounds>(keys, first + group, n, part, some_keys);
+        load_keys<true, n_rounds>(keys, first + group, n, part, some_values);
+        UNROLL
+        for (int i = 0; i < n_rounds; i += STRETCH)
+            attend_stretch(&mine, query, some_keys + i, some_values + i, first + group + i * ROUND_KEYS, n,
+                           scores);
+    }
+    float top = mine.greatest;
+    for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
+        top = fmaxf(top, __shfl_xor_sync(LANES, top, bit));
+    const float kept = relative(mine.greatest, top);
+    mine.sum *= kept;
+    for (int bit = LANES_A_KEY; bit < WARP; bit *= 2)
+        mine.sum += __shfl_xor_sync(LANES, mine.sum, bit);
+    for (int i = 0; i < 8; i++)
+        mine.out[i] *= kept;
+    warp_sums<8>(mine.out, LANES_A_KEY); /* two are left, of the columns that the lane's group says */
+    *(float2 *)(sums + warp * HEAD + part * 8 + group % 2 * 2 + group / 2 * 4) = {mine.out[0], mine.out[1]};
+    if (lane == 0) {
+        ((float *)tops)[warp] = top;
+        ((float *)totals)[warp] = mine.sum;
     }
     __syncthreads(); /* all warps' sums are there */
-    if (n <= 0)
-        return {};
     const float4 t = tops[team], s = totals[team];
     const float greatest = fmaxf(fmaxf(t.x, t.y), fmaxf(t.z, t.w));
     const float4 f = {relative(t.x, greatest), relative(t.y, greatest), relative(t.z, greatest),
@@ -165,20 +155,21 @@ static __device__ __forceinline__ struct attended attend(const float *q, struct 
             (out[0] * f.x + out[HEAD] * f.y) + (out[2 * HEAD] * f.z + out[3 * HEAD] * f.w)};
 }
 
-/* Value i of a row's keys and values, which follow one another. */
+/* Value i of a row's key and value, which follow one another behind its query. */
 static __device__ __forceinline__ void append_value(struct engine_kv kv, int layer, int slot, int pos, int i,
-                                                    float value)
+                                                    const float *row)
 {
     int n_state = kv.n_head * HEAD;
     __half *keys = kv_keys(kv, layer, slot, i % n_state / HEAD);
-    keys[(i < n_state ? 0 : (size_t)kv.n_ctx * HEAD) + (size_t)pos * HEAD + i % HEAD] = to_half(value);
+    keys[(i < n_state ? 0 : (size_t)kv.n_ctx * HEAD) + (size_t)pos * HEAD + i % HEAD] =
+        to_half(row[n_state + i]);
 }
 
 /* The keys of a row's past: in its slot, or for a beam behind the prompt where the table says. slots NULL: no beams. */
 static __device__ __forceinline__ struct keys self_keys(struct engine_kv kv, int layer, int slot, int head,
                                                         const struct slot_state *slots, int pos)
 {
-    struct keys keys = {kv_keys(kv, layer, slot, head), (size_t)kv.n_ctx * HEAD, NULL, 0, NOT_NEAR, NULL, 0};
+    struct keys keys = {kv_keys(kv, layer, slot, head), (size_t)kv.n_ctx * HEAD, NULL, 0, NOT_NEAR, NULL};
     if (slots && slots[slot].n_beams > 1 && pos >= slots[slot].n_prompt) {
         keys.first = kv_keys(kv, layer, 0, head);
         keys.slots = slots[slot].kv_slot;
@@ -237,8 +228,7 @@ static __device__ __forceinline__ struct keys cross_keys(const struct cross_para
             NULL,
             0,
             NOT_NEAR,
-            NULL,
-            0};
+            NULL};
 }
 
 /* A team: what it has attended to, for join_parts. The alignment is relative to this part's maximum until then. */
@@ -258,16 +248,16 @@ static __device__ __forceinline__ void store_part(const struct cross_params *p, 
         align[part * CROSS_PART + t] = relative(scores[t], a.greatest);
 }
 
-/* One thread: value `column` of a head from its parts of so many frames, not yet divided by the sum. All loads are under way at
- * once. */
-static __device__ __forceinline__ struct attended join_parts(const float *parts, int n_frames, int column)
+/* One thread: value `column` of a head, not yet divided by the sum. All loads are under way at once. */
+static __device__ __forceinline__ struct attended join_parts(const struct cross_params *p, int r, int head,
+                                                             int n_frames, int column)
 {
     float greatest[CROSS_PARTS], sum[CROSS_PARTS], out[CROSS_PARTS];
     int n_parts = parts_of(n_frames);
     struct attended a = {-INFINITY, 0.0f, 0.0f};
     UNROLL
     for (int part = 0; part < CROSS_PARTS; part++) {
-        const float *from = parts + (part < n_parts ? part : 0) * PARTIAL_FLOATS;
+        const float *from = partial_of(p, r, head, part < n_parts ? part : 0);
         greatest[part] = part < n_parts ? from[HEAD] : -INFINITY;
         sum[part] = from[HEAD + 1];
         out[part] = from[column];

@@ -109,48 +109,6 @@ static __device__ __forceinline__ uint2 split_two(float x, float y)
                       (unsigned)__half_as_ushort(rest_x) | (unsigned)__half_as_ushort(rest_y) << 16);
 }
 
-static __device__ __forceinline__ float4 four_at(const float *row, int i, int end)
-{
-    return i < end ? *(const float4 *)(row + i) : float4{};
-}
-
-/* Means and 1 / √(variance + 1e-5) of n_rows rows in shared memory of n values, `pitch` apart, with zeros up to `whole`; a warp. */
-template <int n_rows>
-static __device__ __forceinline__ void measure(const float *rows, int pitch, int n, int whole,
-                                               float mean[n_rows], float scale[n_rows])
-{
-    const int first = (int)threadIdx.x % WARP * 4, at_once = n_rows < 4 ? 4 / n_rows : 1;
-    const float part = 1.0f / (float)n;
-    float sums[n_rows] = {}, squares[n_rows] = {};
-    ROLLED
-    for (int i = first; i < whole; i += at_once * WARP * 4) {
-        float4 x[at_once][n_rows];
-        UNROLL
-        for (int k = 0; k < at_once; k++) {
-            UNROLL
-            for (int r = 0; r < n_rows; r++)
-                x[k][r] = four_at(rows + r * pitch, i + k * WARP * 4, whole);
-        }
-        UNROLL
-        for (int k = 0; k < at_once * n_rows; k++)
-            sums[k % n_rows] += sum_of_four(x[k / n_rows][k % n_rows]);
-    }
-    UNROLL
-    for (int r = 0; r < n_rows; r++)
-        mean[r] = warp_sum(sums[r]) * part;
-    ROLLED
-    for (int i = first; i < whole; i += at_once * WARP * 4) {
-        UNROLL
-        for (int k = 0; k < at_once * n_rows; k++) {
-            int r = k % n_rows, at = i + k / n_rows * WARP * 4, left = at < whole ? n - at : 0;
-            squares[r] += sum_of_four(squares_of(four_at(rows + r * pitch, at, whole), mean[r], left));
-        }
-    }
-    UNROLL
-    for (int r = 0; r < n_rows; r++)
-        scale[r] = rsqrtf(warp_sum(squares[r]) * part + 1e-5f);
-}
-
 /* Normalises and splits n_rows rows where they lie; a warp. Zeros behind their ends stay zeros. */
 template <int n_rows>
 static __device__ __forceinline__ void split_rows(const struct linear_rows_params *p, int here, float *rows,
@@ -158,7 +116,7 @@ static __device__ __forceinline__ void split_rows(const struct linear_rows_param
 {
     float mean[n_rows] = {}, scale[n_rows] = {};
     if (p->gamma)
-        measure<n_rows>(rows, room->pitch, p->weight.n_in, here, mean, scale);
+        measure<n_rows, false>(rows, room->pitch, p->weight.n_in, here, mean, scale);
     ROLLED
     for (int i = (int)threadIdx.x % WARP * 4; i < here; i += WARP * 4) {
         float4 gamma = {}, beta = {};

@@ -13,7 +13,7 @@ enum { TEXT, STAMP, N_KINDS };
 
 /* What a part offers below timestamp_begin, and from it on: the greatest allowed logit, the first id that has it (−∞, NO_ID:
  * nothing is allowed) and Σ e^(logit − greatest). */
-struct alignas(8) select_part {
+struct select_part {
     float top[N_KINDS], sum[N_KINDS];
     int id[N_KINDS];
 };

@@ -6,22 +6,29 @@
  *
  * A product that is added to the residual x does not wait for all of its inputs: who has made some of them multiplies them, and
  * adds what they contribute to sums in fixed point (fixed.cuh), in any order. Who reads x next adds these sums to it,
- * and a block each a part of the result goes to the other one of two x, for others still read the first. There are three sums,
- * used in turn: while one is added to, the next one is set to zero. Read (r), stored (s), added to (+), set to zero (0) are, with up
- * to FUSED_ROWS rows:
+ * and a block each a part of the result goes to the other one of two x, for others still read the first. There are two sums,
+ * used in turn and set to zero in the phase before the one that adds to them. Read (r), stored (s), added to (+), set to
+ * zero (0) are, with up to FUSED_ROWS rows:
  *
- *                               x   other x   sums of   sums of            sums of
- *                                             self-     cross-attention    the MLP
- *     queries, keys, values     r   s                                      r
- *     self-attention, output                  +         0
- *     cross-attention           s   r         r
- *     joining, output                                   +                  0
- *     MLP                       r   s         0         r                  +
- *     queries, keys, values     s   r                                      r             and so on
+ *                               x   other x   sums   other sums
+ *     queries, keys, values     r   s         r      0
+ *     self-attention, output                         +
+ *     cross-attention           s   r         0      r
+ *     joining, output                         +      0
+ *     MLP                       r   s         r      +
+ *     queries, keys, values     s   r         0      r             and so on
  *
  * With more rows the MLP is two phases, and the second one adds to x itself: to each value one warp, which nobody else reads. */
 #include "gpu/cuda/step_ahead.cuh"
 #include "gpu/cuda/step_phases.cuh"
+
+/* Before Ampere the kernel does not fit its registers, and is not launched; nor is what a newer GPU's driver compiles of such
+ * PTX. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define STEP_IS_BUILT false
+#else
+#define STEP_IS_BUILT true
+#endif
 
 /* --- the kernel -------------------------------------------------------------------------------------------------------- */
 
@@ -62,6 +69,27 @@ static __device__ __forceinline__ void run_phase(const struct step_params *p, co
         mlp_phase<n_rows, bytes>(phase, room, active, x, ahead);
 }
 
+/* A step begins: what is known of its rows, and whether there is one. Ends with a barrier. */
+static __device__ __forceinline__ void begin_step(const struct step_params *p, struct step_room *room)
+{
+    int r = (int)threadIdx.x;
+    if (r < WARP) {
+        unsigned active = 0;
+        if (r < p->embed.rows.n) {
+            int pos = p->embed.rows.pos[r], slot = p->embed.rows.slot[r];
+            room->rows[r] = {pos, slot, p->slots[slot].audio, p->slots[slot].n_frames};
+            active = (unsigned)(pos >= 0) << r;
+        }
+        for (int lane = ROWS_MAX / 2; lane > 0; lane /= 2)
+            active |= __shfl_xor_sync(LANES, active, lane);
+        if (r == 0) {
+            room->active = active;
+            room->goes_on = *p->n_active > 0;
+        }
+    }
+    __syncthreads();
+}
+
 /* grid: as many blocks as there are multiprocessors. Shared: keys and values on their way, [n_rows, the longest row] f32,
  * weights on their way. */
 template <int n_rows, bool bytes>
@@ -72,7 +100,6 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
     float *x = (float *)(keys + near<n_rows>::bytes / sizeof(__half));
     struct ahead ahead = {(packed_weights *)(x + n_rows * p.stride), p.n_ahead, 0.0f};
     unsigned met = 0;
-    clear_sums(p.sums, STEP_SUMS * p.n_sums);
     for (int i = 0; i < RING; i++)
         load_phase(&p, i, (int)threadIdx.x, STEP_THREADS, &room->ring[i]);
     cp_async_commit();
@@ -80,7 +107,6 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
         room->first_heads = unit_of_heads(p.n_head, p.n_state, (int)blockIdx.x, near<n_rows>::rows);
         room->first_window = unit_of_window(p.n_head, p.n_window, (int)blockIdx.x);
     }
-    know_rows(&p, room);
     ROLLED
     for (int r = (int)blockIdx.x; r < p.embed.rows.n; r += (int)gridDim.x)
         begin_row(&p, r);
@@ -111,6 +137,8 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
 
 /* --- launching --------------------------------------------------------------------------------------------------------- */
 
+typedef void step_function(struct step_params);
+
 template <bool bytes> static step_function *kernel_of_form(int n)
 {
     return n <= 1   ? step_kernel<1, bytes>
@@ -122,9 +150,7 @@ template <bool bytes> static step_function *kernel_of_form(int n)
 /* All weights of an engine have one form. */
 static step_function *kernel_for(const struct step_program *p)
 {
-    return p->by_heads              ? step_heads_kernel(p->params.n_state)
-           : p->params.tokens.bytes ? kernel_of_form<true>(p->n_rows)
-                                    : kernel_of_form<false>(p->n_rows);
+    return p->params.tokens.bytes ? kernel_of_form<true>(p->n_rows) : kernel_of_form<false>(p->n_rows);
 }
 
 template <int n_rows> static size_t shared_for(int stride)
@@ -132,53 +158,30 @@ template <int n_rows> static size_t shared_for(int stride)
     return (size_t)near<n_rows>::bytes + (size_t)n_rows * (size_t)stride * sizeof(float);
 }
 
-/* As many clusters as there can be, if these are enough for the heads: the largest that do. */
-static bool clusters_fit(struct cuda_engine *c, struct step_program *p, size_t most)
-{
-    for (int n = CLUSTER_MOST; n >= CLUSTER_LEAST; n /= 2) {
-        p->shared = step_heads_shared(p, n);
-        int clusters = p->shared <= most ? clusters_at_once(kernel_for(p), n, STEP_THREADS, p->shared) : 0;
-        if (clusters < p->params.n_head || parts_of(p->params.n_window) > n * TEAMS)
-            continue;
-        p->params.cluster = n;
-        p->n_blocks = n * clusters;
-        return true;
-    }
-    return false;
-}
-
-static bool blocks_fit(struct cuda_engine *c, struct step_program *p, size_t most)
-{
-    const size_t an_eight = STEP_THREADS * sizeof(packed_weights);
-    int n = p->n_rows, blocks = 0;
-    p->shared = n <= 1   ? shared_for<1>(p->stride)
-                : n <= 2 ? shared_for<2>(p->stride)
-                : n <= 4 ? shared_for<4>(p->stride)
-                         : shared_for<8>(p->stride);
-    if (p->shared > most)
-        return false;
-    size_t n_ahead = (most - p->shared) / an_eight;
-    p->params.n_ahead = n_ahead < AHEAD_MOST ? (int)n_ahead : AHEAD_MOST;
-    p->shared += (size_t)p->params.n_ahead * an_eight;
-    p->params.cluster = 1;
-    p->n_blocks = c->n_multiprocessors;
-    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, (const void *)kernel_for(p), STEP_THREADS,
-                                                         p->shared) == cudaSuccess &&
-           blocks > 0;
-}
-
-bool step_fits(struct cuda_engine *c, struct step_program *p)
+bool step_fits(struct cuda_engine *c, struct step_program *p, int stride)
 {
     const void *kernel = (const void *)kernel_for(p);
     const size_t fixed = sizeof(struct step_room) + STEP_SHARED_REST,
-                 most = c->shared_most > fixed ? c->shared_most - fixed : 0;
+                 most = c->shared_most > fixed ? c->shared_most - fixed : 0,
+                 an_eight = STEP_THREADS * sizeof(packed_weights);
+    int n = p->n_rows, blocks = 0;
+    p->shared = n <= 1   ? shared_for<1>(stride)
+                : n <= 2 ? shared_for<2>(stride)
+                : n <= 4 ? shared_for<4>(stride)
+                         : shared_for<8>(stride);
+    if (p->shared > most)
+        return false;
+    size_t n_ahead = (most - p->shared) / an_eight;
+    p->params.stride = stride;
+    p->params.n_ahead = n_ahead < AHEAD_MOST ? (int)n_ahead : AHEAD_MOST;
+    p->shared += (size_t)p->params.n_ahead * an_eight;
     cudaFuncAttributes built;
-    p->params.stride = p->stride;
     bool fits =
-        kernel && cudaFuncGetAttributes(&built, kernel) == cudaSuccess &&
-        built.ptxVersion >= (p->by_heads ? 90 : 80) &&
+        cudaFuncGetAttributes(&built, kernel) == cudaSuccess && built.ptxVersion >= 80 &&
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most) == cudaSuccess &&
-        (p->by_heads ? clusters_fit(c, p, most) : blocks_fit(c, p, most));
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, STEP_THREADS, p->shared) ==
+            cudaSuccess &&
+        blocks > 0;
     if (!fits)
         cudaGetLastError(); /* the graph does as well */
     return fits;
@@ -188,13 +191,12 @@ bool cuda_step_launch(struct cuda_engine *c, const struct step_program *program,
                       int max_steps)
 {
     struct step_params p = program->params;
-    c->base.repeat = program->by_heads ? "clusters" : "kernel";
     p.n_active = n_active;
     p.max_steps = max_steps < RUN_TOKENS_MAX ? max_steps : RUN_TOKENS_MAX; /* no slot has more */
     cudaError_t e = cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), c->stream);
     e = e ? e
-          : launch_cooperative(kernel_for(program), program->n_blocks, p.cluster, STEP_THREADS,
-                               program->shared, c->stream, p);
+          : launch_cooperative(kernel_for(program), c->n_multiprocessors, STEP_THREADS, program->shared,
+                               c->stream, p);
     if (e != cudaErrorCooperativeLaunchTooLarge && e != cudaErrorNotSupported) {
         cuda_check(c, e, "a step");
         return true;

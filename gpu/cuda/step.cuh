@@ -9,11 +9,8 @@
 #define STEP_THREADS     512
 #define STEP_LAYERS_MAX  32
 #define STEP_PHASES_MAX  (8 * STEP_LAYERS_MAX + 2)
-#define STEP_SUMS        3          /* one that is read, one that is added to, and one that becomes zero */
-#define STEP_SHARED_REST (14 << 10) /* of attention, clusters, norms and sampling, at most */
+#define STEP_SHARED_REST (10 << 10) /* of attention, norms and sampling, at most */
 #define STEP_STATE_MAX   1280
-#define CLUSTER_MOST     16
-#define CLUSTER_LEAST    8
 #define FUSED_ROWS       2 /* up to so many, blocks rather compute something again than meet once more */
 #define MLP_CHUNK        FIXED_CHUNK
 
@@ -23,11 +20,9 @@ enum phase_kind {
     PHASE_CROSS,         /* a part of the window a team, by queries that are there */
     PHASE_CROSS_QUERIES, /* by queries that the phase's linear layer makes */
     PHASE_JOINED,        /* cross-attention's parts put together, and the product with them */
-    PHASE_HEAD_SELF,  /* a cluster a head: its query, key and value, self-attention and the product with it */
-    PHASE_HEAD_CROSS, /* a cluster a head: its query, cross-attention and the product with it */
-    PHASE_MLP,        /* both of its products */
-    PHASE_LOGITS,     /* a linear layer, and what select can do with each part of it */
-    PHASE_FINISH,     /* chooses, advances, and embeds the next tokens */
+    PHASE_MLP,           /* both of its products */
+    PHASE_LOGITS,        /* a linear layer, and what select can do with each part of it */
+    PHASE_FINISH,        /* chooses, advances, and embeds the next tokens */
 };
 
 /* What the residual x has got since it was stored: the bias and, from many blocks, the sums [rows, n_state] of the last product. */
@@ -38,11 +33,11 @@ struct pending {
 };
 
 /* Between two phases all blocks meet. */
-struct alignas(16) step_phase {
+struct step_phase {
     enum phase_kind kind;
     struct linear_rows_params linear; /* with self-attention: in is queries, keys and values */
     struct pending pending;           /* of linear.in */
-    struct engine_weight down;        /* of the MLP or a head, whose other product is `linear` */
+    struct engine_weight down;        /* of the MLP, whose other product is `linear` */
     long long *adds, *clears; /* sums [rows, n_state] of this phase's product, and of the next one's */
     struct cross_params cross;
     struct engine_kv self; /* with cross.layer */
@@ -60,8 +55,6 @@ struct step_params {
     const struct slot_state *slots;
     struct select_part *parts;
     unsigned *arrived;             /* at the grid's barriers, 0 before the launch */
-    long long *sums;               /* [STEP_SUMS][n_sums], all of which become zero first */
-    int cluster;                   /* blocks of a cluster; 1: there are none */
     int n_head, n_state, n_window; /* of every layer */
     int n_sums;                    /* rows times n_state */
     int stride;                    /* of the longest row */
@@ -71,22 +64,14 @@ struct step_params {
 };
 
 struct step_program {
-    int n_rows, n_blocks;
-    int stride;                /* of the longest row in shared memory */
-    bool by_heads;             /* the phases of attention are a cluster's for each head */
+    int n_rows;
     size_t shared;             /* dynamic: keys, rows, weights */
     struct step_phase *phases; /* device memory */
-    void *residual;            /* device memory: sums [STEP_SUMS][rows, n_state], then another x */
+    void *residual;            /* device memory: sums [2][rows, n_state], then another x */
     struct step_params params; /* but for those of a launch */
 };
 
-/* Whether the kernel for the program's rows, of up to `stride` values, can have a block on each multiprocessor or, by heads,
- * clusters enough: then its blocks, cluster, n_ahead and shared. */
-bool step_fits(struct cuda_engine *, struct step_program *);
-
-/* step_heads.cu: the kernel for a row of so many values, or NULL; and what a block of it needs in clusters of so many. */
-typedef void step_function(struct step_params);
-step_function *step_heads_kernel(int n_state);
-size_t step_heads_shared(const struct step_program *, int cluster);
+/* Whether a block of the kernel for n rows of up to `stride` values fits a multiprocessor: then its n_ahead and shared. */
+bool step_fits(struct cuda_engine *, struct step_program *, int stride);
 
 #endif

@@ -43,15 +43,14 @@ static __device__ __forceinline__ void prefetch_window(const struct cross_params
     }
 }
 
-/* n keys and their values, which are `to_values` behind, to shared memory, `near_to_values` behind one another. */
+/* n keys and their values, which are `to_values` behind, to shared memory. */
 static __device__ __forceinline__ void bring_keys(const __half *first, size_t to_values, int n, __half *to,
-                                                  int near_to_values, int me)
+                                                  int me)
 {
     ROLLED
     for (int i = me; i < 2 * n * HEAD_EIGHTS; i += AHEAD_THREADS) {
-        bool value = i >= n * HEAD_EIGHTS;
-        int at = (value ? i - n * HEAD_EIGHTS : i) * 8;
-        cp_async_16(to + (value ? near_to_values : 0) + at, first + (value ? to_values : 0) + at, 16);
+        int key = i / (2 * HEAD_EIGHTS), value = i / HEAD_EIGHTS % 2, eight = i % HEAD_EIGHTS;
+        cp_async_16(to + i * 8, first + (size_t)value * to_values + key * HEAD + eight * 8, 16);
     }
 }
 
@@ -124,7 +123,7 @@ static __device__ __forceinline__ void look_at_past(const struct step_phase *nex
         const __half *first =
             kv_keys(next->self, next->cross.layer, r->slot, u.head) + (r->pos - n_past) * HEAD;
         bring_keys(first, (size_t)next->self.n_ctx * HEAD, n_past,
-                   keys + team * near<n_rows>::keys_a_row * 2 * HEAD, near<n_rows>::keys_a_row * HEAD, me);
+                   keys + team * near<n_rows>::keys_a_row * 2 * HEAD, me);
     }
 }
 
@@ -146,7 +145,7 @@ look_at_window(const struct step_params *p, const struct step_phase *next, const
     if (n_keys == 0)
         return;
     const struct keys from = cross_keys(c, room->rows[u.row].audio, u.head, u.part);
-    bring_keys(from.first, from.to_values, n_keys, keys, CROSS_PART * HEAD, me);
+    bring_keys(from.first, from.to_values, n_keys, keys, me);
     ROLLED
     for (int i = me; i < n * QUERY_OUTS * STEP_THREADS; i += AHEAD_THREADS) {
         int out = u.head * HEAD + i % STEP_THREADS / WARP * QUERY_OUTS + i / STEP_THREADS % QUERY_OUTS,

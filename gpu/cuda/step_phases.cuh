@@ -100,13 +100,14 @@ static __device__ __forceinline__ void linear_phase(const struct linear_rows_par
     }
 }
 
-/* A warp: what a head of some rows contributes to an output each HEAD_EIGHTS lanes, of n_out; −1: to none. */
+/* A block: what the heads that it has contribute to its share of a product's outputs. */
 template <int n_rows, bool bytes>
-static __device__ __forceinline__ void multiply_heads(long long *adds, unsigned active, int first_row,
-                                                      int out, int n_out, packed_weights weights,
+static __device__ __forceinline__ void multiply_heads(const struct step_phase *phase, unsigned active,
+                                                      struct head_unit u, packed_weights weights,
                                                       const float *heads)
 {
-    int eight = (int)threadIdx.x % HEAD_EIGHTS;
+    int eight = (int)threadIdx.x % HEAD_EIGHTS, n_out = phase->linear.weight.n_out,
+        out = head_out(u, (int)threadIdx.x);
     float sums[n_rows] = {}, w[1][8];
     split_weights<bytes>(weights, w[0]);
     multiply_eight<n_rows, 1>(w, heads, HEAD, eight, sums);
@@ -115,9 +116,9 @@ static __device__ __forceinline__ void multiply_heads(long long *adds, unsigned 
         long long sum = to_fixed(sums[r] + __shfl_xor_sync(LANES, sums[r], 1));
         for (int bit = 2; bit < HEAD_EIGHTS; bit *= 2)
             sum += __shfl_xor_sync(LANES, sum, bit);
-        int row = first_row + r;
-        if (eight == r && out >= 0 && (active >> row & 1))
-            add_shared_sum(&adds[row * n_out + out], sum);
+        int row = u.first_row + r;
+        if (eight == r && out < n_out && (active >> row & 1))
+            add_shared_sum(&phase->adds[row * n_out + out], sum);
     }
 }
 
@@ -135,17 +136,15 @@ static __device__ __forceinline__ float attend_to_past(const struct step_phase *
     struct keys past = {};
     past.near = keys + team * keys_a_row * 2 * HEAD;
     past.near_from = pos - n_past;
-    past.near_to_values = keys_a_row * HEAD;
     if (pos >= 0) {
         int slot = room->rows[r].slot, i = me / HEAD * kv.n_head * HEAD + u.head * HEAD + me % HEAD;
         const float *row = (const float *)phase->linear.in.data + (size_t)r * (size_t)phase->linear.in.stride;
         float query = row[u.head * HEAD + me % HEAD], value = row[kv.n_head * HEAD + i];
         if (u.share == 0)
-            append_value(kv, phase->cross.layer, slot, pos, i, value);
+            append_value(kv, phase->cross.layer, slot, pos, i, row);
         if (me < HEAD)
             room->queries[team * HEAD + me] = query;
-        keys[team * keys_a_row * 2 * HEAD + (me / HEAD * keys_a_row + n_past) * HEAD + me % HEAD] =
-            to_half(value);
+        keys[(team * keys_a_row + n_past) * 2 * HEAD + me] = to_half(value); /* and the key before it */
         past.first = kv_keys(kv, phase->cross.layer, slot, u.head);
         past.to_values = (size_t)kv.n_ctx * HEAD;
     }
@@ -168,23 +167,23 @@ static __device__ __forceinline__ void heads_phase(const struct step_params *p,
         bool is_first = unit == (int)blockIdx.x;
         const struct head_unit u =
             is_first ? room->first_heads : unit_of_heads(p->n_head, p->n_state, unit, rows);
-        int n_out = l->weight.n_out, out = head_out(u, thread) < n_out ? head_out(u, thread) : -1;
+        int out = head_out(u, thread);
         int r = team < rows && (active >> (u.first_row + team) & 1) ? u.first_row + team : -1;
         float x = 0.0f;
         if (phase->kind == PHASE_SELF) {
             x = attend_to_past<n_rows>(phase, room, keys, u, r, is_first, team, me);
         } else if (r >= 0 && me < HEAD) {
-            struct attended a =
-                join_parts(partial_of(&phase->cross, r, u.head, 0), room->rows[r].n_frames, me);
+            struct attended a = join_parts(&phase->cross, r, u.head, room->rows[r].n_frames, me);
             x = a.out / a.sum;
         }
         if (me < HEAD)
             room->heads[team * HEAD + place(me, HEAD)] = x;
         __syncthreads(); /* all heads are there */
-        multiply_heads<rows, bytes>(phase->adds, active, u.first_row, out, n_out,
+        multiply_heads<rows, bytes>(phase, active, u,
                                     is_first && ahead->n > 0 ? *weights_of(ahead, 0)
-                                    : out >= 0 ? load_weights<bytes>(&l->weight, out, head_eight(u, thread))
-                                               : packed_weights{},
+                                    : out < l->weight.n_out
+                                        ? load_weights<bytes>(&l->weight, out, head_eight(u, thread))
+                                        : packed_weights{},
                                     room->heads);
         __syncthreads(); /* nobody reads them any more */
     }
@@ -253,7 +252,7 @@ cross_phase(const struct step_params *p, const struct step_phase *phase, struct 
             make_queries<bytes>(p, phase, room, units, first, x, ahead);
             q = room->queries + team * HEAD;
             if (is_first)
-                window = {NULL, 0, NULL, 0, 0, keys, CROSS_PART * HEAD};
+                window = {NULL, 0, NULL, 0, 0, keys};
         }
         float *scores = room->scores + team * CROSS_PART;
         struct attended a = attend<TEAMS, STRETCH>(q, window, n_keys, scores);
@@ -335,7 +334,7 @@ static __device__ __forceinline__ void alignment(const struct cross_params *p, c
     for (int unit = (int)blockIdx.x; p->align && unit < n * p->kv.n_head; unit += (int)gridDim.x) {
         int r = unit / p->kv.n_head, head = unit % p->kv.n_head, n_frames = room->rows[r].n_frames;
         if (room->rows[r].pos >= 0 && (p->align_heads >> head & 1))
-            join_alignment(p, r, head, n_frames, join_parts(partial_of(p, r, head, 0), n_frames, 0));
+            join_alignment(p, r, head, n_frames, join_parts(p, r, head, n_frames, 0));
     }
 }
 
@@ -390,35 +389,27 @@ static __device__ __forceinline__ void begin_row(const struct step_params *p, in
     embed_row(&p->embed.rows, r, &p->tokens, p->embed.positions, p->embed.out);
 }
 
-/* A block a row: chooses, advances the slot and begins the next step. The chosen token is embedded while the slot is advanced, and is
- * in vain where that ends the text. */
+/* A block a row: chooses, advances the slot and begins the next step. */
 static __device__ __forceinline__ void finish_row(const struct step_params *p, struct step_room *room, int r)
 {
     const struct select_args *a = &p->select;
-    const struct step_row *row = &room->rows[r];
-    struct slot_state *s = &a->slots[row->slot];
+    int pos = room->rows[r].pos;
+    struct slot_state *s = &a->slots[room->rows[r].slot];
     const float *logits = (const float *)a->logits.data + (size_t)r * (size_t)a->logits.stride;
     size_t n_parts = (size_t)(a->logits.cols + PART_IDS - 1) / PART_IDS;
-    int pos = row->pos;
-    if (pos < 0 || row->n_beams > 1)
+    if (pos < 0 || s->n_beams > 1)
         return;
-    int near = threadIdx.x == 0 ? s->n_steps + s->n_ctx : 0; /* so that advancing need not wait for them */
-    if (pos == row->probe_index)
-        probe_row(s, pos, logits, a->logits.cols);
-    struct choice c = choose(&row->rules, pos + 1, &room->allowed[r], p->parts + (size_t)r * n_parts, logits,
-                             a->logits.cols);
-    afresh(near);
-    if (threadIdx.x == 0) { /* what is written here, nobody else reads before all meet */
+    probe_row(s, pos, logits, a->logits.cols);
+    struct choice c =
+        choose(&s->rules, pos + 1, &room->allowed[r], p->parts + (size_t)r * n_parts, logits, a->logits.cols);
+    if (threadIdx.x == 0) { /* what is written here, nobody else has read */
         a->chosen[r] = c.id;
         a->logprob[r] = c.logprob;
         advance_slot(s, &c.id, &c.logprob, 1);
-        bool goes_on = s->done == SLOT_ACTIVE;
-        if (!goes_on)
+        if (s->done != SLOT_ACTIVE)
             atomicAdd(p->advance.n_active, -1);
-        p->embed.rows.token[r] = c.id;
-        p->embed.rows.pos[r] = goes_on ? pos + 1 : -1;
     }
-    embed_token(c.id, pos + 1 < row->n_ctx ? pos + 1 : -1, &p->tokens, p->embed.positions, r, p->embed.out);
+    begin_row(p, r);
 }
 
 #endif

@@ -2,9 +2,8 @@
  *
  * While a graph is recorded its operations are noted. A step of up to ROWS_MAX rows without beams is the known sequence of
  * them; everything else has the graph alone. Fused are: self-attention and cross-attention's joining with the product that
- * follows; with few rows cross-attention with its queries, and both products of the MLP; with one row, where a cluster can have a
- * head, attention with the products on both sides of it. What lies between is then not written, and the residual moves from one
- * x to the other (step.cu). */
+ * follows; and with few rows cross-attention with its queries, and both products of the MLP. What lies between is then not
+ * written, and the residual moves from one x to the other (step.cu). */
 #include "gpu/cuda/step.cuh"
 
 #include <stdlib.h>
@@ -81,9 +80,8 @@ struct builder {
     int in;               /* which one has the residual */
     bool is_pending;      /* less what is in the newest sums, and this bias */
     const float *bias;
-    long long *sums[STEP_SUMS];
+    long long *sums[2];
     int newest;
-    bool by_heads;
 };
 
 static const struct step_note *next(struct builder *b, enum op op)
@@ -100,24 +98,15 @@ static struct step_phase *add_phase(struct builder *b, enum phase_kind kind)
     return p;
 }
 
-static bool next_linear(struct builder *b, struct linear_rows_params *to)
-{
-    const struct step_note *note = next(b, OP_LINEAR);
-    if (!note)
-        return false;
-    const struct linear_rows_args *a = &note->linear;
-    *to = {a->rows, a->in, a->add, a->out, a->gamma, a->beta, a->bias, a->gelu, *a->weight};
-    return true;
-}
-
 /* A linear layer whose input is not the residual. */
 static struct step_phase *add_linear(struct builder *b, enum phase_kind kind)
 {
-    struct linear_rows_params l;
-    if (!next_linear(b, &l))
+    const struct step_note *note = next(b, OP_LINEAR);
+    if (!note)
         return NULL;
+    const struct linear_rows_args *a = &note->linear;
     struct step_phase *p = add_phase(b, kind);
-    p->linear = l;
+    p->linear = {a->rows, a->in, a->add, a->out, a->gamma, a->beta, a->bias, a->gelu, *a->weight};
     return p;
 }
 
@@ -143,46 +132,27 @@ static struct step_phase *add_normed(struct builder *b, enum phase_kind kind, bo
     return p;
 }
 
-/* A phase's product of a layer without anything else goes to the residual: its reader adds it. The sums that it does not
- * add to and whose reader comes before it become zero: they are next. */
+/* A phase's product of a layer without anything else goes to the residual: its reader adds it. */
 static bool add_to_residual(struct builder *b, struct step_phase *p, const struct linear_rows_params *l)
 {
     if (l->gamma || l->gelu || l->add.data != b->x[0].data || l->out.data != b->x[0].data || b->is_pending)
         return false;
-    b->newest = (b->newest + 1) % STEP_SUMS;
+    b->newest ^= 1;
     b->is_pending = true;
     b->bias = l->bias;
-    p->adds = b->sums[b->newest];
-    p->clears = b->sums[(b->newest + 1) % STEP_SUMS];
+    p->adds = p[-1].clears = b->sums[b->newest];
     return true;
-}
-
-/* A phase's product `l` of heads that attention has put out there. */
-static bool multiply_heads(struct builder *b, struct step_phase *p, const struct linear_rows_params *l,
-                           struct mat out, int n_head)
-{
-    b->n_head = b->n_head ? b->n_head : n_head;
-    return l->in.data == out.data && l->weight.n_in == n_head * HEAD && l->weight.n_out == b->x[0].cols &&
-           n_head == b->n_head && add_to_residual(b, p, l);
 }
 
 /* Attention, whose output is `out`, or its joining, with the product that follows. */
 static struct step_phase *add_heads(struct builder *b, enum phase_kind kind, struct mat out, int n_head)
 {
     struct step_phase *p = add_linear(b, kind);
-    return p && multiply_heads(b, p, &p->linear, out, n_head) ? p : NULL;
-}
-
-/* The same in the phase of the product before attention. */
-static bool join_heads(struct builder *b, struct step_phase *p, enum phase_kind kind, struct mat out,
-                       int n_head)
-{
-    struct linear_rows_params l;
-    if (!next_linear(b, &l) || l.weight.bytes || p->linear.weight.n_in != b->x[0].cols)
-        return false;
-    p->kind = kind;
-    p->down = l.weight;
-    return multiply_heads(b, p, &l, out, n_head);
+    b->n_head = b->n_head ? b->n_head : n_head;
+    bool fits = p && p->linear.in.data == out.data && p->linear.weight.n_in == n_head * HEAD &&
+                p->linear.weight.n_out == b->x[0].cols && n_head == b->n_head &&
+                add_to_residual(b, p, &p->linear);
+    return fits ? p : NULL;
 }
 
 /* Query, cross-attention and the product with its output. */
@@ -198,15 +168,11 @@ static bool add_cross(struct builder *b)
         cross = add_phase(b, PHASE_CROSS);
     else
         query->kind = PHASE_CROSS_QUERIES;
-    b->n_window = b->n_window ? b->n_window : a->kv->n_ctx;
-    if (a->q.data != query->linear.out.data || a->kv->n_ctx != b->n_window)
-        return false;
     cross->cross = {a->rows,        *a->kv,         a->layer,   a->slots, a->q, a->out, b->engine->partial,
                     a->align_heads, a->align_first, a->n_align, a->align};
-    if (b->by_heads)
-        return join_heads(b, cross, PHASE_HEAD_CROSS, a->out, a->kv->n_head);
     struct step_phase *out = add_heads(b, PHASE_JOINED, a->out, a->kv->n_head);
-    if (!out)
+    b->n_window = b->n_window ? b->n_window : a->kv->n_ctx;
+    if (!out || a->q.data != query->linear.out.data || a->kv->n_ctx != b->n_window)
         return false;
     out->cross = cross->cross;
     return true;
@@ -218,14 +184,11 @@ static bool add_self(struct builder *b)
     const struct step_note *note = qkv ? next(b, OP_SELF) : NULL;
     if (!note || note->self.slots || note->self.qkv.data != qkv->linear.out.data)
         return false;
-    struct step_phase *self =
-        b->by_heads ? qkv : add_heads(b, PHASE_SELF, note->self.out, note->self.kv->n_head);
+    struct step_phase *self = add_heads(b, PHASE_SELF, note->self.out, note->self.kv->n_head);
     if (!self)
         return false;
     self->self = *note->self.kv;
     self->cross.layer = note->self.layer;
-    if (b->by_heads)
-        return join_heads(b, qkv, PHASE_HEAD_SELF, note->self.out, note->self.kv->n_head);
     self->linear.in = note->self.qkv;
     return true;
 }
@@ -234,17 +197,19 @@ static bool add_self(struct builder *b)
 static bool add_mlp(struct builder *b)
 {
     struct step_phase *up = add_normed(b, b->n > FUSED_ROWS ? PHASE_LINEAR : PHASE_MLP, true);
-    struct linear_rows_params l;
-    if (!up || !next_linear(b, &l) || l.in.data != up->linear.out.data)
+    struct step_phase *down = up ? add_linear(b, PHASE_LINEAR) : NULL;
+    if (!down || down->linear.in.data != up->linear.out.data)
         return false;
     if (b->n > FUSED_ROWS) {
-        struct step_phase *down = add_phase(b, PHASE_LINEAR);
-        bool fits = !l.gamma && !b->is_pending && l.add.data == b->x[0].data && l.out.data == b->x[0].data;
-        down->linear = l;
-        down->linear.add = down->linear.out = b->x[b->in];
         take_shared(b, down);
+        bool fits = !down->linear.gamma && !b->is_pending && down->linear.add.data == b->x[0].data &&
+                    down->linear.out.data == b->x[0].data;
+        down->linear.add = down->linear.out = b->x[b->in];
         return fits;
     }
+    const struct linear_rows_params l = down->linear;
+    memset(down, 0, sizeof(*down));
+    b->n_phases--;
     up->down = l.weight;
     return l.weight.n_in % MLP_CHUNK == 0 && add_to_residual(b, up, &l);
 }
@@ -303,16 +268,14 @@ static bool is_bare(const struct linear_rows_params *l)
     return !l->gelu && !l->bias && !l->add.data;
 }
 
-/* Sums for three products, and another x. */
+/* Sums for two products, and another x. */
 static bool add_memory(struct builder *b, int n_state, struct step_program *p)
 {
     size_t n = (size_t)b->n * (size_t)n_state;
-    p->residual = cuda_device_alloc(b->engine, n * (STEP_SUMS * sizeof(long long) + sizeof(float)));
-    p->params.sums = (long long *)p->residual;
-    for (int i = 0; i < STEP_SUMS; i++)
-        b->sums[i] = p->params.sums + (size_t)i * n;
-    b->newest = STEP_SUMS - 1;
-    b->x[1] = mat_view(p->params.sums + STEP_SUMS * n, DTYPE_F32, b->n, n_state, n_state);
+    p->residual = cuda_device_alloc(b->engine, n * (2 * sizeof(long long) + sizeof(float)));
+    b->sums[0] = (long long *)p->residual;
+    b->sums[1] = b->sums[0] + n;
+    b->x[1] = mat_view(b->sums[1] + n, DTYPE_F32, b->n, n_state, n_state);
     p->params.n_sums = (int)n;
     return p->residual;
 }
@@ -339,7 +302,6 @@ static bool build(struct builder *b, struct step_program *program)
     const struct step_note *advance = select ? next(b, OP_ADVANCE) : NULL;
     if (!advance || b->at != b->notes->n || !is_bare(&b->phases[b->n_phases - 1].linear))
         return false;
-    b->phases[b->n_phases - 1].clears = b->sums[0]; /* of the next step's first product */
     add_phase(b, PHASE_FINISH);
     p->n_phases = b->n_phases;
     p->n_head = b->n_head;
@@ -368,36 +330,27 @@ static bool to_device(struct cuda_engine *c, struct step_program *p, const struc
     return there;
 }
 
-static struct step_program *create(struct cuda_engine *c, const struct step_notes *notes, bool by_heads)
+struct step_program *step_program_create(struct cuda_engine *c, const struct step_notes *notes)
 {
+    if (!c->cooperative || notes->unfit)
+        return NULL;
     struct step_phase *phases = (struct step_phase *)calloc(STEP_PHASES_MAX, sizeof(*phases));
     struct step_program *p = (struct step_program *)calloc(1, sizeof(*p));
     struct builder b = {};
     b.engine = c;
     b.notes = notes;
     b.phases = phases;
-    b.by_heads = by_heads;
-    bool done = p && phases && build(&b, p) && (!by_heads || b.n == 1);
+    bool done = p && phases && build(&b, p);
     if (done) {
         p->n_rows = b.n;
-        p->by_heads = by_heads;
-        p->stride = b.stride_max;
         share_out(&b, c->l2_bytes);
-        done = step_fits(c, p) && to_device(c, p, phases);
+        done = step_fits(c, p, b.stride_max) && to_device(c, p, phases);
     }
     free(phases);
     if (done)
         return p;
     step_program_destroy(p);
     return NULL;
-}
-
-struct step_program *step_program_create(struct cuda_engine *c, const struct step_notes *notes)
-{
-    if (!c->cooperative || notes->unfit)
-        return NULL;
-    struct step_program *by_heads = create(c, notes, true);
-    return by_heads ? by_heads : create(c, notes, false);
 }
 
 void step_program_destroy(struct step_program *p)

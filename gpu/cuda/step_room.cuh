@@ -5,14 +5,6 @@
 #include "gpu/cuda/select.cuh"
 #include "gpu/cuda/step.cuh"
 
-/* Before Ampere the kernel does not fit its registers, and is not launched; nor is what a newer GPU's driver compiles of such
- * PTX. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define STEP_IS_BUILT false
-#else
-#define STEP_IS_BUILT true
-#endif
-
 #define STEP_WARPS (STEP_THREADS / WARP)
 #define TEAMS      (STEP_THREADS / ATTENTION_THREADS)
 #define RING       2 /* phases that are known: this one, in whose place the one after next comes, and the next */
@@ -29,10 +21,9 @@
 static_assert(STEP_THREADS == RULES_THREADS, "a block chooses for a row");
 static_assert(STEP_WARPS == MLP_CHUNK, "a warp an input of a chunk");
 
-/* What is known of a row: its position throughout a step, the rest throughout a launch. */
+/* What is known of a row throughout a step. */
 struct step_row {
-    int pos, slot, audio, n_frames, n_ctx, n_beams, probe_index;
-    struct token_rules rules;
+    int pos, slot, audio, n_frames;
 };
 
 /* A block's unit of the products with heads: some rows, a head, some outputs. */
@@ -47,15 +38,14 @@ struct window_unit {
 
 /* A block's shared memory. */
 struct step_room {
-    alignas(16) struct step_phase ring[RING];
+    struct step_phase ring[RING];
     struct step_row rows[ROWS_MAX];
     struct allowed allowed[ROWS_MAX];
     float scores[TEAMS * CROSS_PART];
     float queries[TEAMS * HEAD];
     alignas(16) float heads[TEAMS * HEAD];                         /* a row's head each, by place */
     alignas(16) float hidden[MLP_CHUNKS * FUSED_ROWS * MLP_CHUNK]; /* chunks of rows, by place */
-    alignas(16) float gamma[STEP_STATE_MAX];
-    alignas(16) float beta[STEP_STATE_MAX];
+    float gamma[STEP_STATE_MAX], beta[STEP_STATE_MAX];
     struct head_unit first_heads;    /* of the block, in every layer: */
     struct window_unit first_window; /* divisions take their time */
     unsigned active;                 /* bit r: row r is not idle */
@@ -81,39 +71,6 @@ template <int n_rows> struct near {
     static const int keys_a_row = keys / rows;
     static const int bytes = keys * 2 * HEAD * (int)sizeof(__half);
 };
-
-/* A launch begins: what is known of its rows. Ends with a barrier. */
-static __device__ __forceinline__ void know_rows(const struct step_params *p, struct step_room *room)
-{
-    int r = (int)threadIdx.x;
-    if (r < p->embed.rows.n) {
-        int slot = p->embed.rows.slot[r];
-        const struct slot_state *s = &p->slots[slot];
-        room->rows[r] = {-1, slot, s->audio, s->n_frames, s->n_ctx, s->n_beams, s->probe_index, s->rules};
-    }
-    __syncthreads();
-}
-
-/* A step begins: where its rows are, and whether there is one. Ends with a barrier. */
-static __device__ __forceinline__ void begin_step(const struct step_params *p, struct step_room *room)
-{
-    int r = (int)threadIdx.x;
-    if (r < WARP) {
-        unsigned active = 0;
-        if (r == 0)
-            room->goes_on = *p->n_active > 0;
-        if (r < p->embed.rows.n) {
-            int pos = p->embed.rows.pos[r];
-            room->rows[r].pos = pos;
-            active = (unsigned)(pos >= 0) << r;
-        }
-        for (int lane = ROWS_MAX / 2; lane > 0; lane /= 2)
-            active |= __shfl_xor_sync(LANES, active, lane);
-        if (r == 0)
-            room->active = active;
-    }
-    __syncthreads();
-}
 
 static __device__ __forceinline__ int unit_of_warp(int warp)
 {

@@ -14,15 +14,15 @@ enum { ALL = 4 }; /* as many multiprocessors as the harness has: here, all that 
 struct engine;
 
 static bool has_cooperative = true;
-static int multiprocessors = ALL, cluster_most = 1;
+static int multiprocessors = ALL;
 static size_t shared_most;
 static cudaError_t wanted;
 
 extern "C" {
 /* CUDA 12 has another name for it, by a macro. */
 cudaError_t REAL(cudaGetDeviceProperties)(cudaDeviceProp *, int device);
-cudaError_t REAL(cudaLaunchKernelExC)(const cudaLaunchConfig_t *, const void *kernel, void **params);
-cudaError_t REAL(cudaOccupancyMaxActiveClusters)(int *n, const void *kernel, const cudaLaunchConfig_t *);
+cudaError_t REAL(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
+                                              size_t shared, cudaStream_t);
 
 cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
 {
@@ -35,35 +35,18 @@ cudaError_t WRAPPED(cudaGetDeviceProperties)(cudaDeviceProp *p, int device)
     return e;
 }
 
-cudaError_t WRAPPED(cudaLaunchKernelExC)(const cudaLaunchConfig_t *config, const void *kernel, void **params)
+cudaError_t WRAPPED(cudaLaunchCooperativeKernel)(const void *kernel, dim3 blocks, dim3 threads, void **params,
+                                                 size_t shared, cudaStream_t stream)
 {
     cudaError_t e = wanted;
     wanted = cudaSuccess;
-    return e ? e : REAL(cudaLaunchKernelExC)(config, kernel, params);
-}
-
-/* Of clusters that are not too large, as many as there are multiprocessors for. */
-cudaError_t WRAPPED(cudaOccupancyMaxActiveClusters)(int *n, const void *kernel,
-                                                    const cudaLaunchConfig_t *config)
-{
-    int size = (int)config->attrs[0].val.clusterDim.x, most = multiprocessors / size;
-    cudaError_t e = REAL(cudaOccupancyMaxActiveClusters)(n, kernel, config);
-    if (size > cluster_most)
-        *n = 0;
-    else if (multiprocessors != ALL && most < *n)
-        *n = most;
-    return e;
+    return e ? e : REAL(cudaLaunchCooperativeKernel)(kernel, blocks, threads, params, shared, stream);
 }
 
 void harness_cooperative(bool has, int n)
 {
     has_cooperative = has;
     multiprocessors = n;
-}
-
-void harness_cluster(int most)
-{
-    cluster_most = most;
 }
 
 void harness_shared_bytes(size_t of_a_block)

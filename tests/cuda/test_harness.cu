@@ -282,7 +282,7 @@ static bool ring_is_right(unsigned seed, bool meets)
     struct ring ring = {(int *)device(NULL, sizeof(value)), (unsigned *)device(&zero, sizeof(zero)), meets};
     bool right = true;
     harness_seed(seed);
-    assert_int_equal(launch_cooperative(ring_kernel, RING, 1, RING_THREADS, 0, 0, ring), cudaSuccess);
+    assert_int_equal(launch_cooperative(ring_kernel, RING, RING_THREADS, 0, 0, ring), cudaSuccess);
     fetch(value, ring.value, sizeof(value));
     harness_seed(0);
     for (int me = 0; me < RING; me++) {
@@ -549,9 +549,9 @@ static void commit_fault(enum fault fault)
     float *small = (float *)device(NULL, WARP * sizeof(float));
     unsigned zero = 0, *arrived = (unsigned *)device(&zero, sizeof(zero));
     if (fault == ABSENT_BLOCK)
-        launch_cooperative(absent_block, 3, 1, WARP, 0, 0, arrived);
+        launch_cooperative(absent_block, 3, WARP, 0, 0, arrived);
     if (fault == ONE_TOO_MANY)
-        launch_cooperative(one_too_many, 3, 1, WARP, 0, 0, arrived);
+        launch_cooperative(one_too_many, 3, WARP, 0, 0, arrived);
     if (fault == NOT_COOPERATIVE)
         LAUNCH(waits_for_others, 2, WARP, 0, 0, arrived);
     if (fault == BEYOND_SHARED)
@@ -618,10 +618,9 @@ static void test_refused_launches(void **state)
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidConfiguration);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     harness_cooperative(true, 2);
-    assert_int_equal(launch_cooperative(sums_kernel, 3, 1, WARP, 0, 0, out),
-                     cudaErrorCooperativeLaunchTooLarge);
+    assert_int_equal(launch_cooperative(sums_kernel, 3, WARP, 0, 0, out), cudaErrorCooperativeLaunchTooLarge);
     harness_cooperative(false, 2);
-    assert_int_equal(launch_cooperative(sums_kernel, 1, 1, WARP, 0, 0, out), cudaErrorNotSupported);
+    assert_int_equal(launch_cooperative(sums_kernel, 1, WARP, 0, 0, out), cudaErrorNotSupported);
     harness_cooperative(true, 4);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     cudaFree(out);

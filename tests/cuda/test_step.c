@@ -8,15 +8,14 @@
 void harness_seed(unsigned);
 void harness_cooperative(bool has, int multiprocessors);
 void harness_shared_bytes(size_t of_a_block);
-void harness_cluster(int most);
 void harness_fail(const char *call, int after, int error);
 bool harness_has_failed(void);
 bool harness_ptx(int version); /* that kernels were compiled for; false where that cannot be chosen */
 void __tsan_acquire(void *) __attribute__((weak)); /* under ThreadSanitizer: races in the step kernel */
 
 enum {
-    HEAD = 64,
-    STATE_MOST = 6 * HEAD,
+    HEADS = 2,
+    STATE = 64 * HEADS,
     LAYERS = 2,
     FRAMES = 300,
     CTX = 140,
@@ -33,14 +32,12 @@ struct layer {
     struct engine_weight *weight[6]; /* qkv, out, query, cross_out, fc1, fc2 */
 };
 
-/* Of the weights, in n_state. */
-static const int outs[6] = {3, 1, 1, 1, 4, 1};
-static const int ins[6] = {1, 1, 1, 1, 1, 4};
+static const int outs[6] = {3 * STATE, STATE, STATE, STATE, 4 * STATE, STATE};
+static const int ins[6] = {STATE, STATE, STATE, STATE, STATE, 4 * STATE};
 
 /* A decoder that is made of operations alone. */
 struct world {
     struct engine *e;
-    int n_state;
     struct layer layers[LAYERS];
     float *gamma, *beta, *positions;
     struct engine_weight *tokens;
@@ -75,22 +72,22 @@ static struct engine_weight *take_weight(struct engine *e, struct test_rng *rng,
     return w;
 }
 
-static void make_layer(struct engine *e, struct test_rng *rng, int n_state, float out_scale, struct layer *l)
+static void make_layer(struct engine *e, struct test_rng *rng, float out_scale, struct layer *l)
 {
     for (int i = 0; i < 3; i++) {
-        l->gamma[i] = take_random(e, rng, n_state, 0.2f, 1.0f);
-        l->beta[i] = take_random(e, rng, n_state, 0.2f, 0.0f);
+        l->gamma[i] = take_random(e, rng, STATE, 0.2f, 1.0f);
+        l->beta[i] = take_random(e, rng, STATE, 0.2f, 0.0f);
     }
     for (int i = 0; i < 6; i++) {
-        l->bias[i] = take_random(e, rng, outs[i] * n_state, 0.2f, 0.0f);
-        l->weight[i] = take_weight(e, rng, outs[i] * n_state, ins[i] * n_state, i == 1 ? out_scale : 1.0f);
+        l->bias[i] = take_random(e, rng, outs[i], 0.2f, 0.0f);
+        l->weight[i] = take_weight(e, rng, outs[i], ins[i], i == 1 ? out_scale : 1.0f);
     }
 }
 
 /* Random keys and values for each slot. */
 static void fill_cache(struct world *w, struct test_rng *rng, struct engine_kv *kv, int n_ctx)
 {
-    struct mat k_v = take_mat(w->e, n_ctx, 2 * w->n_state, 2 * w->n_state);
+    struct mat k_v = take_mat(w->e, n_ctx, 2 * STATE, 2 * STATE);
     for (int layer = 0; layer < LAYERS; layer++) {
         for (int slot = 0; slot < SLOTS; slot++) {
             fill_mat(rng, k_v, 1.0f);
@@ -102,23 +99,22 @@ static void fill_cache(struct world *w, struct test_rng *rng, struct engine_kv *
 }
 
 /* out_scale: of the product with self-attention. */
-static struct world make_world(int n_state, bool bytes, float out_scale)
+static struct world make_world(bool bytes, float out_scale)
 {
-    struct world w = {.e = (bytes ? open_engine_of_bytes : open_engine)("cuda", 1, PRECISION_AUTO),
-                      .n_state = n_state};
+    struct world w = {.e = (bytes ? open_engine_of_bytes : open_engine)("cuda", 1, PRECISION_AUTO)};
     struct engine *e = w.e;
     struct test_rng rng;
     struct err err = {0};
     test_rng_init(&rng, 77);
     assert_non_null(e);
     for (int i = 0; i < LAYERS; i++)
-        make_layer(e, &rng, n_state, out_scale, &w.layers[i]);
-    w.gamma = take_random(e, &rng, n_state, 0.2f, 1.0f);
-    w.beta = take_random(e, &rng, n_state, 0.2f, 0.0f);
-    w.positions = take_random(e, &rng, CTX * n_state, 1.0f, 0.0f);
-    w.tokens = take_weight(e, &rng, VOCAB, n_state, 8.0f);
-    assert_int_equal(e->v->kv_create(e, LAYERS, SLOTS, CTX, n_state / HEAD, &w.self, &err), 0);
-    assert_int_equal(e->v->kv_create(e, LAYERS, SLOTS, FRAMES, n_state / HEAD, &w.cross, &err), 0);
+        make_layer(e, &rng, out_scale, &w.layers[i]);
+    w.gamma = take_random(e, &rng, STATE, 0.2f, 1.0f);
+    w.beta = take_random(e, &rng, STATE, 0.2f, 0.0f);
+    w.positions = take_random(e, &rng, CTX * STATE, 1.0f, 0.0f);
+    w.tokens = take_weight(e, &rng, VOCAB, STATE, 8.0f);
+    assert_int_equal(e->v->kv_create(e, LAYERS, SLOTS, CTX, HEADS, &w.self, &err), 0);
+    assert_int_equal(e->v->kv_create(e, LAYERS, SLOTS, FRAMES, HEADS, &w.cross, &err), 0);
     w.slots = take(e, SLOTS * sizeof(*w.slots));
     w.masks = take(e, RUN_TOKEN_MASKS * ((VOCAB + 31) / 32) * sizeof(uint32_t));
     w.masks[2] = 0x10f0; /* some tokens of the first mask */
@@ -127,11 +123,11 @@ static struct world make_world(int n_state, bool bytes, float out_scale)
     w.logprob = take(e, SLOTS * sizeof(float));
     w.align = take(e, (size_t)SLOTS * RUN_TOKENS_MAX * LAYERS * RUN_AUDIO_FRAMES * sizeof(float));
     w.rows = take_rows(e, SLOTS);
-    w.x = take_mat(e, SLOTS, n_state, n_state);
-    w.qkv = take_mat(e, SLOTS, 3 * n_state, 3 * n_state);
-    w.attention = take_mat(e, SLOTS, n_state, n_state);
-    w.query = take_mat(e, SLOTS, n_state, n_state);
-    w.hidden = take_mat(e, SLOTS, 4 * n_state, 4 * n_state);
+    w.x = take_mat(e, SLOTS, STATE, STATE);
+    w.qkv = take_mat(e, SLOTS, 3 * STATE, 3 * STATE);
+    w.attention = take_mat(e, SLOTS, STATE, STATE);
+    w.query = take_mat(e, SLOTS, STATE, STATE);
+    w.hidden = take_mat(e, SLOTS, 4 * STATE, 4 * STATE);
     w.logits = take_mat(e, SLOTS, VOCAB, VOCAB);
     fill_cache(&w, &rng, w.cross, FRAMES);
     fill_cache(&w, &rng, w.self, CTX);
@@ -274,8 +270,7 @@ struct setting {
     int n_tokens;
     size_t shared_bytes;
     int flaw;
-    bool bytes;  /* weights of 8 bits */
-    int cluster; /* blocks, where clusters are to be had: then the model is as wide as tiny */
+    bool bytes; /* weights of 8 bits */
 };
 
 enum { SMALL = 99 << 10, MIDDLE = 120 << 10, LARGE = 227 << 10 }; /* shared memory of a block */
@@ -286,11 +281,9 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     int n = setting.rows, n_tokens = setting.n_tokens;
     harness_cooperative(cooperative, setting.multiprocessors);
     harness_shared_bytes(setting.shared_bytes);
-    harness_cluster(setting.cluster ? setting.cluster : 1);
-    struct world w = make_world(setting.cluster ? STATE_MOST : 2 * HEAD, setting.bytes,
-                                setting.flaw == 0 ? 16.0f : 1.0f); /* a cache ends at 65,504 */
+    struct world w = make_world(setting.bytes, setting.flaw == 0 ? 16.0f : 1.0f); /* a cache ends at 65,504 */
     harness_seed(setting.seed ? (unsigned)test_seed() + setting.seed : 0);
-    for (int i = 0; setting.flaw >= 0 && i < outs[setting.flaw] * w.n_state; i++)
+    for (int i = 0; setting.flaw >= 0 && i < outs[setting.flaw]; i++)
         w.layers[0].bias[setting.flaw][i] = 1e9f;
     struct engine_graph *g = record(&w, n);
     set_slots(&w, n, n_tokens);
@@ -319,7 +312,6 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     drop_world(&w);
     harness_cooperative(true, 4);
     harness_shared_bytes(SMALL);
-    harness_cluster(1);
 }
 
 static void compare(int n, const struct outcome *a, const struct outcome *b)
@@ -344,16 +336,14 @@ static void compare(int n, const struct outcome *a, const struct outcome *b)
 static void test_same_bits(void **state)
 {
     static const struct setting settings[] = {
-        {1, 4, 0, 1, SMALL, -1, false, 0},     {2, 3, 5, 61, LARGE, -1, false, 0},
-        {5, 3, 6, 1, SMALL, -1, false, 0}, /* these are looked at for races */
-        {1, 3, 1, 125, LARGE, -1, false, 0},   {1, 34, 2, 1, LARGE, -1, false, 0},
-        {1, 1, 3, 125, MIDDLE, -1, false, 0},  {2, 1, 4, 61, LARGE, -1, false, 0},
-        {2, 13, 7, 1, MIDDLE, -1, false, 0},   {3, 4, 0, 1, LARGE, -1, false, 0},
-        {4, 7, 8, 30, SMALL, -1, false, 0},    {7, 9, 9, 1, SMALL, -1, false, 0},
-        {8, 2, 10, 30, LARGE, -1, false, 0},   {1, 9, 10, 1, SMALL, -1, true, 0},
-        {2, 3, 0, 61, LARGE, -1, true, 0},     {6, 4, 11, 1, SMALL, -1, true, 0},
-        {1, 48, 0, 1, LARGE, -1, false, 8},    {1, 56, 12, 125, LARGE, -1, false, 8},
-        {1, 96, 13, 61, LARGE, -1, false, 16},
+        {1, 4, 0, 1, SMALL, -1, false},    {2, 3, 5, 61, LARGE, -1, false},
+        {5, 3, 6, 1, SMALL, -1, false}, /* these are looked at for races */
+        {1, 3, 1, 125, LARGE, -1, false},  {1, 34, 2, 1, LARGE, -1, false},
+        {1, 1, 3, 125, MIDDLE, -1, false}, {2, 1, 4, 61, LARGE, -1, false},
+        {2, 13, 7, 1, MIDDLE, -1, false},  {3, 4, 0, 1, LARGE, -1, false},
+        {4, 7, 8, 30, SMALL, -1, false},   {7, 9, 9, 1, SMALL, -1, false},
+        {8, 2, 10, 30, LARGE, -1, false},  {1, 9, 10, 1, SMALL, -1, true},
+        {2, 3, 0, 61, LARGE, -1, true},    {6, 4, 11, 1, SMALL, -1, true},
     };
     size_t n = sizeof(settings) / sizeof(settings[0]);
     struct outcome *one = malloc(sizeof(*one)), *many = malloc(sizeof(*many));
@@ -362,7 +352,7 @@ static void test_same_bits(void **state)
         graph.seed = 0;
         graph.multiprocessors = 4;
         run(settings[i], true, one);
-        assert_string_equal(one->repeat, settings[i].cluster ? "clusters" : "kernel");
+        assert_string_equal(one->repeat, "kernel");
         if (__tsan_acquire)
             continue; /* the kernels of the graph have tests of their own */
         run(graph, false, many);
@@ -378,7 +368,7 @@ static void test_flaws(void **state)
 {
     struct outcome *o = malloc(sizeof(*o));
     for (int i = 0; i < 8; i++) {
-        const struct setting setting = {i / 4 ? 3 : 1, 4, 0, 1, SMALL, i % 2 ? 4 : 0, false, 0};
+        const struct setting setting = {i / 4 ? 3 : 1, 4, 0, 1, SMALL, i % 2 ? 4 : 0, false};
         run(setting, i / 2 % 2, o);
         assert_int_equal(o->n_active, 0);
         for (int k = 0; k < setting.rows * VOCAB; k++)
@@ -393,9 +383,9 @@ static void test_refused(void **state)
 {
     struct outcome *graph = malloc(sizeof(*graph)), *refused = malloc(sizeof(*refused));
     struct err err = {0};
-    const struct setting setting = {2, 4, 0, 1, SMALL, -1, false, 0};
+    const struct setting setting = {2, 4, 0, 1, SMALL, -1, false};
     run(setting, false, graph);
-    harness_fail("cudaLaunchKernelExC", 0, TOO_LARGE);
+    harness_fail("cudaLaunchCooperativeKernel", 0, TOO_LARGE);
     run(setting, true, refused);
     assert_true(harness_has_failed());
     assert_string_equal(refused->repeat, "graph");
@@ -411,10 +401,10 @@ static void test_refused(void **state)
         assert_string_equal(refused->repeat, "graph");
         compare(2, graph, refused);
     }
-    struct world w = make_world(2 * HEAD, false, 1.0f);
+    struct world w = make_world(false, 1.0f);
     struct engine_graph *g = record(&w, 1);
     set_slots(&w, 1, 1);
-    harness_fail("cudaLaunchKernelExC", 0, NOT_READY);
+    harness_fail("cudaLaunchCooperativeKernel", 0, NOT_READY);
     w.e->v->graph_launch(w.e, g, w.n_active, 3);
     assert_int_equal(w.e->v->wait(w.e, &err), -EIO);
     w.e->v->graph_launch(w.e, g, w.n_active, 3);

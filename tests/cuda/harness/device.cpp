@@ -143,34 +143,24 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribut
 
 /* What a test wants the machine to be. */
 static int driver_version = CUDART_VERSION, compute_major = 8, n_multiprocessors = 4;
-static int ptx_version = 90;
+static int ptx_version = 80;
 static bool has_cooperative = true;
-static int cluster_most = 1; /* blocks */
 static cudaError_t count_error = cudaSuccess;
 
-bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster)
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together)
 {
-    if (runtime_fault(cluster ? "cudaLaunchKernelExC" : "LAUNCH") != cudaSuccess)
+    if (runtime_fault(together ? "cudaLaunchCooperativeKernel" : "LAUNCH") != cudaSuccess)
         return false;
-    if (cluster && (!has_cooperative || (int)blocks.x > n_multiprocessors)) {
+    if (together && (!has_cooperative || (int)blocks.x > n_multiprocessors)) {
         runtime_error(has_cooperative ? cudaErrorCooperativeLaunchTooLarge : cudaErrorNotSupported);
         return false;
     }
     size_t n = (size_t)threads.x * threads.y * threads.z;
     bool fits = n >= 1 && n <= 1024 && threads.z <= 64 && blocks.x >= 1 && blocks.y >= 1 && blocks.z >= 1 &&
                 blocks.x <= 0x7fffffff && blocks.y <= 65535 && blocks.z <= 65535 &&
-                (!cluster || (cluster <= cluster_most && (int)blocks.x % cluster == 0)) &&
                 shared <= harness_shared_limit(kernel);
     runtime_error(fits ? cudaSuccess : cudaErrorInvalidConfiguration);
     return fits;
-}
-
-/* One block a multiprocessor, of whatever fits at all. */
-int harness_clusters(const void *kernel, int cluster, int threads, size_t shared)
-{
-    bool fits = runtime_fault("cudaOccupancyMaxActiveClusters") == cudaSuccess && cluster <= cluster_most &&
-                threads <= 1024 && shared <= harness_shared_limit(kernel);
-    return fits ? n_multiprocessors / cluster : 0;
 }
 
 extern "C" const char *cudaGetErrorString(cudaError_t e)
@@ -187,11 +177,6 @@ extern "C" void harness_cooperative(bool has, int multiprocessors)
 {
     has_cooperative = has;
     n_multiprocessors = multiprocessors;
-}
-
-extern "C" void harness_cluster(int most)
-{
-    cluster_most = most;
 }
 
 extern "C" bool harness_ptx(int version)

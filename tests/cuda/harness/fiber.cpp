@@ -80,9 +80,8 @@ enum fiber_state { NOWHERE, AT_BARRIER, IN_WARP, SPINNING, ENDED };
 
 struct async_copy {
     void *to;
-    const void *from;       /* NULL: the value */
+    const void *from;
     int bytes, room, group; /* zeros behind the bytes, up to the room */
-    float value;
 };
 
 struct fiber {
@@ -113,32 +112,20 @@ struct shared_array {
     size_t bytes;
 };
 
-/* A barrier in shared memory that counts copies: n threads say of each round how many bytes they have asked for. */
-struct bulk_counter {
-    const uint64_t *at;
-    int n, n_asked;
-    long bytes; /* asked for, less those that are said to be */
-    unsigned rounds;
-    std::vector<struct async_copy> asked,
-        complete; /* of this round; and of those before, which nobody has waited for */
-    char *order;
-};
-
 /* A block that runs. Those of a cooperative launch are all there at once, the others come one after the other. */
 struct block {
     struct harness_block index;
     std::vector<struct fiber> fibers;
     std::vector<struct warp> warps;
     std::vector<struct shared_array> arrays;
-    std::vector<struct bulk_counter> counters;
-    unsigned number, n_alive, n_at_barrier;
+    unsigned n_alive, n_at_barrier;
     char *barrier_order;
     size_t shared_bytes;
 };
 
 static std::vector<struct block> running;
-static struct block *block;       /* whose turn it is */
-static unsigned cluster_blocks;   /* 0: blocks know nothing of one another */
+static struct block *block; /* whose turn it is */
+static bool cooperative;
 static std::deque<char *> stacks; /* that nobody uses */
 static struct context scheduler;
 static struct fiber *now;
@@ -296,18 +283,13 @@ void harness_barrier(const void *site)
     races_acquire(order);
 }
 
-/* Until others have had their turn. */
-static void spin(void)
-{
-    set_waiting(now, SPINNING);
-    leave();
-}
-
+/* The other blocks have their turn before the value is looked at. */
 unsigned load_counter(const unsigned *p)
 {
-    if (!cluster_blocks)
+    if (!cooperative)
         harness_die("a thread waits for other blocks, which a launch like this one does not have running");
-    spin();
+    set_waiting(now, SPINNING);
+    leave();
     races_acquire((void *)(uintptr_t)p);
     return *p;
 }
@@ -356,58 +338,29 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
 
 /* --- shared memory ------------------------------------------------------------------------------------------------ */
 
-static void *new_array(struct block *b, const void *key, size_t bytes)
+static void *new_array(const void *key, size_t bytes)
 {
     struct races_quiet quiet;
     size_t margin = ASAN ? 0 : CANARY;
     struct shared_array a = {key, nullptr, bytes};
-    b->shared_bytes += (bytes + 15) / 16 * 16;
-    if (b->shared_bytes > shared_limit)
+    block->shared_bytes += (bytes + 15) / 16 * 16;
+    if (block->shared_bytes > shared_limit)
         harness_die("more shared memory than the kernel may have");
     if (posix_memalign((void **)&a.memory, 16, bytes + 2 * margin) != 0)
         harness_die("out of memory");
     memset(a.memory, 0xfb, bytes + 2 * margin);
     memset(a.memory + margin, 0xff, bytes);
-    b->arrays.push_back(a);
+    block->arrays.push_back(a);
     return a.memory + margin;
-}
-
-static void *array_of(struct block *b, const void *key, size_t bytes)
-{
-    for (const struct shared_array &a : b->arrays) {
-        if (a.key == key)
-            return a.memory + (ASAN ? 0 : CANARY);
-    }
-    return new_array(b, key, bytes);
 }
 
 void *harness_shared(const void *key, size_t bytes)
 {
-    return array_of(block, key, bytes);
-}
-
-/* The block of this rank in the cluster of the one whose turn it is. */
-static struct block *block_of_rank(int rank)
-{
-    if (!cluster_blocks)
-        harness_die("a cluster, in a launch that has none");
-    if (rank < 0 || rank >= (int)cluster_blocks)
-        harness_die("a cluster has no block of this rank");
-    struct block *other = &running[block->number / cluster_blocks * cluster_blocks + (unsigned)rank];
-    if (other->n_alive == 0)
-        harness_die("shared memory of a block that has ended");
-    return other;
-}
-
-/* Where it has what this block has there. */
-static void *address_in(struct block *other, const void *shared)
-{
     for (const struct shared_array &a : block->arrays) {
-        size_t offset = (size_t)((const char *)shared - a.memory) - (ASAN ? 0 : CANARY);
-        if (offset < a.bytes)
-            return (char *)array_of(other, a.key, a.bytes) + offset;
+        if (a.key == key)
+            return a.memory + (ASAN ? 0 : CANARY);
     }
-    harness_die("not an address of shared memory");
+    return new_array(key, bytes);
 }
 
 static void drop_arrays(void)
@@ -459,7 +412,6 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
                 threads,
                 blocks,
                 nullptr};
-    b->number = index;
     b->n_alive = n_threads;
     b->n_at_barrier = 0;
     b->shared_bytes = 0;
@@ -479,17 +431,12 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         context_init(&f->context, f->stack, fiber_entry);
     }
     block = b;
-    b->index.dynamic = dynamic ? new_array(b, &dynamic_key, dynamic) : nullptr;
+    b->index.dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
 }
 
 static void finish_block(struct block *b)
 {
     block = b;
-    for (const struct bulk_counter &c : b->counters) {
-        if (c.n_asked > 0 || c.asked.size() + c.complete.size() > 0)
-            harness_die("a block ends with copies that nobody has waited for");
-    }
-    b->counters.clear();
     drop_arrays();
     for (struct fiber &f : b->fibers)
         stacks.push_back(f.stack);
@@ -507,7 +454,7 @@ static bool run_warps(void)
     shuffle(&order);
     shuffle(&lanes);
     for (unsigned w : order) {
-        if (cluster_blocks && harness_is_random() && harness_random(4) == 0) {
+        if (cooperative && harness_is_random() && harness_random(4) == 0) {
             any |= block->warps[w].ready != 0;
             continue;
         }
@@ -575,14 +522,13 @@ static void run_alone(struct block *b)
     }
 }
 
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster,
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
                         void (*body)(void *), void *arg)
 {
-    bool together = cluster > 0;
     block_body = body;
     block_arg = arg;
     shared_limit = harness_shared_most(kernel, shared);
-    cluster_blocks = (unsigned)cluster;
+    cooperative = together;
     std::vector<unsigned> order = count_to(blocks.x * blocks.y * blocks.z);
     shuffle(&order);
     running.resize(together ? order.size() : 1);
@@ -696,14 +642,13 @@ void ldmatrix_4_transposed(unsigned *r, const void *row)
 /* At any time from the copy's begin to its wait: as an access it happens at both. */
 static void report(const struct async_copy *c)
 {
-    if (c->from)
-        races_read(c->from, (size_t)c->bytes);
+    races_read(c->from, (size_t)c->bytes);
     races_write(c->to, (size_t)c->room);
 }
 
 static void land(const struct async_copy *c)
 {
-    memcpy(c->to, c->from ? c->from : &c->value, (size_t)c->bytes);
+    memcpy(c->to, c->from, (size_t)c->bytes);
     memset((char *)c->to + c->bytes, 0, (size_t)(c->room - c->bytes));
 }
 
@@ -712,103 +657,12 @@ void harness_cp_async(void *shared, const void *global, int bytes, int room)
     if ((uintptr_t)shared % (unsigned)room || (bytes > 0 && (uintptr_t)global % (unsigned)room) ||
         bytes < 0 || bytes > room)
         harness_die("an asynchronous copy that is not aligned, or too long");
-    struct async_copy c = {shared, global, bytes, room, now->n_groups, 0.0f};
+    struct async_copy c = {shared, global, bytes, room, now->n_groups};
     report(&c);
     struct races_quiet quiet;
     now->copies.push_back(c);
     if (harness_is_random() && harness_random(2))
         land(&c); /* and once more at the wait */
-}
-
-static struct bulk_counter *counter_at(struct block *b, const uint64_t *at)
-{
-    for (struct bulk_counter &c : b->counters) {
-        if (c.at == at)
-            return &c;
-    }
-    harness_die("a counter of copies that has not been made");
-}
-
-void bulk_init(uint64_t *at, int n)
-{
-    struct races_quiet quiet;
-    block->counters.push_back({at, n, 0, 0, 0, {}, {}, next_order()});
-}
-
-/* The copies of a round come when all of them are asked for, at the latest when somebody waits. */
-static void complete_round(struct bulk_counter *c)
-{
-    if (c->n_asked < c->n || c->bytes != 0)
-        return;
-    c->complete.insert(c->complete.end(), c->asked.begin(), c->asked.end());
-    c->asked.clear();
-    c->n_asked = 0;
-    c->rounds++;
-}
-
-static void ask(struct bulk_counter *counter, struct async_copy c)
-{
-    report(&c);
-    races_release(counter->order);
-    struct races_quiet quiet;
-    counter->asked.push_back(c);
-    counter->bytes += c.bytes;
-    if (harness_is_random() && harness_random(2))
-        land(&c); /* and once more when it is waited for */
-    complete_round(counter);
-}
-
-void bulk_copy(void *shared, const void *global, unsigned bytes, uint64_t *at)
-{
-    if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16 || bytes == 0)
-        harness_die("a bulk copy that is not aligned, or empty");
-    ask(counter_at(block, at), {shared, global, (int)bytes, (int)bytes, 0, 0.0f});
-}
-
-void tell(block_address to, float value, block_address at)
-{
-    for (struct block &b : running) {
-        for (struct bulk_counter &c : b.counters) {
-            if (c.at == (const uint64_t *)at && b.n_alive == 0)
-                harness_die("shared memory of a block that has ended");
-            if (c.at == (const uint64_t *)at)
-                return ask(&c, {(void *)to, nullptr, sizeof(value), sizeof(value), 0, value});
-        }
-    }
-    harness_die("a counter of copies that has not been made");
-}
-
-block_address in_block(int rank, const void *shared)
-{
-    return (block_address)address_in(block_of_rank(rank), shared);
-}
-
-void bulk_asked(uint64_t *at, unsigned bytes)
-{
-    struct bulk_counter *c = counter_at(block, at);
-    races_release(c->order);
-    struct races_quiet quiet;
-    c->bytes -= bytes;
-    if (++c->n_asked > c->n)
-        harness_die("a counter of copies that more threads come to than it was made for");
-    complete_round(c);
-}
-
-void bulk_wait(uint64_t *at, unsigned round)
-{
-    while (counter_at(block, at)->rounds <= round)
-        spin();
-    struct bulk_counter *c = counter_at(block, at);
-    if (c->rounds != round + 1)
-        harness_die("a round of copies waited for when there is another one");
-    races_acquire(c->order);
-    for (const struct async_copy &copy : c->complete) {
-        report(&copy);
-        struct races_quiet quiet;
-        land(&copy);
-    }
-    c->complete.clear();
-    races_release(c->order);
 }
 
 void cp_async_commit(void)

@@ -244,19 +244,6 @@ static inline void add_shared_sum(long long *sum, long long x)
     __atomic_fetch_add(sum, x, __ATOMIC_ACQ_REL);
 }
 
-void bulk_init(uint64_t *counter, int n);
-void bulk_copy(void *shared, const void *global, unsigned bytes, uint64_t *counter);
-void bulk_asked(uint64_t *counter, unsigned bytes);
-void bulk_wait(uint64_t *counter, unsigned round);
-
-static inline void bulk_fence(void)
-{
-}
-
-typedef uintptr_t block_address;
-block_address in_block(int rank, const void *shared);
-void tell(block_address to, float value, block_address counter);
-
 static inline void __threadfence(void)
 {
 }
@@ -270,29 +257,21 @@ static inline float exp2_near(float x)
 /* Brings a line of device memory nearer: here only a question whether it is device memory. */
 void prefetch(const void *);
 
-static inline void bulk_prefetch(const void *p, unsigned bytes)
-{
-    prefetch(p);
-    prefetch((const char *)p + bytes - 1);
-}
-
 void cudaGraphSetConditional(cudaGraphConditionalHandle, unsigned value);
 
 /* --- launching ---------------------------------------------------------------------------------------------------- */
 
 void harness_submit(cudaStream_t, void (*run)(void *), void *arg, void (*drop)(void *));
-/* cluster > 0: all blocks are there at once, so many a cluster. */
-void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster,
+/* together: all blocks are there at once. */
+void harness_run_kernel(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together,
                         void (*body)(void *), void *arg);
 /* The limits of a launch; what is wrong comes back from cudaGetLastError. */
-bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, int cluster);
-/* How many clusters of so many blocks there can be at once. */
-int harness_clusters(const void *kernel, int cluster, int threads, size_t shared);
+bool harness_launch_allowed(dim3 blocks, dim3 threads, size_t shared, const void *kernel, bool together);
 
 template <class... Params> struct harness_call {
     dim3 blocks, threads;
     size_t shared;
-    int cluster;
+    bool together;
     void (*kernel)(Params...);
     std::tuple<Params...> params;
 
@@ -304,7 +283,7 @@ template <class... Params> struct harness_call {
     static void run(void *arg)
     {
         struct harness_call *c = (struct harness_call *)arg;
-        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, c->cluster, body, arg);
+        harness_run_kernel(c->blocks, c->threads, c->shared, (const void *)c->kernel, c->together, body, arg);
     }
     static void drop(void *arg)
     {
@@ -314,32 +293,26 @@ template <class... Params> struct harness_call {
 
 /* Arguments are copied now, as the driver does, and the work is done when the stream's turn comes. */
 template <class... Params, class... Args>
-static inline void harness_launch(int cluster, void (*kernel)(Params...), dim3 blocks, dim3 threads,
+static inline void harness_launch(bool together, void (*kernel)(Params...), dim3 blocks, dim3 threads,
                                   size_t shared, cudaStream_t stream, Args... args)
 {
-    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel, cluster))
+    if (!harness_launch_allowed(blocks, threads, shared, (const void *)kernel, together))
         return;
     struct harness_call<Params...> *c = new harness_call<Params...> {
-        blocks, threads, shared, cluster, kernel, std::tuple<Params...>(args...)
+        blocks, threads, shared, together, kernel, std::tuple<Params...>(args...)
     };
     harness_submit(stream, harness_call<Params...>::run, c, harness_call<Params...>::drop);
 }
 
 #define LAUNCH(kernel, blocks, threads, shared, stream, ...)                                                 \
-    harness_launch(0, kernel, blocks, threads, shared, stream, __VA_ARGS__)
-
-template <class Param>
-static inline int clusters_at_once(void (*kernel)(Param), int cluster, int threads, size_t shared)
-{
-    return harness_clusters((const void *)kernel, cluster, threads, shared);
-}
+    harness_launch(false, kernel, blocks, threads, shared, stream, __VA_ARGS__)
 
 /* All blocks at once, or an error. */
 template <class Param>
-static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int cluster, int threads,
-                                             size_t shared, cudaStream_t stream, Param param)
+static inline cudaError_t launch_cooperative(void (*kernel)(Param), int blocks, int threads, size_t shared,
+                                             cudaStream_t stream, Param param)
 {
-    harness_launch(cluster, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, param);
+    harness_launch(true, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), shared, stream, param);
     return cudaGetLastError();
 }
 
@@ -352,7 +325,7 @@ static inline cudaError_t add_kernel_node(cudaGraphNode_t *node, cudaGraph_t to,
                                           Params... params)
 {
     struct harness_call<Params...> *c = new harness_call<Params...> {
-        dim3(1), dim3(1), 0, 0, kernel, std::tuple<Params...>(params...)
+        dim3(1), dim3(1), 0, false, kernel, std::tuple<Params...>(params...)
     };
     return harness_add_node(node, to, behind, harness_call<Params...>::run, c, harness_call<Params...>::drop);
 }
