@@ -70,7 +70,12 @@ static int open_file(struct transcript_file *f, const char *folder, struct err *
         f->path = NULL;
         return err_set(err, -ENOMEM, "no memory for a path");
     }
-    /* Not made from the recording's name, which may be as long as a name can be. */
+    /* The temporary name is short enough, whatever the final one: that shows before the work, not behind it. */
+    long most = pathconf(folder, _PC_NAME_MAX);
+    if (most > 0 && strlen(f->path) - strlen(folder) - 1 > (size_t)most)
+        return err_set(err, -ENAMETOOLONG,
+                       "with .%s its name would have more than the %ld bytes that names in %s may have",
+                       f->format->extension, most, folder);
     if (asprintf(&f->temporary, "%s/.captiond-XXXXXX", folder) < 0) {
         f->temporary = NULL;
         return err_set(err, -ENOMEM, "no memory for a path");

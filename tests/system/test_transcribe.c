@@ -488,6 +488,24 @@ static void test_nohup(void **state)
     unlink(noise);
 }
 
+/* A name that is too long with its new extension is told before the work, and does not stop the others. */
+static void test_a_name_too_long(void **state)
+{
+    (void)state;
+    char name[256], recording[600];
+    memset(name, 'x', sizeof(name));
+    name[255] = '\0';
+    snprintf(recording, sizeof(recording), "%s/%s", folder, name);
+    write_wav(recording, 3);
+    assert_int_equal(transcribe("--model %s --gate off -o %s/long %s %s", model, folder, recording, silence),
+                     1);
+    expect(err, "xxx: with .txt its name would have more than the 255 bytes that names in ");
+    assert_null(strstr(err, "xxx: 3.0 s of audio"));
+    expect(err, "silence.wav: 3.0 s of audio");
+    assert_int_equal(entries("long"), 1);
+    unlink(recording);
+}
+
 /* The same from a script, to standard output: what was written before stays. */
 static void test_an_interrupted_transcript_keeps_its_beginning(void **state)
 {
@@ -571,6 +589,7 @@ int main(void)
         cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
         cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),
         cmocka_unit_test(test_nohup),
+        cmocka_unit_test(test_a_name_too_long),
         cmocka_unit_test(test_subtitles_are_read_by_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
