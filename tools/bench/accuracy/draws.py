@@ -16,9 +16,10 @@ def wanted(recording, answer):
     return bool(recording.reference) and scoring.gated(scoring.group(recording)) and sampled(answer)
 
 
-def variance(errors):
-    """Of the mean over these draws."""
-    return statistics.variance(errors) / len(errors) if len(errors) > 1 else 0.0
+def variance_of_difference(a, b):
+    """Of two means over draws, whose random numbers are the same by number if both were drawn; [] was not."""
+    apart = [x - y for x, y in zip(a, b)] if a and b else a or b
+    return statistics.variance(apart) / len(apart) if len(apart) > 1 else 0.0
 
 
 def average(recording, alignment, answers):

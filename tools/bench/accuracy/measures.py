@@ -47,10 +47,11 @@ def better_peer(sides):
     return min((FASTER, OPENAI), key=lambda side: sides[side].errors)
 
 
-def is_near(sides, side, other, bar, variance):
-    """Whether a difference lies within two standard errors of its bar. variance: of the sides' errors, where they were drawn."""
-    error = 100 * math.sqrt(variance(side) + variance(other)) / max(1, sides[side].total)
-    return abs(sides[side].percent - sides[other].percent - bar) < 2 * error
+def is_near(sides, side, other, bar, drawn):
+    """Whether a difference lies within its standard error of its bar. drawn: [{side: [errors]}] of the recordings that were."""
+    variance = sum(draws.variance_of_difference(errors.get(side, []), errors.get(other, [])) for errors in drawn)
+    error = 100 * math.sqrt(variance) / max(1, sides[side].total)
+    return abs(sides[side].percent - sides[other].percent - bar) < error
 
 
 def undecided(groups, drawn):
@@ -58,10 +59,9 @@ def undecided(groups, drawn):
     {side: [errors]}}."""
     found = []
     for group, sides in groups.items():
-        def variance(side, group=group):
-            return sum(draws.variance(errors.get(side, [])) for r, errors in drawn.items() if scoring.group(r) == group)
-        if scoring.gated(group) and (is_near(sides, OURS, better_peer(sides), ABOVE_PEER, variance)
-                                     or is_near(sides, OURS_DEFAULT, OURS, ABOVE_F32, variance)):
+        here = [errors for recording, errors in drawn.items() if scoring.group(recording) == group]
+        if scoring.gated(group) and (is_near(sides, OURS, better_peer(sides), ABOVE_PEER, here)
+                                     or is_near(sides, OURS_DEFAULT, OURS, ABOVE_F32, here)):
             found.append(group)
     return found
 

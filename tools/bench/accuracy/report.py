@@ -104,7 +104,7 @@ resamples it. References of low trust, which machines have made, are reported, a
 
 Where a side sampled a text (at a temperature above 0, as the most probable one looked wrong), one draw says little: with a
 trusted reference its errors are the mean over {options.draws} draws with different seeds, each side by itself, and over {
-    3 * options.draws} in a group where a claim's value was within two standard errors of its bar. That is so on
+    3 * options.draws} in a group where a claim's value was within a standard error of its bar. That is so on
 {len(drawn)} recordings, and the claims use these means. Tokens and lost speech are those of the first draw.
 """
 
