@@ -48,8 +48,8 @@ struct longform_options {
     int beam_size;        /* hypotheses at temperature 0; 1: greedy; at most RUN_BEAMS_MAX and n_text_slots */
     float patience;       /* of the beam search, as run.h has it: 1 */
     float length_penalty; /* of beams and samples; negative, the default: divide by the length */
-    int best_of; /* samples at temperatures above 0, the most probable of which is taken; 5, at most n_text_slots */
-    uint64_t seed;                     /* of the samples: the same one gives the same text; 0 */
+    int best_of;   /* samples at temperatures above 0, the best of which is taken; 5, at most n_text_slots */
+    uint64_t seed; /* of the samples: the same one gives the same text; 0 */
     float compression_ratio_threshold; /* 2.4; 0: off */
     float logprob_threshold;           /* −1.0 */
     float no_speech_threshold;         /* 0.6 */
