@@ -66,6 +66,23 @@ void longform_defaults(struct longform_options *o)
     };
 }
 
+/* --- another engine --- */
+
+/* What an engine has to know of the vocabulary and of the recording. */
+static int tell_engine(struct longform *l, struct err *err)
+{
+    int r = window_set_masks(&l->window, err);
+    return r < 0 ? r : window_audio_scan(&l->audio, err);
+}
+
+/* The engine has failed: 0 if another one has taken its place. */
+static int take_over(struct longform *l, struct err *err)
+{
+    const struct longform_options *o = l->options;
+    int r = o->take_over ? o->take_over(o->ctx, err) : err->code;
+    return r < 0 ? r : tell_engine(l, err);
+}
+
 /* --- language --- */
 
 static int find_language(struct longform *l, int seek, int n_frames, struct err *err)
@@ -93,6 +110,8 @@ static int choose_language(struct longform *l, int seek, int n_frames, struct er
     l->result.language_probability = o->language || !s->multilingual ? 1.0f : 0.0f;
     if (!o->language && s->multilingual && n_frames > 0) {
         int r = find_language(l, seek, n_frames, err);
+        if (r < 0 && (r = take_over(l, err)) == 0)
+            r = find_language(l, seek, n_frames, err);
         if (r < 0)
             return r;
     }
@@ -342,8 +361,9 @@ static void move_on(struct longform *l, int advance, int n_frames)
     l->seek += advance;
 }
 
-/* Decodes the window of n_frames frames at l->seek, tells its segments, and moves on. */
-static int transcribe_window(struct longform *l, int n_frames, struct err *err)
+/* Decodes the window of n_frames frames at l->seek and finds its segments. Changes nothing that doing it once more would
+ * not change in the same way. */
+static int decode_window(struct longform *l, int n_frames, struct outcome *o, struct err *err)
 {
     struct window *w = &l->window;
     uint64_t seed = l->options->seed * SEED_STRIDE + ((uint64_t)l->seek << 16);
@@ -351,28 +371,41 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
         voice_known(l) ? guard_max_tokens(voice_in(l, l->seek, l->seek + n_frames, VOICE_MARGIN)) : 0;
     w->limits.voice =
         voice_known(l) && l->options->without_timestamps ? voice_in(l, l->seek, l->seek + n_frames, 0) : 0;
+    *o = (struct outcome){.n_frames = n_frames, .advance = n_frames};
     int r = window_audio_encode(&l->audio, l->seek, n_frames, err);
     if (r == 0)
         r = window_decode(w, seed, err);
+    struct attempt *a = &w->attempts[0];
+    if (r < 0 || quality_is_silence(&a->quality, &w->limits))
+        return r;
+    if (a->quality.looped)
+        a->n_tokens = loop_cut(a->tokens, a->logprobs, a->n_tokens, tokenizer_special(l->tokenizer)->eot);
+    return find_segments(l, o, err);
+}
+
+/* Decodes the window of n_frames frames at l->seek, tells its segments, and moves on. */
+static int transcribe_window(struct longform *l, int n_frames, struct err *err)
+{
+    const struct window *w = &l->window;
+    const struct attempt *a = &w->attempts[0];
+    struct outcome o;
+    int r = decode_window(l, n_frames, &o, err);
+    if (r < 0 && (r = take_over(l, err)) == 0)
+        r = decode_window(l, n_frames, &o, err);
     if (r < 0)
         return r;
     l->result.n_windows++;
-    struct attempt *a = &w->attempts[0];
     if (quality_is_silence(&a->quality, &w->limits)) {
         move_on(l, n_frames, n_frames);
         return 0;
     }
-    struct outcome o = {.n_frames = n_frames};
-    if (a->quality.looped)
-        a->n_tokens = loop_cut(a->tokens, a->logprobs, a->n_tokens, tokenizer_special(l->tokenizer)->eot);
-    r = find_segments(l, &o, err);
     for (int i = 0; r == 0 && i < o.n_segments; i++)
         r = emit(l, &o, i);
     if (r)
         return r;
     if (!l->options->condition_on_previous_text || a->temperature > 0.5f ||
         (l->options->n_temperatures > 1 && quality_is_poor(&a->quality, &w->limits)))
-        prompt_forget(&w->before);
+        prompt_forget(&l->window.before);
     move_on(l, o.advance, n_frames);
     return 0;
 }
@@ -436,7 +469,9 @@ static int transcribe_all(struct longform *l, struct err *err)
 {
     int n = l->options->regions ? l->options->n_regions : 1;
     struct span first = n > 0 ? span_of_region(l, 0) : (struct span){0, 0};
-    int r = n > 0 ? window_audio_scan(&l->audio, err) : 0;
+    int r = n > 0 ? tell_engine(l, err) : 0;
+    if (r < 0)
+        r = take_over(l, err);
     if (r == 0 && l->options->word_times)
         r = word_timer_create(l->model, l->tokenizer, &l->timer, err);
     if (r == 0)

@@ -64,6 +64,9 @@ struct longform_options {
     int (*on_segment)(void *ctx, const struct longform_segment *);
     /* NULL, or called after each window with the samples done; as on_segment. */
     int (*on_progress)(void *ctx, int64_t done, int64_t total);
+    /* NULL, or called when the engine has failed, with its error: 0 if another engine computes behind the same text_model
+     * from now on, which is then asked again for what the first one owes; else what the run ends with. */
+    int (*take_over)(void *ctx, struct err *);
     void *ctx;
 };
 

@@ -11,7 +11,7 @@
 
 enum { MASK_ALL = 0, MASK_FIRST = 1 };
 
-static int set_masks(struct window *w, struct err *err)
+int window_set_masks(struct window *w, struct err *err)
 {
     int32_t tokens[256];
     int n = tokenizer_suppressed(w->tokenizer, tokens, 256);
@@ -33,9 +33,8 @@ int window_init(struct window *w, struct text_model *model, const struct tokeniz
                                         .no_speech_prob = o->no_speech_threshold};
     int most = model->n_text_slots < WINDOW_SAMPLES ? model->n_text_slots : WINDOW_SAMPLES;
     w->n_samples = o->best_of < 1 ? 1 : o->best_of < most ? o->best_of : most;
-    int r =
-        prompt_init(&w->before, tokenizer, model->n_text_ctx, o->hotwords, o->prompt, o->carry_prompt, err);
-    return r < 0 ? r : set_masks(w, err);
+    return prompt_init(&w->before, tokenizer, model->n_text_ctx, o->hotwords, o->prompt, o->carry_prompt,
+                       err);
 }
 
 static void build_prompt(struct window *w)

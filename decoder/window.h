@@ -42,9 +42,12 @@ struct window {
     int n_steps, n_fallbacks; /* in all windows */
 };
 
-/* The object is zeroed and the start tokens are set by the caller. Registers the masks. */
+/* The object is zeroed and the start tokens are set by the caller. */
 int window_init(struct window *, struct text_model *, const struct tokenizer *,
                 const struct longform_options *, struct err *);
+
+/* Tells the engine the masks, without which it decodes nothing. */
+int window_set_masks(struct window *, struct err *);
 
 /* Decodes the audio in WINDOW_AUDIO_SLOT into attempts[0]. The same seed gives the same samples. */
 int window_decode(struct window *, uint64_t seed, struct err *);

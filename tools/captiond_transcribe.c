@@ -21,6 +21,8 @@
 
 struct transcriber {
     struct transcribe_options options;
+    char model_path[MODEL_PATH_MAX];
+    struct whisper_options engine; /* what the model was opened with */
     struct whisper_model model;
     double load_seconds;
     struct progress progress;
@@ -70,6 +72,19 @@ static int on_progress(void *ctx, int64_t done, int64_t total)
     return check_interrupted(t);
 }
 
+/* A GPU that is lost in the middle of a recording is no reason to end it, unless it was asked for by its name. */
+static int take_over(void *ctx, struct err *err)
+{
+    struct transcriber *t = ctx;
+    if (!whisper_on_device(t->model.whisper) || strcmp(t->engine.engine, "auto") != 0)
+        return err->code;
+    progress_clear(&t->progress);
+    fprintf(stderr, PROGRAM ": %s: the host engine takes over\n", err->msg);
+    progress_restore(&t->progress);
+    t->engine.engine = "host";
+    return whisper_model_reopen(&t->model, t->model_path, &t->engine, err);
+}
+
 /* Temperatures from the first up to 1, as many as there is room for. */
 static void set_temperatures(const struct transcribe_options *o, struct longform_options *l)
 {
@@ -106,6 +121,7 @@ static void set_options(struct transcriber *t, struct longform_options *l)
     l->no_speech_threshold = o->no_speech_threshold;
     l->on_segment = on_segment;
     l->on_progress = on_progress;
+    l->take_over = take_over;
     l->ctx = t;
 }
 
@@ -242,10 +258,9 @@ static int check_prompt(const struct transcriber *t, struct err *err)
 
 static int open_model(struct transcriber *t, struct err *err)
 {
-    char path[MODEL_PATH_MAX];
     const struct transcribe_options *o = &t->options;
     int64_t start = clock_now_ns();
-    int r = model_path_find(model_name(o), path, sizeof(path), err);
+    int r = model_path_find(model_name(o), t->model_path, sizeof(t->model_path), err);
     if (r < 0)
         return r;
     /* Who searches with beams wants the best text: rounding then changes none of it, whatever the processor. */
@@ -253,13 +268,13 @@ static int open_model(struct transcriber *t, struct err *err)
                                       : !strcmp(o->precision, "int8") ? PRECISION_INT8
                                       : o->beam_size > 1              ? PRECISION_FINEST
                                                                       : PRECISION_AUTO;
-    const struct whisper_options options = {.engine = o->engine,
-                                            .n_threads = o->n_threads,
-                                            .precision = precision,
-                                            .n_audio_slots = 1,
-                                            .n_text_slots =
-                                                o->best_of > o->beam_size ? o->best_of : o->beam_size};
-    r = whisper_model_open(&t->model, path, &options, err);
+    t->engine =
+        (struct whisper_options){.engine = o->engine,
+                                 .n_threads = o->n_threads,
+                                 .precision = precision,
+                                 .n_audio_slots = 1,
+                                 .n_text_slots = o->best_of > o->beam_size ? o->best_of : o->beam_size};
+    r = whisper_model_open(&t->model, t->model_path, &t->engine, err);
     if (r < 0)
         return r;
     t->load_seconds = seconds_since(start);

@@ -1,6 +1,6 @@
 /* A GPU that is lost in the middle of captions: the whole of captiond's pipeline, with two inputs, on the CUDA engine that runs on
  * the processor. With --engine auto the host engine takes over, and no word is missing or said twice, wherever it happens;
- * with --engine cuda the pipeline says why it ends.
+ * with --engine cuda the pipeline says why it ends. A recording's transcription likewise.
  * tests/run: 300 s */
 #include "tests/support/support.h"
 
@@ -15,6 +15,8 @@
 #include "daemon/base/clock.h"
 #include "daemon/log.h"
 #include "daemon/pipeline.h"
+#include "daemon/whisper_model.h"
+#include "decoder/longform.h"
 #include "tests/cuda/linked_engine.h"
 #include "tests/support/tiny_model.h"
 
@@ -180,6 +182,85 @@ static void without_another_engine_it_is_said(void **state)
     assert_non_null(strstr(said.engine, "cuda"));
 }
 
+/* --- a recording ---------------------------------------------------------------------------------------------------------- */
+
+enum { RECORDING = 4 * 16000 };
+
+struct transcription {
+    struct whisper_model model;
+    struct whisper_options options;
+    char text[TEXT_BYTES];
+};
+
+static int on_segment(void *ctx, const struct longform_segment *segment)
+{
+    struct transcription *t = ctx;
+    char times[64];
+    snprintf(times, sizeof(times), "[%d-%d]", (int)segment->start, (int)segment->end);
+    test_append(t->text, TEXT_BYTES, times);
+    test_append(t->text, TEXT_BYTES, segment->text);
+    return 0;
+}
+
+static int open_host(void *ctx, struct err *err)
+{
+    struct transcription *t = ctx;
+    assert_true(whisper_on_device(t->model.whisper));
+    t->options.engine = "host";
+    return whisper_model_reopen(&t->model, model, &t->options, err);
+}
+
+/* In windows of a second, so that there are some. Returns whether the device was lost. */
+static bool transcribe(const char *engine, const char *call, int after, struct transcription *t)
+{
+    enum { WINDOWS = 4 };
+    static float pcm[RECORDING];
+    struct longform_region regions[WINDOWS];
+    struct longform_options o;
+    struct longform_result result;
+    struct err err = {0};
+    *t = (struct transcription){
+        .options = {.engine = engine, .n_threads = 1, .n_audio_slots = 1, .n_text_slots = 5}};
+    tiny_model_noise("recording", 5, 0.1f, pcm, RECORDING);
+    for (int i = 0; i < WINDOWS; i++)
+        regions[i] = (struct longform_region){i * RECORDING / WINDOWS, (i + 1) * RECORDING / WINDOWS};
+    longform_defaults(&o);
+    o.n_temperatures = 1;
+    o.regions = regions;
+    o.n_regions = WINDOWS;
+    o.on_segment = on_segment;
+    o.take_over = open_host;
+    o.ctx = t;
+    harness_lose_device_at("", 0, 0);
+    if (whisper_model_open(&t->model, model, &t->options, &err) < 0)
+        fail_msg("%s", err.msg);
+    if (call)
+        harness_lose_device_at(call, after, LAUNCH_FAILURE);
+    if (longform_transcribe(&t->model.base, t->model.tokenizer, &o, pcm, RECORDING, &result, &err) < 0)
+        fail_msg("%s", err.msg);
+    bool lost = call && harness_has_failed();
+    assert_int_equal(whisper_on_device(t->model.whisper), !lost && strcmp(engine, "cuda") == 0);
+    harness_lose_device(0);
+    whisper_model_close(&t->model);
+    return lost;
+}
+
+static void no_word_of_a_recording_goes_with_the_gpu(void **state)
+{
+    enum { NEVER = 1 << 30, PLACES = 8 };
+    static struct transcription host, gpu, other;
+    transcribe("host", NULL, 0, &host);
+    transcribe("cuda", "LAUNCH", NEVER, &gpu);
+    int n_launches = NEVER - harness_calls_left();
+    printf("%s\n", host.text);
+    assert_true(strlen(host.text) > 40);
+    assert_string_equal(gpu.text, host.text);
+    for (int i = 0; i < PLACES; i++) {
+        assert_true(transcribe("cuda", "LAUNCH", i * n_launches / PLACES, &other));
+        assert_string_equal(other.text, host.text);
+    }
+}
+
 static int set_up(void **state)
 {
     const char *folder = tiny_folder();
@@ -211,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_word_goes_with_the_gpu),
         cmocka_unit_test(without_another_engine_it_is_said),
+        cmocka_unit_test(no_word_of_a_recording_goes_with_the_gpu),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -44,7 +44,8 @@ struct script {
     int n_answers;
     struct test_rng *babble; /* not NULL: any tokens whatever */
     int32_t language;
-    int fail_in;
+    int lost_in; /* calls after which the engine is gone, and with it all that it held; 0: never */
+    bool lost, scanned, masked[2];
     struct heard heard[400];
     int n_heard, n_runs, n_copies, n_detections;
     double window; /* what the audio slot holds */
@@ -54,7 +55,6 @@ struct script {
     uint64_t seeds[400];
     struct beam_search beams[400];
     bool cached[8]; /* slot: it holds the prompt of this window */
-    int n_masks;
     int timestamps; /* what the rules are expected to say */
 };
 
@@ -70,23 +70,33 @@ static const char *vocabulary(const void *ctx, int32_t id, size_t *n_bytes)
     return &byte_tokens[id];
 }
 
+/* What each call is asked first: has the engine gone, at this call or before? */
+static int ask(struct script *s, struct err *err)
+{
+    s->lost = s->lost || (s->lost_in > 0 && --s->lost_in == 0);
+    return s->lost ? err_set(err, -EIO, "the engine is gone") : 0;
+}
+
 static void encode(struct text_model *m, int audio_slot, const float *pcm, int n_samples, int n_before,
                    enum audio_scale scale)
 {
     struct script *s = (struct script *)m;
     assert_int_equal(audio_slot, 0);
     assert_true(s->n_heard < 400);
+    ask(s, NULL);
+    assert_true(s->lost || scale != AUDIO_SCALE_GIVEN || s->scanned);
+    s->scanned = s->scanned || (!s->lost && scale == AUDIO_SCALE_SCAN);
     double start = (double)(pcm - s->pcm) / SECOND;
     s->heard[s->n_heard++] = (struct heard){start, (double)n_samples / SECOND, n_before, scale};
     if (scale != AUDIO_SCALE_SCAN)
-        s->window = start;
+        s->window = s->lost ? -1.0 : start;
     memset(s->cached, 0, sizeof(s->cached));
 }
 
 static void reset_scale(struct text_model *m, int audio_slot)
 {
     assert_int_equal(audio_slot, 0);
-    assert_int_equal(((struct script *)m)->n_heard, 0);
+    assert_false(((struct script *)m)->scanned); /* once is enough */
 }
 
 static void babble(struct script *s, struct text_run *r)
@@ -159,12 +169,14 @@ static void attend(struct text_run *r)
 static int run(struct text_model *m, struct text_run *runs, int n, struct err *err)
 {
     struct script *s = (struct script *)m;
+    int lost = ask(s, err);
+    if (lost)
+        return lost;
+    assert_true(s->window >= 0.0 && s->masked[0] && s->masked[1]);
     if (runs->want_align) {
         attend(runs);
         return 0;
     }
-    if (s->fail_in > 0 && --s->fail_in == 0)
-        return err_set(err, -EIO, "the engine is gone");
     for (int i = 0; i < n; i++) {
         struct text_run *r = &runs[i];
         assert_true(s->n_runs < 400);
@@ -202,7 +214,10 @@ static int logits(struct text_model *m, int slot, int audio_slot, const int32_t 
                   float *out, struct err *err)
 {
     struct script *s = (struct script *)m;
-    assert_true(n == 1 && pos == 0 && tokens[0] == SOT);
+    int lost = ask(s, err);
+    if (lost)
+        return lost;
+    assert_true(n == 1 && pos == 0 && tokens[0] == SOT && s->window >= 0.0);
     for (int i = 0; i < N_VOCAB; i++)
         out[i] = i < ENGLISH || i >= TRANSLATE ? 9.0f : 0.0f; /* what is no language does not count */
     out[s->language] = 5.0f;
@@ -214,20 +229,23 @@ static void copy_slot(struct text_model *m, int src, int dst, int n)
 {
     struct script *s = (struct script *)m;
     assert_int_equal(n, s->n_prompt[s->n_runs - 1] - 1);
+    ask(s, NULL);
     s->cached[dst] = s->cached[src];
     s->n_copies++;
 }
 
 static int set_mask(struct text_model *m, int index, const int32_t *tokens, int n, struct err *err)
 {
+    struct script *s = (struct script *)m;
     assert_in_range(index, 0, 1);
-    ((struct script *)m)->n_masks++;
-    return 0;
+    int lost = ask(s, err);
+    s->masked[index] = !lost;
+    return lost;
 }
 
 static int wait(struct text_model *m, struct err *err)
 {
-    return 0;
+    return ask((struct script *)m, err);
 }
 
 static const struct text_model_ops ops = {.encode = encode,
@@ -351,7 +369,7 @@ static void test_seeks_by_timestamps(void **state)
     assert_int_equal(o->result.n_windows, 3);
     assert_int_equal(o->result.n_fallbacks, 0);
     assert_string_equal(o->result.language, "en");
-    assert_int_equal(o->script.n_masks, 2);
+    assert_true(o->script.masked[0] && o->script.masked[1]);
     /* The maximum is sought in the whole recording first. A window sees 200 samples beyond itself where they are. */
     const double edge = 200.0 / SECOND;
     const struct heard *h = o->script.heard;
@@ -883,10 +901,12 @@ static void test_languages_and_tasks_are_checked(void **state)
     assert_non_null(strstr(o->err.msg, "klingon"));
     o->options.language = "German";
     o->script.n_heard = 0;
+    o->script.scanned = false;
     assert_int_equal(transcribe(o), 0);
     assert_string_equal(o->result.language, "de");
     o->options.language = "yue"; /* larger models have it */
     o->script.n_heard = 0;
+    o->script.scanned = false;
     assert_int_equal(transcribe(o), -EINVAL);
     finish(o);
 }
@@ -918,7 +938,8 @@ static void test_errors_come_through(void **state)
 {
     const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29)), ANSWER(30, AT(0), ' ', 'b', AT(29))};
     struct outcome *o = prepare(60, answers, 2);
-    o->script.fail_in = 2;
+    o->script.lost_in =
+        2 + 2 * 2 + 2 + 2 + 1; /* masks, scan of two windows; the first window, encoded and run; the second */
     o->result.n_windows = -5;
     assert_int_equal(transcribe(o), -EIO);
     assert_string_equal(o->err.msg, "the engine is gone");
@@ -929,6 +950,86 @@ static void test_errors_come_through(void **state)
     o->stop_after = 1;
     assert_int_equal(transcribe(o), 77);
     assert_int_equal(o->n_segments, 1);
+    finish(o);
+}
+
+static int n_taken_over;
+
+/* Another engine, which holds nothing yet. */
+static int take_over(void *ctx, struct err *err)
+{
+    struct outcome *o = ctx;
+    struct script *s = &o->script;
+    assert_true(s->lost);
+    assert_string_equal(err->msg, "the engine is gone");
+    s->lost = s->scanned = s->masked[0] = s->masked[1] = false;
+    s->window = -1.0;
+    memset(s->cached, 0, sizeof(s->cached));
+    n_taken_over++;
+    return 0;
+}
+
+static int nothing_takes_over(void *ctx, struct err *err)
+{
+    return err_set(err, -ENOMEM, "no memory for another engine");
+}
+
+/* What another engine ends with that takes over from one that is lost at this call. */
+static struct outcome *transcribe_lost(const struct answer *answers, int n_answers, bool word_times,
+                                       int lost_in)
+{
+    struct outcome *o = prepare(60, answers, n_answers);
+    o->script.base.n_align = 1;
+    o->script.lost_in = lost_in;
+    o->options.language = NULL;
+    o->options.word_times = word_times;
+    o->options.take_over = take_over;
+    n_taken_over = 0;
+    assert_int_equal(transcribe(o), 0);
+    assert_int_equal(o->done, o->n_samples);
+    assert_string_equal(o->result.language, "de");
+    return o;
+}
+
+/* Wherever an engine is lost, text and times are what they would have been. */
+static void test_another_engine_takes_over(void **state)
+{
+    struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29)),
+                               ANSWER(29, AT(0), ' ', 'c', AT(12), AT(12), ' ', 'd', AT(21), AT(21)),
+                               ANSWER(-1, AT(0), ' ', 'b', AT(29)), ANSWER(-1, AT(0), ' ', 'e', AT(29))};
+    answers[2].temperature = 0.0f; /* so improbable that samples are drawn */
+    answers[2].logprob = -3.0f;
+    for (int word_times = 0; word_times < 2; word_times++) {
+        struct outcome *whole = transcribe_lost(answers, COUNT(answers), word_times, 0);
+        printf("%s\n", whole->text);
+        assert_in_range(whole->n_segments, 2, 8);
+        int lost_in = 1;
+        for (;; lost_in++) {
+            struct outcome *o = transcribe_lost(answers, COUNT(answers), word_times, lost_in);
+            assert_string_equal(o->text, whole->text);
+            for (int i = 0; i < o->n_segments; i++) {
+                assert_int_equal(o->segments[i].start, whole->segments[i].start);
+                assert_int_equal(o->segments[i].end, whole->segments[i].end);
+            }
+            assert_int_equal(o->result.n_windows, whole->result.n_windows);
+            finish(o);
+            if (n_taken_over == 0)
+                break;
+            assert_int_equal(n_taken_over, 1);
+        }
+        assert_in_range(lost_in, 20, 200);
+        finish(whole);
+    }
+}
+
+static void test_the_last_error_is_told(void **state)
+{
+    const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29))};
+    struct outcome *o = prepare(30, answers, 1);
+    o->script.lost_in = 7;
+    o->options.take_over = nothing_takes_over;
+    assert_int_equal(transcribe(o), -ENOMEM);
+    assert_string_equal(o->err.msg, "no memory for another engine");
     finish(o);
 }
 
@@ -988,6 +1089,8 @@ int main(void)
         cmocka_unit_test(test_language_is_detected_by_speech),
         cmocka_unit_test(test_languages_and_tasks_are_checked),
         cmocka_unit_test(test_errors_come_through),
+        cmocka_unit_test(test_another_engine_takes_over),
+        cmocka_unit_test(test_the_last_error_is_told),
         cmocka_unit_test(test_any_answer_ends),
         cmocka_unit_test(test_segments_fit_their_array),
     };
