@@ -64,12 +64,26 @@ LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null
 ARCH     := $(shell uname -m)
 
 # --- the CUDA engine: a library of its own, opened at run time, built where there is a toolkit -----------------
+# An installation takes what was built: root has another PATH, and would take a missing nvcc for CUDA=0.
+CUDA_BUILT := $(BUILD)/cuda-built.mk
+ifneq ($(filter install,$(MAKECMDGOALS)),)
+$(eval $(file <$(CUDA_BUILT)))
+endif
 NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 ifndef CUDA
 CUDA     := $(if $(NVCC),$(shell printf '12.4\n%s\n' "$$($(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" | sort -VC && echo 1),)
 endif
 # Compute capabilities with code of their own; the last one also as PTX, for newer GPUs.
 CUDA_ARCHS ?= 80 90
+# Written only where it would differ: other architectures or another nvcc make anew what nvcc made, the same ones nothing.
+define CUDA_NOW :=
+CUDA ?= $(if $(filter 1,$(CUDA)),1,0)
+NVCC ?= $(NVCC)
+CUDA_ARCHS ?= $(CUDA_ARCHS)
+endef
+ifneq ($(strip $(file <$(CUDA_BUILT))),$(strip $(CUDA_NOW)))
+.PHONY: $(CUDA_BUILT)
+endif
 
 # --- modules: every .c of a folder belongs to it -----------------------------------------------------------
 src       = $(wildcard $(addsuffix /*.c,$(1)))
@@ -124,16 +138,20 @@ TESTS    += $(if $(filter 1,$(CUDA)),$(if $(T),$(filter $(addprefix $(BUILD)/tes
 	$(CUDA_TESTS) $(CUDA_RACES)))
 
 # Each step is a short line; V=1 shows the commands, -s nothing.
+comma := ,
 Q   := $(if $(V),,@)
 say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-5s %s\n' $(1) $(2))
 
 .PHONY: all programs tests help clean cuda-said
 all: programs
-programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) cuda-said ; @:
+programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) $(CUDA_BUILT) cuda-said ; @:
+$(CUDA_BUILT):
+	@mkdir -p $(@D)
+	@printf 'CUDA ?= %s\nNVCC ?= %s\nCUDA_ARCHS ?= %s\n' '$(if $(filter 1,$(CUDA)),1,0)' '$(NVCC)' '$(CUDA_ARCHS)' >$@
 # A library for GPUs of an earlier build would be opened by programs that are of another one.
 cuda-said:
 	$(if $(filter 1,$(CUDA)),,@[ ! -e $(CUDA_PLUGIN) ] || { rm -f $(CUDA_PLUGIN) && echo '  CUDA  $(CUDA_PLUGIN) is of an earlier build: removed'; })
-	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)','0: without the CUDA engine, for which nvcc 12.4 or later is missing (make cuda-setup)'))
+	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)',$(if $(filter file,$(origin CUDA)),'0: without the CUDA engine$(comma) for which nvcc 12.4 or later is missing (make cuda-setup)','0: without the CUDA engine$(comma) as asked')))
 tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
 ifdef PKGS_MISSING
@@ -190,20 +208,11 @@ ifeq ($(CUDA),1)
 CUDA_HOME   := $(abspath $(dir $(realpath $(NVCC)))/..)
 CXXSTD      := -std=c++20 -D_GNU_SOURCE
 CXXWARN     := -Wall -Wextra -Wshadow -Wno-unused-parameter $(if $(WERROR),-Werror)
-comma       := ,
 empty       :=
 NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(filter-out -Wshadow,$(CXXWARN)))
 NVCC_LAST   := $(lastword $(CUDA_ARCHS))
 NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
-# Written only where it would differ: other architectures make anew what nvcc made, the same ones nothing.
-NVCC_STAMP  := $(BUILD)/nvcc-archs
-ifneq ($(strip $(file <$(NVCC_STAMP))),$(strip $(NVCC_ARCHS)))
-.PHONY: $(NVCC_STAMP)
-endif
-$(NVCC_STAMP):
-	@mkdir -p $(@D)
-	@echo '$(NVCC_ARCHS)' >$@
 # No compiler makes one operation of a product and a sum by itself (fmad, ffp-contract): it would not in every form of a kernel,
 # whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
 # type; where such a value is not aligned a GPU faults, and so do the tests.
@@ -212,7 +221,7 @@ HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(or $(SANFLAGS),-fsanitize=alignmen
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
 
-$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(NVCC_STAMP)
+$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(CUDA_BUILT)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O3 -fmad=false -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
@@ -298,8 +307,8 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_WRAPS:%=-Xlinker --wrap=%) $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
 endef
-$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(NVCC_STAMP)
-$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(NVCC_STAMP)
+$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(CUDA_BUILT)
+$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(CUDA_BUILT)
 $(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
@@ -313,7 +322,7 @@ $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
 $(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU)
-$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(NVCC_STAMP)
+$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(CUDA_BUILT)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $< -ldl

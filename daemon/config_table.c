@@ -115,15 +115,18 @@ static const struct config_key keys[] = {
      .offset = FIELD(engine),
      .fallback = "auto",
      .choices = "auto|cuda|host",
-     .help = "What computes"},
+     .help = "What computes; auto: the GPU if it can be used, else the processor, also when the GPU is lost "
+             "later;\n"
+             "cuda: the GPU or an error; host: the processor"},
     {.name = "precision",
      .type = CONFIG_CHOICE,
      .offset = FIELD(precision),
      .fallback = "auto",
      .choices = "auto|f32|int8",
-     .help = "Number format of the products; auto: the fastest that the processor has; int8: on a GPU, "
-             "weights of\n"
-             "8 bits in the text decoder, where inputs times beam-size are below 16"},
+     .help = "Number format of the products; auto: the fastest that the processor has, on a GPU half "
+             "floats; f32: no\n"
+             "GPU is used; int8: on a GPU, weights of 8 bits in the text decoder, where inputs times "
+             "beam-size are below 16"},
     {.name = "threads",
      .type = CONFIG_INT,
      .offset = FIELD(threads),

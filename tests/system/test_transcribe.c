@@ -230,7 +230,7 @@ static void test_bad_command_lines(void **state)
         {"--language klingon x.wav", "klingon"},
         {"--gate maybe x.wav", "on or off"},
         {"--task sing x.wav", "transcribe or translate"},
-        {"--engine steam x.wav", "auto, host or cuda"},
+        {"--engine steam x.wav", "auto, cuda or host"},
         {"--precision f16 x.wav", "auto, f32 or int8"},
         {"--surprise x.wav", "surprise"},
         {"--beam-size 0 x.wav", "a whole number from 1 to 8"},
