@@ -256,7 +256,8 @@ static void begin_anew(struct client *c)
 static bool take_over(struct batcher *b, const struct err *cause)
 {
     struct err err;
-    if (!b->options.take_over)
+    if (!b->options.take_over ||
+        atomic_load(&b->deadline_ns) != INT64_MAX) /* no model is loaded for an end */
         return false;
     atomic_store(&b->loading_since_ns, clock_now_ns());
     int r = b->options.take_over(b->options.ctx, cause, &b->model, &err);
@@ -396,8 +397,13 @@ static void step_runs(struct batcher *b)
     }
     wait_is_over(b);
     for (int i = 0; i < b->options.n_clients; i++) {
-        if (b->clients[i].stage == STAGE_WORK && has_ended(&b->clients[i]))
-            answer(&b->clients[i], 0, NULL);
+        struct client *c = &b->clients[i];
+        if (c->stage != STAGE_WORK)
+            continue;
+        if (has_ended(c))
+            answer(c, 0, NULL);
+        else if (r == 0)
+            answer(c, err_set(&err, -EIO, "a run went with another one's error"), &err);
     }
 }
 

@@ -154,12 +154,15 @@ static int take_over(void *ctx, const struct err *cause, struct text_model **mod
 {
     struct pipeline *p = ctx;
     int r = cause->code;
+    *err = *cause;
     if (p->falls_back) {
         log_warning("%s: the host engine takes over", cause->msg);
         r = whisper_model_reopen(&p->model, p->model_path, &p->options, err);
+        if (r < 0)
+            err_prefix(err, "%s, and no other engine", cause->msg);
     }
     if (r < 0) {
-        p->lost = p->falls_back ? *err : *cause;
+        p->lost = *err;
         atomic_store(&p->failed, true);
         p->wake_loop(p->wake_ctx);
         return r;

@@ -265,7 +265,8 @@ struct engine_vtable {
     void (*destroy)(struct engine *);
 
     /* --- memory: immediate, not ordered with the operations --- */
-    void *(*alloc)(struct engine *, size_t bytes); /* zeroed, aligned to 64 bytes; NULL when there is none */
+    /* Zeroed, aligned to 64 bytes; NULL with -ENOMEM or -EIO in err, which may be NULL. */
+    void *(*alloc)(struct engine *, size_t bytes, struct err *err);
     void (*free)(struct engine *, void *);
     /* Makes host memory fit for fast reads by mel (pinned with CUDA, locked on the host). A failure is not fatal. */
     int (*host_register)(struct engine *, void *p, size_t bytes, struct err *);

@@ -36,9 +36,9 @@ void *load_alloc(struct layer_loader *l, size_t n, size_t size)
 {
     if (l->code < 0)
         return NULL;
-    void *p = l->engine->v->alloc(l->engine, n * size);
+    void *p = l->engine->v->alloc(l->engine, n * size, l->err);
     if (!p)
-        l->code = err_set(l->err, -ENOMEM, "out of memory: %zu kB for the model", n * size / 1024);
+        l->code = l->err->code;
     return p;
 }
 

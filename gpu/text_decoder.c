@@ -246,8 +246,10 @@ static int record_steps(struct layer_loader *l, struct text_decoder *t, bool ali
     t->steps[align][beams] = steps;
     for (int n = 1; steps && n <= t->options.n_slots; n++) {
         steps[n - 1] = record_step(t, n, align, beams);
-        if (!steps[n - 1])
-            return err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
+        if (steps[n - 1])
+            continue;
+        int r = t->engine->v->wait(t->engine, l->err);
+        return r < 0 ? r : err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
     }
     return steps ? 0 : err_set(l->err, -ENOMEM, "out of memory for the decoder's graphs");
 }

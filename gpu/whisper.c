@@ -112,9 +112,7 @@ static int warm_up(struct whisper *w, struct err *err)
     int n = w->dims->n_text_ctx - 2 < PASS_ROWS_MAX ? w->dims->n_text_ctx - 2 : PASS_ROWS_MAX;
     for (int i = 0; i < n; i++)
         tokens[i] = 0;
-    struct text_run run = {.n_prompt = n,
-                           .tokens = tokens,
-                           .sample_begin = n,
+    struct text_run run = {.tokens = tokens,
                            .max_tokens = 2,
                            .rules = {.eot = whisper_eot(w->dims->n_vocab),
                                      .timestamp_begin = w->dims->n_vocab - 1501,
@@ -126,9 +124,14 @@ static int warm_up(struct whisper *w, struct err *err)
                            .out_capacity = 2,
                            .out_tokens = chosen,
                            .out_logprobs = logprobs};
-    int r = whisper_submit_runs(w, &run, 1, 1, err);
-    if (r == 0)
-        r = whisper_wait(w, err);
+    int r = 0;
+    for (int rows = 1; r == 0 && rows < 2 * n;
+         rows *= 2) { /* products of few rows have kernels of their own */
+        run.n_prompt = run.sample_begin = rows < n ? rows : n;
+        r = whisper_submit_runs(w, &run, 1, 1, err);
+        if (r == 0)
+            r = whisper_wait(w, err);
+    }
     run.beam = (struct beam_search){.width = whisper_beams_max(w), .length_penalty = -1.0f};
     if (r < 0 || run.beam.width == 1)
         return r;

@@ -96,8 +96,7 @@ static __device__ __forceinline__ void renew(struct running *r, float s[8][4])
 
 static __device__ __forceinline__ unsigned pack(float low, float high)
 {
-    return (unsigned)__half_as_ushort(__float2half_rn(low)) |
-           (unsigned)__half_as_ushort(__float2half_rn(high)) << 16;
+    return pack_halves(__float2half_rn(low), __float2half_rn(high));
 }
 
 /* out += weights · V. The weights' fragments of a product's result are those of the next one's operand. */

@@ -8,6 +8,69 @@
 
 /* --- what a hypothesis offers ------------------------------------------------------------------------------------------- */
 
+static __device__ __forceinline__ int block_min(int v, int *room)
+{
+    v = warp_min(v);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        room[threadIdx.x / WARP] = v;
+    __syncthreads();
+    return warp_min(threadIdx.x % WARP < RULES_WARPS ? room[threadIdx.x % WARP] : NO_ID);
+}
+
+/* What is left of a row, and how probable it is. */
+struct weighed {
+    struct allowed allowed;
+    struct best best; /* the greatest logit and its first id; −∞: nothing is left */
+    struct best mine; /* the same of this thread's ids: every RULES_THREADS-th of each range */
+    float log_sum;    /* log Σ e^(logit − greatest) */
+};
+
+/* When all timestamps together are more probable than the best text token, text is no longer allowed. */
+static __device__ __forceinline__ void weigh(const struct token_rules *rules, const float *logits,
+                                             struct weighed *w, float *room, int *ids)
+{
+    struct allowed *a = &w->allowed;
+    struct best text = best_of(a, logits, a->ids.text_first, a->ids.text_last);
+    struct best stamp = best_of(a, logits, a->ids.stamp_first, a->ids.stamp_last);
+    float top_text = block_max(text.value, room), top_stamp = block_max(stamp.value, room);
+    if (rules->timestamps && top_stamp > -INFINITY) {
+        float sum =
+            block_sum(sum_of(a, logits, a->ids.stamp_first, a->ids.stamp_last, top_stamp, 1.0f), room);
+        if (top_stamp + logf(sum) > top_text) {
+            a->ids.text_first = a->ids.text_last;
+            top_text = text.value = -INFINITY;
+        }
+    }
+    w->mine = text.value >= stamp.value ? text : stamp; /* the lower id of equal ones */
+    w->best.value = fmaxf(top_text, top_stamp);
+    w->best.id = block_min(w->mine.value == w->best.value ? w->mine.id : NO_ID, ids);
+}
+
+/* Applies the rules to a row with n tokens of history. All threads of the block, and all get the same, `mine` excepted. */
+static __device__ __forceinline__ struct weighed weigh_row(const struct token_masks *masks,
+                                                           const struct slot_state *s, int n,
+                                                           const float *logits, int n_vocab)
+{
+    SHARED(float, room, RULES_WARPS);
+    SHARED(int, ids, RULES_WARPS);
+    SHARED(struct allowed, allowed, 1);
+    struct weighed w;
+    if (threadIdx.x == 0)
+        apply_rules(masks, s, n, n_vocab, allowed);
+    __syncthreads();
+    w.allowed = allowed[0];
+    w.log_sum = 0.0f;
+    weigh(&s->rules, logits, &w, room, ids);
+    if (w.best.value == -INFINITY)
+        return w;
+    const struct id_ranges *left = &w.allowed.ids;
+    float sum = sum_of(&w.allowed, logits, left->text_first, left->text_last, w.best.value, 1.0f) +
+                sum_of(&w.allowed, logits, left->stamp_first, left->stamp_last, w.best.value, 1.0f);
+    w.log_sum = logf(block_sum(sum, room));
+    return w;
+}
+
 /* A warp's search of a thread's ids of a range, for the greatest logit that ranks behind `last`: each lane has every
  * 32nd of them. `found` is what it has found before, in lower ids. */
 static __device__ __forceinline__ struct best next_of(const struct allowed *a, const float *logits, int first,

@@ -1,8 +1,8 @@
 /* Inside the CUDA engine: what its files share. Not included from outside gpu/cuda/ (tests excepted).
  *
  * engine.cu has the life, the errors and the order, memory.cu and graph.cu what their names say. Every operation below
- * checks its arguments and launches its kernels into the engine's stream, which a graph may be recording. None waits.
- * Failures go to cuda_fail and stick.
+ * checks its arguments and launches its kernels into the engine's stream, which a graph may be recording. None waits, but where
+ * a first larger input makes room or a download has none left. Failures go to cuda_fail and stick.
  *
  * Types: activations of the encoder, weights and caches are half floats; sums, residuals and everything between
  * the decoder's operations are single ones. */
@@ -134,7 +134,7 @@ int cuda_synchronize(struct cuda_engine *);
 cudaError_t cuda_set(struct cuda_engine *, int32_t *p, int32_t value);
 
 /* memory.cu and graph.cu: what gpu/engine.h says of the same names. */
-void *cuda_alloc(struct engine *, size_t bytes);
+void *cuda_alloc(struct engine *, size_t bytes, struct err *);
 void cuda_free(struct engine *, void *);
 int cuda_host_register(struct engine *, void *p, size_t bytes, struct err *);
 void cuda_host_unregister(struct engine *, void *p);
@@ -148,10 +148,12 @@ void cuda_graph_begin(struct engine *);
 struct engine_graph *cuda_graph_end(struct engine *);
 void cuda_graph_destroy(struct engine *, struct engine_graph *);
 void cuda_graph_launch(struct engine *, struct engine_graph *, const int32_t *n_active, int max_times);
-/* Zeroed; NULL: there is none. */
-void *cuda_device_alloc(struct cuda_engine *, size_t bytes);
-/* -ENOMEM, with what is left in the message. */
-int cuda_no_memory(struct err *, const char *what, size_t bytes);
+/* Zeroed; NULL: there is none, or no GPU any more, as cuda_memory_error says it in err, which may be NULL. `what`: for whom. */
+void *cuda_device_alloc(struct cuda_engine *, size_t bytes, const char *what, struct err *err);
+/* -ENOMEM, with what is left in the message, or -EIO. */
+int cuda_memory_error(struct err *, cudaError_t, const char *what, size_t bytes);
+/* From the host, waited for. */
+cudaError_t cuda_to_device(struct cuda_engine *, void *to, const void *from, size_t bytes);
 
 int cuda_mel_create(int n_mels, struct cuda_engine *, struct err *);
 void cuda_mel_destroy(struct mel_tables *);

@@ -135,6 +135,10 @@ static __device__ __forceinline__ void cp_async_16(void *shared, const void *glo
                  : "r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
 #else
+    if (bytes == 16) {
+        *(uint4 *)shared = *(const uint4 *)global;
+        return;
+    }
     const unsigned short *from = (const unsigned short *)global;
     unsigned short *to = (unsigned short *)shared;
     for (int i = 0; i < 8; i++)
@@ -200,11 +204,18 @@ static __device__ __forceinline__ float warp_max(float v)
     return v;
 }
 
+#define HALF_MOST 65504.0f
+
 /* The nearest half float; what is too large becomes the largest, for an infinity would spread through every later
- * product. */
+ * product, and what is no number stays none. */
 static __device__ __forceinline__ __half to_half(float x)
 {
-    return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f));
+    return __float2half_rn(fabsf(x) > HALF_MOST ? copysignf(HALF_MOST, x) : x);
+}
+
+static __device__ __forceinline__ unsigned pack_halves(__half low, __half high)
+{
+    return (unsigned)__half_as_ushort(low) | (unsigned)__half_as_ushort(high) << 16;
 }
 
 /* GELU by the error function, as Whisper's. */

@@ -55,12 +55,18 @@ bool cuda_failed(const struct cuda_engine *c)
 
 ENGINE_OPERATIONS(OPERATION)
 
+/* What is submitted now is nothing that a step has. */
+static void note_other(struct cuda_engine *c)
+{
+    if (!c->recording)
+        return;
+    step_note_other(c->recording->notes);
+    c->recording->step_pos = NULL;
+}
+
 static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot, int dst_slot, int n_ctx)
 {
-    if (cuda_of(e)->recording) {
-        step_note_other(cuda_of(e)->recording->notes);
-        cuda_of(e)->recording->step_pos = NULL;
-    }
+    note_other(cuda_of(e));
     if (!cuda_failed(cuda_of(e)))
         cuda_kv_copy(cuda_of(e), kv, src_slot, dst_slot, n_ctx);
 }
@@ -69,10 +75,7 @@ static void submit_kv_copy(struct engine *e, struct engine_kv *kv, int src_slot,
 
 void cuda_copy(struct cuda_engine *c, void *to, const void *from, size_t bytes, const char *what)
 {
-    if (c->recording) {
-        step_note_other(c->recording->notes);
-        c->recording->step_pos = NULL;
-    }
+    note_other(c);
     if (bytes > 0 && !cuda_failed(c))
         cuda_check(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, c->stream), what);
 }
@@ -188,12 +191,16 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
     if (e == cudaSuccess) {
         size_t floats = (size_t)CUDA_ROWS_MAX * CUDA_HEADS_MAX * CROSS_PARTS * PARTIAL_FLOATS;
         size_t parts = (size_t)CUDA_ROWS_MAX * ((CUDA_VOCAB_MAX + PART_IDS - 1) / PART_IDS);
-        c->partial = (float *)cuda_device_alloc(c, floats * sizeof(float));
-        c->parts_done = (unsigned *)cuda_device_alloc(c, CUDA_ROWS_MAX * CUDA_HEADS_MAX * sizeof(unsigned));
-        c->parts = (struct select_part *)cuda_device_alloc(c, parts * sizeof(*c->parts));
-        if (!c->partial || !c->parts_done || !c->parts)
-            return cuda_no_memory(err, "attention and logits",
-                                  floats * sizeof(float) + parts * sizeof(*c->parts));
+        c->partial = (float *)cuda_device_alloc(c, floats * sizeof(float), "attention", err);
+        if (!c->partial)
+            return err->code;
+        c->parts_done = (unsigned *)cuda_device_alloc(c, CUDA_ROWS_MAX * CUDA_HEADS_MAX * sizeof(unsigned),
+                                                      "attention", err);
+        if (!c->parts_done)
+            return err->code;
+        c->parts = (struct select_part *)cuda_device_alloc(c, parts * sizeof(*c->parts), "logits", err);
+        if (!c->parts)
+            return err->code;
         e = cuda_set(c, (int32_t *)c->partial, 0);
         e = e ? e : cudaStreamSynchronize(c->stream);
     }

@@ -74,7 +74,7 @@ static __device__ __forceinline__ void finish(const struct epilogue *e, int row,
 
 static __device__ __forceinline__ unsigned pack(float low, float high)
 {
-    return (unsigned)__half_as_ushort(to_half(low)) | (unsigned)__half_as_ushort(to_half(high)) << 16;
+    return pack_halves(to_half(low), to_half(high));
 }
 
 /* The same of four neighbours, of which bias and `add` are given. */

@@ -35,7 +35,7 @@ void cuda_graph_begin(struct engine *e)
         g->notes = step_notes_create();
     if (!g || !g->notes || cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) != cudaSuccess) {
         cudaGetLastError();
-        cuda_fail(c, -ENOMEM, "engine cuda: out of memory for a graph");
+        cuda_fail(c, -ENOMEM, "engine cuda: no memory for the decoder's graphs");
         cuda_graph_destroy(e, g);
         return;
     }

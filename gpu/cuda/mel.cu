@@ -274,12 +274,10 @@ static void fill_tables(struct host_tables *h, int n_mels)
     }
 }
 
-static cudaError_t to_device(struct cuda_engine *c, void **to, const void *from, size_t bytes)
+static cudaError_t make(struct cuda_engine *c, void **to, const void *from, size_t bytes)
 {
     cudaError_t e = cudaMalloc(to, bytes);
-    if (e == cudaSuccess && from)
-        e = cudaMemcpyAsync(*to, from, bytes, cudaMemcpyHostToDevice, c->setup);
-    return e == cudaSuccess ? cudaStreamSynchronize(c->setup) : e;
+    return e ? e : cuda_to_device(c, *to, from, bytes);
 }
 
 int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
@@ -295,11 +293,11 @@ int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
         ordered_least[0] = ordered_least[1] = flipped(ordered_least[0]);
         fill_tables(h, n_mels);
         t->n_mels = n_mels;
-        e = to_device(c, (void **)&t->window, h->window, sizeof(h->window));
-        e = e ? e : to_device(c, (void **)&t->dft, h->dft, sizeof(h->dft));
-        e = e ? e : to_device(c, (void **)&t->filters, h->filters, sizeof(h->filters));
-        e = e ? e : to_device(c, (void **)&t->ranges, h->ranges, sizeof(h->ranges));
-        e = e ? e : to_device(c, (void **)&t->greatest, ordered_least, sizeof(ordered_least));
+        e = make(c, (void **)&t->window, h->window, sizeof(h->window));
+        e = e ? e : make(c, (void **)&t->dft, h->dft, sizeof(h->dft));
+        e = e ? e : make(c, (void **)&t->filters, h->filters, sizeof(h->filters));
+        e = e ? e : make(c, (void **)&t->ranges, h->ranges, sizeof(h->ranges));
+        e = e ? e : make(c, (void **)&t->greatest, ordered_least, sizeof(ordered_least));
         t->n_rooms = c->base.windows_max;
         for (int i = 0; i < t->n_rooms && t->n_rooms > 1 && !e; i++) {
             e = cudaEventCreateWithFlags(&t->arrived[i], cudaEventDisableTiming);
@@ -310,7 +308,7 @@ int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
     }
     free(h);
     if (e != cudaSuccess)
-        return err_set(err, -ENOMEM, "engine cuda: tables of the spectrogram: %s", cudaGetErrorString(e));
+        return cuda_memory_error(err, e, "tables of the spectrogram", sizeof(struct host_tables));
     return 0;
 }
 

@@ -5,26 +5,42 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Zeroed before it is given out, in another stream: not ordered with the operations. */
-void *cuda_device_alloc(struct cuda_engine *c, size_t bytes)
+int cuda_memory_error(struct err *err, cudaError_t e, const char *what, size_t bytes)
+{
+    size_t available = 0, total = 0;
+    if (e == cudaErrorMemoryAllocation)
+        cudaMemGetInfo(&available, &total);
+    cudaGetLastError(); /* all have been dealt with */
+    if (e != cudaErrorMemoryAllocation)
+        return err_set(err, -EIO, "engine cuda: memory for %s: %s", what, cudaGetErrorString(e));
+    return err_set(err, -ENOMEM, "engine cuda: no memory for %s of %zu MB: %zu of the GPU's %zu MB are free",
+                   what, bytes >> 20, available >> 20, total >> 20);
+}
+
+cudaError_t cuda_to_device(struct cuda_engine *c, void *to, const void *from, size_t bytes)
+{
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, c->setup);
+    return e ? e : cudaStreamSynchronize(c->setup);
+}
+
+/* Zeroed in another stream before it is given out: not ordered with the operations. */
+void *cuda_device_alloc(struct cuda_engine *c, size_t bytes, const char *what, struct err *err)
 {
     void *p = NULL;
     size_t some = bytes ? bytes : 1;
-    if (cudaMalloc(&p, some) != cudaSuccess) {
-        cudaGetLastError(); /* the caller says it */
-        return NULL;
-    }
-    if (cudaMemsetAsync(p, 0, some, c->setup) == cudaSuccess &&
-        cudaStreamSynchronize(c->setup) == cudaSuccess)
+    cudaError_t e = cudaMalloc(&p, some);
+    e = e ? e : cudaMemsetAsync(p, 0, some, c->setup);
+    e = e ? e : cudaStreamSynchronize(c->setup);
+    if (e == cudaSuccess)
         return p;
-    cudaGetLastError();
     cudaFree(p);
+    cuda_memory_error(err, e, what, bytes);
     return NULL;
 }
 
-void *cuda_alloc(struct engine *e, size_t bytes)
+void *cuda_alloc(struct engine *e, size_t bytes, struct err *err)
 {
-    return cuda_device_alloc(cuda_of(e), bytes);
+    return cuda_device_alloc(cuda_of(e), bytes, "the model's buffers", err);
 }
 
 void cuda_free(struct engine *e, void *p)
@@ -36,7 +52,7 @@ float *cuda_product(struct cuda_engine *c, size_t n)
 {
     if (n > c->product_floats) {
         cudaFree(c->product);
-        c->product = (float *)cuda_device_alloc(c, n * sizeof(float));
+        c->product = (float *)cuda_device_alloc(c, n * sizeof(float), "a product", NULL);
         c->product_floats = c->product ? n : 0;
     }
     return c->product;
@@ -56,16 +72,6 @@ void cuda_host_unregister(struct engine *e, void *p)
 {
     if (cudaHostUnregister(p) != cudaSuccess)
         cudaGetLastError(); /* the device is lost, and with it what was pinned */
-}
-
-/* What is left, for messages. */
-int cuda_no_memory(struct err *err, const char *what, size_t bytes)
-{
-    size_t available = 0, total = 0;
-    cudaMemGetInfo(&available, &total);
-    cudaGetLastError(); /* both have been dealt with */
-    return err_set(err, -ENOMEM, "engine cuda: no memory for %s of %zu MB: %zu of the GPU's %zu MB are free",
-                   what, bytes >> 20, available >> 20, total >> 20);
 }
 
 /* A row of a weight, with zeros behind it, as half floats. */
@@ -93,10 +99,9 @@ static void put_bytes(const float *values, const struct engine_weight *w, uint8_
     }
 }
 
-static int to_device(struct cuda_engine *c, void *to, const void *from, size_t bytes, struct err *err)
+static int send(struct cuda_engine *c, void *to, const void *from, size_t bytes, struct err *err)
 {
-    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, c->setup);
-    e = e ? e : cudaStreamSynchronize(c->setup);
+    cudaError_t e = cuda_to_device(c, to, from, bytes);
     return e ? err_set(err, -EIO, "engine cuda: a weight: %s", cudaGetErrorString(e)) : 0;
 }
 
@@ -117,11 +122,11 @@ static int put_rows(struct cuda_engine *c, struct engine_weight *w, int first, i
         else
             put_halves(row, w, (__half *)to);
     }
-    int e = to_device(c, (void *)weight_row(w, first), rows, (size_t)n * weight_row_bytes(w), err);
+    int e = send(c, (void *)weight_row(w, first), rows, (size_t)n * weight_row_bytes(w), err);
     size_t n_units = (size_t)weight_units(w);
-    return e < 0 || !w->bytes ? e
-                              : to_device(c, w->units + (size_t)first * n_units, units,
-                                          (size_t)n * n_units * sizeof(float), err);
+    return e < 0 || !w->bytes
+               ? e
+               : send(c, w->units + (size_t)first * n_units, units, (size_t)n * n_units * sizeof(float), err);
 }
 
 void cuda_weight_destroy(struct engine *e, struct engine_weight *w)
@@ -141,7 +146,7 @@ static int take_weight(struct engine_weight *w, bool in_bytes, struct err *err)
     cudaError_t e = in_bytes ? cudaMalloc((void **)&w->bytes, values) : cudaMalloc((void **)&w->data, halves);
     if (e == cudaSuccess && in_bytes)
         e = cudaMalloc((void **)&w->units, units);
-    return e ? cuda_no_memory(err, "a weight", in_bytes ? values + units : halves) : 0;
+    return e ? cuda_memory_error(err, e, "a weight", in_bytes ? values + units : halves) : 0;
 }
 
 int cuda_weight_create(struct engine *e, enum weight_use use, int n_out, int n_in, const float *values,
@@ -181,10 +186,11 @@ int cuda_kv_create(struct engine *e, int n_layer, int n_slots, int n_ctx, int n_
         (size_t)n_layer * (size_t)n_slots * (size_t)n_head * 2 * (size_t)n_ctx * HEAD * sizeof(__half);
     if (!kv)
         return err_set(err, -ENOMEM, "out of memory for keys and values");
-    *kv = {n_layer, n_slots, n_ctx, n_head, (__half *)cuda_device_alloc(cuda_of(e), bytes)};
+    *kv = {n_layer, n_slots, n_ctx, n_head, NULL};
+    kv->data = (__half *)cuda_device_alloc(cuda_of(e), bytes, "keys and values", err);
     if (!kv->data) {
         free(kv);
-        return cuda_no_memory(err, "keys and values", bytes);
+        return err->code;
     }
     *out = kv;
     return 0;

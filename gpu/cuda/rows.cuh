@@ -25,7 +25,7 @@ struct linear_rows_params {
 int cuda_linear_rows_mma(struct cuda_engine *, const struct linear_rows_params *);
 
 /* Eight neighbouring weights of an output, as they lie in memory: half floats, or bytes and their unit. What reads a weight
- * does it by these three. */
+ * does it by these three, rows_mma.cu's halves excepted. */
 typedef uint4 packed_weights;
 
 static __device__ __forceinline__ const float *unit_of(const struct engine_weight *w, int out, int i)

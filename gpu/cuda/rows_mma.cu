@@ -99,14 +99,21 @@ static __device__ __forceinline__ void bring_norm(const struct linear_rows_param
     }
 }
 
+/* What half floats cannot hold is none, and so are the logits in the end, which is an error: cut off it would be another text. */
+static __device__ __forceinline__ float within_halves(float x)
+{
+    return fabsf(x) <= HALF_MOST ? x : NAN;
+}
+
 /* Two values as their nearest half floats, and as what these leave. */
 static __device__ __forceinline__ uint2 split_two(float x, float y)
 {
-    const __half near_x = to_half(x), near_y = to_half(y);
-    const __half rest_x = to_half((x - __half2float(near_x)) * REST_SCALE),
-                 rest_y = to_half((y - __half2float(near_y)) * REST_SCALE);
-    return make_uint2((unsigned)__half_as_ushort(near_x) | (unsigned)__half_as_ushort(near_y) << 16,
-                      (unsigned)__half_as_ushort(rest_x) | (unsigned)__half_as_ushort(rest_y) << 16);
+    x = within_halves(x);
+    y = within_halves(y);
+    const __half near_x = __float2half_rn(x), near_y = __float2half_rn(y);
+    const __half rest_x = __float2half_rn((x - __half2float(near_x)) * REST_SCALE),
+                 rest_y = __float2half_rn((y - __half2float(near_y)) * REST_SCALE);
+    return make_uint2(pack_halves(near_x, near_y), pack_halves(rest_x, rest_y));
 }
 
 /* Normalises and splits n_rows rows where they lie; a warp. Zeros behind their ends stay zeros. */

@@ -137,6 +137,12 @@ static __global__ void __launch_bounds__(STEP_THREADS, 1) step_kernel(struct ste
 
 /* --- launching --------------------------------------------------------------------------------------------------------- */
 
+/* A GPU that drives a display ends kernels that take seconds; a step of the largest model takes some ten milliseconds on a small
+ * card. */
+#ifndef STEPS_OF_A_KERNEL /* the tests have fewer */
+#define STEPS_OF_A_KERNEL 128
+#endif
+
 typedef void step_function(struct step_params);
 
 template <bool bytes> static step_function *kernel_of_form(int n)
@@ -187,16 +193,25 @@ bool step_fits(struct cuda_engine *c, struct step_program *p, int stride)
     return fits;
 }
 
-bool cuda_step_launch(struct cuda_engine *c, const struct step_program *program, const int32_t *n_active,
-                      int max_steps)
+static cudaError_t launch_some(struct cuda_engine *c, const struct step_program *program,
+                               const int32_t *n_active, int max_steps)
 {
     struct step_params p = program->params;
     p.n_active = n_active;
-    p.max_steps = max_steps < RUN_TOKENS_MAX ? max_steps : RUN_TOKENS_MAX; /* no slot has more */
+    p.max_steps = max_steps;
     cudaError_t e = cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), c->stream);
-    e = e ? e
-          : launch_cooperative(kernel_for(program), c->n_multiprocessors, STEP_THREADS, program->shared,
-                               c->stream, p);
+    return e ? e
+             : launch_cooperative(kernel_for(program), c->n_multiprocessors, STEP_THREADS, program->shared,
+                                  c->stream, p);
+}
+
+bool cuda_step_launch(struct cuda_engine *c, const struct step_program *program, const int32_t *n_active,
+                      int max_steps)
+{
+    int left = max_steps < RUN_TOKENS_MAX ? max_steps : RUN_TOKENS_MAX; /* no slot has more */
+    cudaError_t e = cudaSuccess;
+    for (; left > 0 && e == cudaSuccess; left -= STEPS_OF_A_KERNEL)
+        e = launch_some(c, program, n_active, left < STEPS_OF_A_KERNEL ? left : STEPS_OF_A_KERNEL);
     if (e != cudaErrorCooperativeLaunchTooLarge && e != cudaErrorNotSupported) {
         cuda_check(c, e, "a step");
         return true;

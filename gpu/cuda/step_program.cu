@@ -272,7 +272,7 @@ static bool is_bare(const struct linear_rows_params *l)
 static bool add_memory(struct builder *b, int n_state, struct step_program *p)
 {
     size_t n = (size_t)b->n * (size_t)n_state;
-    p->residual = cuda_device_alloc(b->engine, n * (2 * sizeof(long long) + sizeof(float)));
+    p->residual = cuda_device_alloc(b->engine, n * (2 * sizeof(long long) + sizeof(float)), "a step", NULL);
     b->sums[0] = (long long *)p->residual;
     b->sums[1] = b->sums[0] + n;
     b->x[1] = mat_view(b->sums[1] + n, DTYPE_F32, b->n, n_state, n_state);
@@ -316,15 +316,13 @@ static bool build(struct builder *b, struct step_program *program)
     return true;
 }
 
-static bool to_device(struct cuda_engine *c, struct step_program *p, const struct step_phase *phases)
+static bool send(struct cuda_engine *c, struct step_program *p, const struct step_phase *phases)
 {
     size_t bytes = (size_t)p->params.n_phases * sizeof(*phases);
-    p->phases = (struct step_phase *)cuda_device_alloc(c, bytes);
-    p->params.arrived = (unsigned *)cuda_device_alloc(c, sizeof(unsigned));
+    p->phases = (struct step_phase *)cuda_device_alloc(c, bytes, "a step", NULL);
+    p->params.arrived = (unsigned *)cuda_device_alloc(c, sizeof(unsigned), "a step", NULL);
     p->params.phases = p->phases;
-    bool there = p->phases && p->params.arrived &&
-                 cudaMemcpyAsync(p->phases, phases, bytes, cudaMemcpyHostToDevice, c->setup) == cudaSuccess &&
-                 cudaStreamSynchronize(c->setup) == cudaSuccess;
+    bool there = p->phases && p->params.arrived && cuda_to_device(c, p->phases, phases, bytes) == cudaSuccess;
     if (!there)
         cudaGetLastError(); /* the graph does as well */
     return there;
@@ -344,7 +342,7 @@ struct step_program *step_program_create(struct cuda_engine *c, const struct ste
     if (done) {
         p->n_rows = b.n;
         share_out(&b, c->l2_bytes);
-        done = step_fits(c, p, b.stride_max) && to_device(c, p, phases);
+        done = step_fits(c, p, b.stride_max) && send(c, p, phases);
     }
     free(phases);
     if (done)

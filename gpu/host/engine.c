@@ -214,9 +214,12 @@ static int wait(struct engine *e, struct err *err)
 /* --- memory --------------------------------------------------------------------------------------------------- */
 
 /* Fresh pages, zeros until they are written: what is never used (most of the alignment's memory) costs nothing. */
-static void *engine_alloc(struct engine *e, size_t bytes)
+static void *engine_alloc(struct engine *e, size_t bytes, struct err *err)
 {
-    return host_memory_alloc(&host_of(e)->memory, bytes);
+    void *p = host_memory_alloc(&host_of(e)->memory, bytes);
+    if (!p)
+        err_set(err, -ENOMEM, "out of memory: %zu MB for the model", bytes >> 20);
+    return p;
 }
 
 static void engine_free(struct engine *e, void *p)
@@ -241,7 +244,7 @@ void *host_scratch(struct host_engine *h, size_t bytes)
 {
     if (bytes > h->scratch_bytes) {
         host_memory_free(h->scratch);
-        h->scratch = engine_alloc(&h->base, bytes);
+        h->scratch = engine_alloc(&h->base, bytes, NULL);
         h->scratch_bytes = h->scratch ? bytes : 0;
         if (!h->scratch)
             err_set(&h->err, -ENOMEM, "out of memory: %zu kB of scratch", bytes / 1024);

@@ -84,7 +84,7 @@ void harness_hide_cublas(bool hide)
 }
 
 /* Freed by the engine, as its own. */
-void *test_device_alloc(struct engine *e, size_t bytes)
+void *test_device_alloc(struct engine *, size_t bytes, struct err *)
 {
     void *p = NULL;
     if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess)

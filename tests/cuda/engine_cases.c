@@ -7,7 +7,9 @@
 
 #include "gpu/cuda/plugin.h"
 
-#define N_SEEDS 2
+#define N_SEEDS       2
+#define AMPERE_SHARED ((size_t)99 << 10)
+#define TURING_SHARED ((size_t)64 << 10)
 
 const bool test_engines_emulated = true;
 const char *const isa_names[N_ISAS] = {"cuda"};
@@ -19,8 +21,9 @@ void harness_seed(unsigned);
 void harness_open_memory(bool open);
 void harness_hide_cublas(bool hide);
 void harness_cooperative(bool has, int multiprocessors);
+void harness_shared_bytes(size_t of_a_block);
 /* tests/cuda/device.cu, on a real GPU */
-void *test_device_alloc(struct engine *, size_t bytes) __attribute__((weak));
+void *test_device_alloc(struct engine *, size_t bytes, struct err *) __attribute__((weak));
 
 bool test_on_gpu(void)
 {
@@ -39,16 +42,21 @@ static struct engine *open_seeded(unsigned seed, const struct engine_options *op
     return e;
 }
 
-/* Seed 0 is the order that is hardest for most mistakes; the others are random. */
+/* Seed 0 is the order that is hardest for most mistakes, on a card with the shared memory of Ampere's least; the others are random,
+ * with that of Turing. */
 void test_engines(void (*fn)(struct engine *))
 {
     for (unsigned i = 0; i < N_SEEDS; i++) {
         unsigned seed = i ? (unsigned)(test_seed() + i) : 0;
+        if (!test_on_gpu())
+            harness_shared_bytes(seed ? TURING_SHARED : AMPERE_SHARED);
         struct engine *e = open_seeded(seed, &(struct engine_options){.n_mels = 80});
         printf("%s, seed %u\n", e->name, seed);
         fn(e);
         engine_close(e);
     }
+    if (!test_on_gpu())
+        harness_shared_bytes(AMPERE_SHARED);
 }
 
 struct engine *test_engine_open(const struct engine_case *c, int n_mels)

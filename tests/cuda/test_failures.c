@@ -71,11 +71,11 @@ static int take_memory(struct work *w, struct err *err)
     struct engine *e = w->e;
     w->pcm = mmap(NULL, PCM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(w->pcm != MAP_FAILED);
-    w->floats = e->v->alloc(e, 4096 * sizeof(float));
-    w->n_active = e->v->alloc(e, sizeof(int32_t));
-    w->slots = e->v->alloc(e, N_SLOTS * sizeof(struct slot_state));
-    w->rows = (struct rows){N_ROWS, e->v->alloc(e, N_ROWS * 4), e->v->alloc(e, N_ROWS * 4),
-                            e->v->alloc(e, N_ROWS * 4)};
+    w->floats = e->v->alloc(e, 4096 * sizeof(float), NULL);
+    w->n_active = e->v->alloc(e, sizeof(int32_t), NULL);
+    w->slots = e->v->alloc(e, N_SLOTS * sizeof(struct slot_state), NULL);
+    w->rows = (struct rows){N_ROWS, e->v->alloc(e, N_ROWS * 4, NULL), e->v->alloc(e, N_ROWS * 4, NULL),
+                            e->v->alloc(e, N_ROWS * 4, NULL)};
     if (!w->floats || !w->n_active || !w->slots || !w->rows.token || !w->rows.pos || !w->rows.slot)
         return err_set(err, -ENOMEM, "no memory");
     int r = e->v->weight_create(e, WEIGHT_WIDE, N_STATE, 80, values, &w->weight, err);
@@ -230,7 +230,7 @@ static void test_every_call(void **state)
         {"cublasGemmEx", UNKNOWN, 0, 1},
     };
     static const struct row beside[] = {
-        {"cudaEventCreateWithFlags", UNKNOWN, -ENOMEM, 4},
+        {"cudaEventCreateWithFlags", UNKNOWN, -EIO, 4},
         {"cudaEventRecord", UNKNOWN, -EIO, 4}, /* the copy before it does not outlive the wait */
         {"cudaStreamWaitEvent", UNKNOWN, -EIO, 4},
         {"cudaMemcpyAsync", UNKNOWN, 1, 10},
@@ -257,10 +257,11 @@ static void test_lost_device(void **state)
     assert_non_null(strstr(err.msg, "the GPU failed"));
     submit(&w);
     assert_int_equal(w.e->v->wait(w.e, &err), -EIO);
-    assert_null(w.e->v->alloc(w.e, 16));
+    assert_null(w.e->v->alloc(w.e, 16, &err));
+    assert_int_equal(err.code, -EIO); /* which is not for want of memory */
     struct engine_weight *weight = NULL;
     static const float values[64];
-    assert_int_equal(w.e->v->weight_create(w.e, WEIGHT_ROWS, 8, 8, values, &weight, &err), -ENOMEM);
+    assert_int_equal(w.e->v->weight_create(w.e, WEIGHT_ROWS, 8, 8, values, &weight, &err), -EIO);
     assert_null(weight);
     finish(&w);
     struct engine *e = NULL;
@@ -344,8 +345,8 @@ static void test_another_counter(void **state)
     record(&w);
     submit(&w);
     assert_int_equal(w.e->v->wait(w.e, &err), 0);
-    int32_t three = 3,
-            *other = w.e->v->alloc(w.e, sizeof(int32_t)); /* nobody lowers it: the limit ends the loop */
+    int32_t three = 3, *other = w.e->v->alloc(w.e, sizeof(int32_t),
+                                              NULL); /* nobody lowers it: the limit ends the loop */
     w.e->v->upload(w.e, other, &three, sizeof(three));
     w.e->v->graph_launch(w.e, w.graph, other, 5);
     w.e->v->download(w.e, &slot, w.slots, sizeof(slot));
@@ -392,8 +393,8 @@ static void test_many_slots(void **state)
     struct err err = {0};
     assert_int_equal(captiond_cuda_open(&terms, &options, &e, &err), 0);
     assert_int_equal(e->v->weight_create(e, WEIGHT_ROWS, N_STATE, N_STATE, values, &weight, &err), 0);
-    int32_t *pos = e->v->alloc(e, N_ROWS * sizeof(int32_t));
-    float *floats = e->v->alloc(e, 2 * N_ROWS * N_STATE * sizeof(float));
+    int32_t *pos = e->v->alloc(e, N_ROWS * sizeof(int32_t), NULL);
+    float *floats = e->v->alloc(e, 2 * N_ROWS * N_STATE * sizeof(float), NULL);
     const struct linear_rows_args args = {
         .rows = {.n = N_ROWS, .pos = pos},
         .in = mat_view(floats, DTYPE_F32, N_ROWS, N_STATE, N_STATE),
@@ -421,7 +422,7 @@ static void test_downloads(void **state)
     struct err err = {0};
     int32_t *in = calloc(N, sizeof(*in)), *out = calloc(N, sizeof(*out)), few[MANY] = {0};
     assert_int_equal(open_one(&e, &err), 0);
-    int32_t *device = e->v->alloc(e, N * sizeof(*in));
+    int32_t *device = e->v->alloc(e, N * sizeof(*in), NULL);
     for (int i = 0; i < N; i++)
         in[i] = i + 1;
     e->v->upload(e, device, in, N * sizeof(*in));

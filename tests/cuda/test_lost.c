@@ -5,6 +5,7 @@
 #include "tests/support/support.h"
 
 #include <errno.h>
+#include <math.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +26,12 @@ void harness_lose_device(int error);
 void harness_lose_device_at(const char *call, int after, int error);
 int harness_calls_left(void);
 bool harness_has_failed(void);
+void harness_machine(int driver, int error_of_count, int major, size_t memory);
 
 enum { LAUNCH_FAILURE = 719, N_INPUTS = 2, TEXT_BYTES = 4096, PATIENCE = 1000 };
 
-static char model[300], inputs[N_INPUTS][300];
+static char beam_size[2] = "1";
+static char model[300], loud_model[300], inputs[N_INPUTS][300];
 
 /* What came of a run. */
 struct said {
@@ -88,10 +91,10 @@ static void write_sound(const char *path, uint64_t seed)
  * name once all is ready; NULL: never. */
 static void caption(const char *engine, const char *call, int after, struct said *said)
 {
-    char *argv[] = {"captiond",  "--config",    "/dev/null", "--engine", (char *)engine, "--model", model,
-                    "--threads", "1",           "--pace",    "fast",     "--gate",       "off",     "--guard",
-                    "off",       "--beam-size", "1",         "--step",   "1000",         "--input", inputs[0],
-                    "--input",   inputs[1]};
+    char *argv[] = {"captiond", "--config",  "/dev/null", "--engine",    (char *)engine, "--model",
+                    model,      "--threads", "1",         "--pace",      "fast",         "--gate",
+                    "off",      "--guard",   "off",       "--beam-size", beam_size,      "--step",
+                    "1000",     "--input",   inputs[0],   "--input",     inputs[1]};
     struct config config;
     enum config_action action;
     struct pipeline p;
@@ -171,6 +174,17 @@ static void no_word_goes_with_the_gpu(void **state)
     assert_true(lose_at("cudaStreamSynchronize", 1, &host));
 }
 
+/* The same with searches, whose steps are graphs. */
+static void nor_with_beams(void **state)
+{
+    static struct said host;
+    strcpy(beam_size, "5");
+    caption("host", NULL, 0, &host);
+    assert_true(host.n_commits >= 4);
+    assert_true(lose_at("cudaGraphLaunch", 1, &host));
+    strcpy(beam_size, "1");
+}
+
 /* Where the GPU was asked for there is no other engine: captions end, and it is said why. */
 static void without_another_engine_it_is_said(void **state)
 {
@@ -189,6 +203,7 @@ enum { RECORDING = 4 * 16000 };
 struct transcription {
     struct whisper_model model;
     struct whisper_options options;
+    int n_taken_over;
     char text[TEXT_BYTES];
 };
 
@@ -207,6 +222,7 @@ static int open_host(void *ctx, struct err *err)
     struct transcription *t = ctx;
     assert_true(whisper_on_device(t->model.whisper));
     t->options.engine = "host";
+    t->n_taken_over++;
     return whisper_model_reopen(&t->model, model, &t->options, err);
 }
 
@@ -239,7 +255,6 @@ static bool transcribe(const char *engine, const char *call, int after, struct t
     if (longform_transcribe(&t->model.base, t->model.tokenizer, &o, pcm, RECORDING, &result, &err) < 0)
         fail_msg("%s", err.msg);
     bool lost = call && harness_has_failed();
-    assert_int_equal(whisper_on_device(t->model.whisper), !lost && strcmp(engine, "cuda") == 0);
     harness_lose_device(0);
     whisper_model_close(&t->model);
     return lost;
@@ -252,13 +267,69 @@ static void no_word_of_a_recording_goes_with_the_gpu(void **state)
     transcribe("host", NULL, 0, &host);
     transcribe("cuda", "LAUNCH", NEVER, &gpu);
     int n_launches = NEVER - harness_calls_left();
+    assert_int_equal(gpu.n_taken_over, 0);
     printf("%s\n", host.text);
     assert_true(strlen(host.text) > 40);
     assert_string_equal(gpu.text, host.text);
     for (int i = 0; i < PLACES; i++) {
         assert_true(transcribe("cuda", "LAUNCH", i * n_launches / PLACES, &other));
+        assert_int_equal(other.n_taken_over, 1);
         assert_string_equal(other.text, host.text);
     }
+}
+
+/* A model whose numbers become too large for the GPU's sums is not the GPU's to run, and gives no empty text. */
+static void numbers_that_are_none_are_an_error(void **state)
+{
+    struct whisper_options options = {
+        .engine = "cuda", .n_threads = 1, .n_audio_slots = 1, .n_text_slots = 5};
+    struct whisper_model m;
+    struct err err = {0};
+    for (int i = 0; i < 2; i++) { /* few slots, and so many that products are on tensor cores */
+        options.n_text_slots = i ? 5 : 16;
+        assert_int_equal(whisper_model_open(&m, loud_model, &options, &err), -EIO);
+        assert_non_null(strstr(err.msg, "engine cuda: the text decoder's numbers"));
+    }
+    options.engine = "auto";
+    assert_int_equal(whisper_model_open(&m, loud_model, &options, &err), 0);
+    assert_false(whisper_on_device(m.whisper));
+    assert_int_equal(whisper_no_device(m.whisper)->code, -EIO);
+    whisper_model_close(&m);
+}
+
+/* Nor one that does not fit into its memory, whatever it is that does not. */
+static void too_little_memory_is_no_end(void **state)
+{
+    enum { DRIVER = 13000, ENOUGH = 144 };
+    static const int megabytes[] = {0, 9, 16, 40, ENOUGH};
+    const struct whisper_options options = {
+        .engine = "auto", .n_threads = 1, .n_audio_slots = 2, .n_text_slots = 5};
+    for (size_t i = 0; i < sizeof(megabytes) / sizeof(megabytes[0]); i++) {
+        struct whisper_model m;
+        struct err err = {0};
+        harness_machine(DRIVER, 0, 8, ((size_t)megabytes[i] << 20) + 1);
+        if (whisper_model_open(&m, model, &options, &err) < 0)
+            fail_msg("%s", err.msg);
+        const struct err *why = whisper_no_device(m.whisper);
+        printf("%d MB: %s\n", megabytes[i], why->msg);
+        assert_int_equal(whisper_on_device(m.whisper), megabytes[i] == ENOUGH);
+        if (!whisper_on_device(m.whisper)) {
+            assert_int_equal(why->code, -ENOMEM);
+            assert_non_null(strstr(why->msg, "engine cuda: no memory for "));
+        }
+        whisper_model_close(&m);
+    }
+    harness_machine(DRIVER, 0, 8, 0);
+}
+
+static void make_loud(const struct tiny_model *m, const char *tensor)
+{
+    const struct tiny_tensor *t = tiny_model_find(m, tensor);
+    float greatest = 0.0f;
+    for (size_t i = 0; i < tiny_tensor_count(t); i++)
+        greatest = fmaxf(greatest, fabsf(t->values[i]));
+    for (size_t i = 0; i < tiny_tensor_count(t); i++)
+        t->values[i] *= 32768.0f / exp2f(ceilf(log2f(greatest)));
 }
 
 static int set_up(void **state)
@@ -271,6 +342,12 @@ static int set_up(void **state)
     snprintf(model, sizeof(model), "%s/toy.bin", folder);
     tiny_model_init_sure(&m);
     tiny_model_write_ggml(&m, model, true, NULL);
+    /* What the MLP of the last layer takes to be in between, and what it adds, is far above what halves and a sum in fixed point
+     * hold, although halves hold its weights. */
+    snprintf(loud_model, sizeof(loud_model), "%s/loud.bin", folder);
+    make_loud(&m, "decoder.blocks.1.mlp.0.weight");
+    make_loud(&m, "decoder.blocks.1.mlp.2.weight");
+    tiny_model_write_ggml(&m, loud_model, true, NULL);
     tiny_model_finish(&m);
     for (int i = 0; i < N_INPUTS; i++) {
         char path[290];
@@ -291,8 +368,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_word_goes_with_the_gpu),
+        cmocka_unit_test(nor_with_beams),
         cmocka_unit_test(without_another_engine_it_is_said),
         cmocka_unit_test(no_word_of_a_recording_goes_with_the_gpu),
+        cmocka_unit_test(numbers_that_are_none_are_an_error),
+        cmocka_unit_test(too_little_memory_is_no_end),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -94,7 +94,9 @@ static void test_little_memory(void **state)
     assert_int_equal(e->v->weight_create(e, WEIGHT_ROWS, 1 << 11, 1 << 11, values, &w, &err), -ENOMEM);
     assert_non_null(strstr(err.msg, "the GPU's 14 MB"));
     assert_int_equal(e->v->kv_create(e, 6, 4, 1500, 8, &kv, &err), -ENOMEM);
-    assert_null(e->v->alloc(e, 1 << 24));
+    assert_null(e->v->alloc(e, 1 << 24, &err));
+    assert_int_equal(err.code, -ENOMEM);
+    assert_non_null(strstr(err.msg, "the GPU's 14 MB"));
     assert_int_equal(e->v->weight_create(e, WEIGHT_ROWS, 8, 8, values, &w, &err), 0);
     values[5] = 1e6f;
     struct engine_weight *large = NULL;

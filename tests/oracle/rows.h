@@ -24,7 +24,7 @@ static inline void wait_for(struct engine *e)
 /* The memory of an engine from open_engine can be looked at between two waits. */
 static inline void *take(struct engine *e, size_t bytes)
 {
-    void *p = e->v->alloc(e, bytes);
+    void *p = e->v->alloc(e, bytes, NULL);
     assert_non_null(p);
     return p;
 }

@@ -11,7 +11,7 @@ enum { N = 16 };
 
 static void *room(struct engine *e, size_t bytes)
 {
-    void *p = e->v->alloc(e, bytes);
+    void *p = e->v->alloc(e, bytes, NULL);
     assert_non_null(p);
     return p;
 }

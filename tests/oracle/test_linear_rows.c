@@ -284,6 +284,60 @@ static void test_exact(void **state)
     }
 }
 
+/* An input that is too large for what an engine multiplies in is told by outputs that are no numbers, and is no other one. */
+static void check_large(struct engine *e, bool normed)
+{
+    enum { N_IN = 64, N_OUT = 9, PICKED = 5 };
+    static const float values[] = {65504.0f, -65504.0f, 65505.0f, -7e4f, 1e9f, -1e30f, NAN};
+    enum { ROWS = sizeof(values) / sizeof(values[0]) };
+    struct mat in = take_mat(e, ROWS, N_IN, N_IN), out = take_mat(e, ROWS, N_OUT, N_OUT);
+    struct rows rows = take_rows(e, ROWS);
+    float *picks = calloc(N_OUT * N_IN, sizeof(float)), *gamma = take(e, N_IN * sizeof(float)),
+          *beta = take(e, N_IN * sizeof(float));
+    struct engine_weight *weight;
+    struct err err = {0};
+    for (int o = 0; o < N_OUT; o++)
+        picks[o * N_IN + PICKED] = 1.0f;
+    if (e->v->weight_create(e, WEIGHT_ROWS, N_OUT, N_IN, picks, &weight, &err) < 0)
+        fail_msg("%s", err.msg);
+    for (int r = 0; r < ROWS; r++)
+        at(in, r)[PICKED] = normed ? NAN : values[r];
+    e->v->linear_rows(e, &(struct linear_rows_args){.rows = rows,
+                                                    .in = in,
+                                                    .gamma = normed ? gamma : NULL,
+                                                    .beta = normed ? beta : NULL,
+                                                    .weight = weight,
+                                                    .out = out});
+    wait_for(e);
+    for (int r = 0; r < ROWS; r++) {
+        for (int o = 0; o < N_OUT; o++) {
+            if (normed || isnan(values[r]))
+                assert_true(isnan(at(out, r)[o]));
+            else if (!isnan(at(out, r)[o]) || fabsf(values[r]) <= 65504.0f)
+                assert_true(at(out, r)[o] == values[r]);
+        }
+    }
+    e->v->weight_destroy(e, weight);
+    free(picks);
+    e->v->free(e, gamma);
+    e->v->free(e, beta);
+    give_rows(e, rows);
+    give_mat(e, in);
+    give_mat(e, out);
+}
+
+static void test_large(void **state)
+{
+    for (int i = 0; i < N_OPENERS; i++) {
+        struct engine *e = openers[i](isa_names[0], 1, PRECISION_AUTO);
+        if (!e)
+            continue;
+        check_large(e, false);
+        check_large(e, true);
+        engine_close(e);
+    }
+}
+
 /* Rows in batches of any size against one batch of all; *first: what another engine of the kind gave, or NULL. */
 static void check_batches(struct engine *e, int n_out, int n_in, int fewest, float **first)
 {
@@ -389,10 +443,8 @@ static void test_embed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_double),
-        cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_batch_invariance),
-        cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_against_double),   cmocka_unit_test(test_exact), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_batch_invariance), cmocka_unit_test(test_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,7 @@ struct mat test_mat(struct engine *e, enum dtype type, int rows, int cols, int s
     struct mat m = mat_view(NULL, type, rows, cols, stride);
     size_t bytes = mat_bytes(m);
     unsigned char *nan = malloc(bytes);
-    m.data = e->v->alloc(e, bytes);
+    m.data = e->v->alloc(e, bytes, NULL);
     assert_non_null(nan);
     assert_non_null(m.data);
     memset(nan, 0xff, bytes); /* a NaN in every type */
@@ -149,7 +149,7 @@ void test_mat_read(struct engine *e, struct mat m, float *values)
 
 float *test_vector(struct engine *e, const float *values, int n)
 {
-    float *v = e->v->alloc(e, (size_t)n * sizeof(float));
+    float *v = e->v->alloc(e, (size_t)n * sizeof(float), NULL);
     assert_non_null(v);
     e->v->upload(e, v, values, (size_t)n * sizeof(float));
     test_engine_wait(e);

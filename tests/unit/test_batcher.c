@@ -28,7 +28,7 @@ struct scripted {
     int refuse;  /* slot whose runs are refused, or −1 */
     int fail_at; /* the call with this count, from 1 on, loses the engine; 0: none */
     int n_calls;
-    bool lost;
+    bool lost, drops; /* drops: a step ends all runs without results */
     int n_masks;
     _Atomic int n_encodings; /* begun */
     sem_t *gate;             /* the next encoding waits for it, once it has told `at_gate` */
@@ -121,7 +121,7 @@ static int step(struct text_model *m, int max_steps, struct err *err)
         for (int i = 0; i < s->n_work; i++)
             ended += --s->left[i] == 0;
     }
-    int r = told(s, err), n = s->n_work;
+    int r = told(s, err), n = s->drops ? 0 : s->n_work;
     s->n_work = 0;
     for (int i = 0; r == 0 && i < n; i++) {
         if (s->left[i] == 0) {
@@ -407,6 +407,20 @@ static void an_error_of_the_engine_is_told_to_all_in_work(void **state)
     batcher_destroy(b);
 }
 
+/* An engine that has no runs any more without an error has dropped them: nobody waits for them for good. */
+static void dropped_runs_are_an_error(void **state)
+{
+    struct scripted s;
+    struct asker a;
+    init_model(&s);
+    s.drops = true;
+    struct batcher *b = open_batcher(&s, 1);
+    begin(&a, b, 0, 4, 1);
+    finish_askers(&a, 1);
+    assert_int_equal(a.result, -EIO);
+    batcher_destroy(b);
+}
+
 /* Whoever waits when the deadline comes is refused, and whoever asks later; nobody waits for good. */
 static void a_deadline_ends_all_waiting(void **state)
 {
@@ -552,6 +566,32 @@ static void without_a_spare_the_error_stays(void **state)
     batcher_destroy(b);
 }
 
+/* An engine that is lost while captiond ends: loading another one would take longer than there is. */
+static void nothing_is_loaded_for_an_end(void **state)
+{
+    struct scripted s;
+    struct spare spare = {0};
+    struct asker a;
+    struct err err;
+    struct batcher *b;
+    sem_t gate;
+    const struct batcher_options options = {.n_clients = 1, .take_over = take_over, .ctx = &spare};
+    init_model(&s);
+    s.fail_at = 2;
+    s.gate = &gate;
+    sem_init(&gate, 0, 0);
+    assert_int_equal(batcher_create(&options, &s.base, &b, &err), 0);
+    begin(&a, b, 0, 4, 1);
+    sem_wait(&s.at_gate);
+    batcher_stop(b, clock_now_ns() + PATIENCE * NS_A_SECOND);
+    sem_post(&gate);
+    finish_askers(&a, 1);
+    assert_int_equal(a.result, -EIO);
+    assert_int_equal(spare.n_asked, 0);
+    sem_destroy(&gate);
+    batcher_destroy(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -565,6 +605,8 @@ int main(void)
         cmocka_unit_test(nothing_is_lost_with_an_engine),
         cmocka_unit_test(a_lost_cache_is_fed_again),
         cmocka_unit_test(without_a_spare_the_error_stays),
+        cmocka_unit_test(dropped_runs_are_an_error),
+        cmocka_unit_test(nothing_is_loaded_for_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -118,7 +118,7 @@ extern "C" void *harness_calloc(size_t n, size_t size)
 #define SHARED_DEFAULT ((size_t)48 << 10)
 
 static std::map<const void *, size_t> shared_limits;
-static size_t shared_most = (size_t)99 << 10; /* of the smallest device that is built for */
+static size_t shared_most = (size_t)99 << 10; /* of consumer's cards from Ampere on; Turing has 64 KB */
 
 size_t harness_shared_limit(const void *kernel)
 {
