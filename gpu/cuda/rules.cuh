@@ -2,8 +2,8 @@
  * only, where select.cuh and beam.cu include it; gpu/host/rules.h is the twin, and the same tests hold both.
  *
  * The rules are those of OpenAI's whisper/decoding.py (SuppressBlank, SuppressTokens, ApplyTimestampRules). A block of
- * RULES_THREADS has a row; beams, probes and samples pass over its logits some times, from the second-level cache. The logits stay what they are:
- * what a mask suppresses is asked for each id. */
+ * RULES_THREADS has a row; beams, probes and samples pass over its logits some times, from the second-level cache. The
+ * logits stay what they are: what a mask suppresses is asked for each id. */
 #ifndef CAPTIOND_GPU_CUDA_RULES_CUH
 #define CAPTIOND_GPU_CUDA_RULES_CUH
 
