@@ -7,7 +7,7 @@
 #define ROWS_A_BLOCK 4
 
 template <int N>
-static __global__ void __launch_bounds__(ROWS_A_BLOCK *WARP)
+static __global__ void __launch_bounds__(ROWS_A_BLOCK *WARP, 8)
     layer_norm_kernel(struct mat in, const float *gamma, const float *beta, struct mat out)
 {
     int row = (int)blockIdx.x * ROWS_A_BLOCK + (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
