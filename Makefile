@@ -64,9 +64,10 @@ LIBS_GPU     := -ldnnl -lgomp $(shell pkg-config --libs jansson zlib 2>/dev/null
 ARCH     := $(shell uname -m)
 
 # --- the CUDA engine: a library of its own, opened at run time, built where there is a toolkit -----------------
-# An installation takes what was built: root has another PATH, and would take a missing nvcc for CUDA=0.
+# An installation takes what was built last: root has another PATH, and would take a missing nvcc for CUDA=0.
 CUDA_BUILT := $(BUILD)/cuda-built.mk
 ifneq ($(filter install,$(MAKECMDGOALS)),)
+CUDA_KEPT := $(if $(filter undefined,$(origin CUDA)),$(file <$(CUDA_BUILT)))
 $(eval $(file <$(CUDA_BUILT)))
 endif
 NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
@@ -75,7 +76,6 @@ CUDA     := $(if $(NVCC),$(shell printf '12.4\n%s\n' "$$($(NVCC) --version | sed
 endif
 # Compute capabilities with code of their own; the last one also as PTX, for newer GPUs.
 CUDA_ARCHS ?= 80 90
-# Written only where it would differ: other architectures or another nvcc make anew what nvcc made, the same ones nothing.
 define CUDA_NOW :=
 CUDA ?= $(if $(filter 1,$(CUDA)),1,0)
 NVCC ?= $(NVCC)
@@ -151,7 +151,7 @@ $(CUDA_BUILT):
 # A library for GPUs of an earlier build would be opened by programs that are of another one.
 cuda-said:
 	$(if $(filter 1,$(CUDA)),,@[ ! -e $(CUDA_PLUGIN) ] || { rm -f $(CUDA_PLUGIN) && echo '  CUDA  $(CUDA_PLUGIN) is of an earlier build: removed'; })
-	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)',$(if $(filter file,$(origin CUDA)),'0: without the CUDA engine$(comma) for which nvcc 12.4 or later is missing (make cuda-setup)','0: without the CUDA engine$(comma) as asked')))
+	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)',$(if $(CUDA_KEPT),'0: without the CUDA engine$(comma) as it was built: make builds anew',$(if $(filter file,$(origin CUDA)),'0: without the CUDA engine$(comma) for which nvcc 12.4 or later is missing (make cuda-setup)','0: without the CUDA engine$(comma) as asked'))))
 tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
 ifdef PKGS_MISSING
@@ -211,8 +211,18 @@ CXXWARN     := -Wall -Wextra -Wshadow -Wno-unused-parameter $(if $(WERROR),-Werr
 empty       :=
 NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(filter-out -Wshadow,$(CXXWARN)))
 NVCC_LAST   := $(lastword $(CUDA_ARCHS))
+NVCC_SAYS   := $(shell $(NVCC) --version | sed -n 's/.*release \([^ ]*\).*/\1/p')
 NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
+# Written only where it would differ: other architectures or another toolkit make anew what nvcc made, the same ones nothing.
+NVCC_STAMP  := $(BUILD)/nvcc-stamp
+NVCC_NOW    := $(NVCC) $(NVCC_SAYS) $(CUDA_ARCHS)
+ifneq ($(strip $(file <$(NVCC_STAMP))),$(strip $(NVCC_NOW)))
+.PHONY: $(NVCC_STAMP)
+endif
+$(NVCC_STAMP):
+	@mkdir -p $(@D)
+	@echo '$(NVCC_NOW)' >$@
 # No compiler makes one operation of a product and a sum by itself (fmad, ffp-contract): it would not in every form of a kernel,
 # whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
 # type; where such a value is not aligned a GPU faults, and so do the tests.
@@ -221,7 +231,7 @@ HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(or $(SANFLAGS),-fsanitize=alignmen
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
 
-$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(CUDA_BUILT)
+$(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(NVCC_STAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O3 -fmad=false -D_GNU_SOURCE -I. $(DEFS) $(if $(WERROR),-Werror all-warnings) -Xcompiler $(NVCC_HOST) \
@@ -307,8 +317,8 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_WRAPS:%=-Xlinker --wrap=%) $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
 endef
-$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(CUDA_BUILT)
-$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(CUDA_BUILT)
+$(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(NVCC_STAMP)
+$(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(NVCC_STAMP)
 $(BUILD)/tests/gpu/device.o $(BUILD)/tests/gpu/harness.o:
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
@@ -322,7 +332,7 @@ $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/oracle/test_%.o $(GPU_TEST_OBJ)
 $(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS_STREAM) $(LIBS_GPU)
-$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(CUDA_BUILT)
+$(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(NVCC_STAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $< -ldl

@@ -267,8 +267,7 @@ static bool take_over(struct batcher *b, const struct err *cause)
     b->caches_lost = UINT64_MAX;
     for (int i = 0; r >= 0 && i < b->options.n_clients; i++)
         begin_anew(&b->clients[i]);
-    if (r < 0)
-        b->options.take_over = NULL;
+    b->options.take_over = NULL; /* there is no third engine */
     return r >= 0;
 }
 
@@ -386,6 +385,45 @@ static bool has_ended(const struct client *c)
     return true;
 }
 
+/* One of its runs has no text, for the logits were no numbers. */
+static bool is_flawed(const struct client *c)
+{
+    for (int i = 0; i < c->n_runs; i++) {
+        if (c->runs[i].stop == RUN_STOP_FLAW)
+            return true;
+    }
+    return false;
+}
+
+/* Answers who has a result, and who gets none, since no run goes on; n_left: how many do. Another engine may have a text where this
+ * one has none. */
+static void end_runs(struct batcher *b, int n_left)
+{
+    struct err err;
+    bool flawed = false;
+    for (int i = 0; i < b->options.n_clients; i++) {
+        struct client *c = &b->clients[i];
+        if (c->stage != STAGE_WORK || (!has_ended(c) && n_left > 0))
+            continue;
+        if (!has_ended(c))
+            answer(c, err_set(&err, -EIO, "the run was dropped because of another one's error"), &err);
+        else if (!is_flawed(c))
+            answer(c, 0, NULL);
+        else
+            flawed = true;
+    }
+    if (!flawed)
+        return;
+    err_set(&err, -EIO, "%s", RUN_FLAW);
+    if (take_over(b, &err))
+        return;
+    for (int i = 0; i < b->options.n_clients; i++) {
+        struct client *c = &b->clients[i];
+        if (c->stage == STAGE_WORK && has_ended(c))
+            answer(c, -EIO, &err);
+    }
+}
+
 static void step_runs(struct batcher *b)
 {
     struct err err;
@@ -396,15 +434,7 @@ static void step_runs(struct batcher *b)
         return;
     }
     wait_is_over(b);
-    for (int i = 0; i < b->options.n_clients; i++) {
-        struct client *c = &b->clients[i];
-        if (c->stage != STAGE_WORK)
-            continue;
-        if (has_ended(c))
-            answer(c, 0, NULL);
-        else if (r == 0)
-            answer(c, err_set(&err, -EIO, "a run went with another one's error"), &err);
-    }
+    end_runs(b, r);
 }
 
 /* -EINVAL is the caller's fault, and nobody else's. */

@@ -361,8 +361,8 @@ static void move_on(struct longform *l, int advance, int n_frames)
     l->seek += advance;
 }
 
-/* Decodes the window of n_frames frames at l->seek and finds its segments. Changes nothing that doing it once more would
- * not change in the same way. */
+/* Decodes the window of n_frames frames at l->seek and finds its segments. Nothing but counters keeps it from being done once
+ * more. */
 static int decode_window(struct longform *l, int n_frames, struct outcome *o, struct err *err)
 {
     struct window *w = &l->window;
@@ -386,12 +386,16 @@ static int decode_window(struct longform *l, int n_frames, struct outcome *o, st
 /* Decodes the window of n_frames frames at l->seek, tells its segments, and moves on. */
 static int transcribe_window(struct longform *l, int n_frames, struct err *err)
 {
-    const struct window *w = &l->window;
+    struct window *w = &l->window;
     const struct attempt *a = &w->attempts[0];
+    const int n_steps = w->n_steps, n_fallbacks = w->n_fallbacks;
     struct outcome o;
     int r = decode_window(l, n_frames, &o, err);
-    if (r < 0 && (r = take_over(l, err)) == 0)
+    if (r < 0 && (r = take_over(l, err)) == 0) {
+        w->n_steps = n_steps;
+        w->n_fallbacks = n_fallbacks;
         r = decode_window(l, n_frames, &o, err);
+    }
     if (r < 0)
         return r;
     l->result.n_windows++;
@@ -405,7 +409,7 @@ static int transcribe_window(struct longform *l, int n_frames, struct err *err)
         return r;
     if (!l->options->condition_on_previous_text || a->temperature > 0.5f ||
         (l->options->n_temperatures > 1 && quality_is_poor(&a->quality, &w->limits)))
-        prompt_forget(&l->window.before);
+        prompt_forget(&w->before);
     move_on(l, o.advance, n_frames);
     return 0;
 }

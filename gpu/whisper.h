@@ -94,7 +94,7 @@ int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *to
 /* Submits a copy of the first n positions of one slot's cache to another slot. */
 void whisper_copy_slot(struct whisper *, int src, int dst, int n);
 
-/* 0; the engine's error; -EIO where the decoder's logits are no numbers any more. */
+/* 0; the engine's error; -EIO where a run of whisper_run has ended with RUN_STOP_FLAW. */
 int whisper_wait(struct whisper *, struct err *);
 
 #endif

@@ -310,16 +310,12 @@ static void download_alignment(const struct whisper *w, const struct slot_state 
 }
 
 /* No rule forbids eot beside all else: where it is what is left, with no probability, the logits are not numbers. */
-static int check_numbers(const struct whisper *w, const struct text_run *r, struct err *err)
+static bool is_flawed(const struct text_run *r)
 {
-    if (r->stop != RUN_STOP_EOT || r->n_out == 0 || r->out_logprobs[r->n_out - 1] > -INFINITY)
-        return 0;
-    return err_set(err, -EIO,
-                   "engine %s: the text decoder's numbers became too large for it, or the model is damaged",
-                   w->engine->v->name);
+    return r->stop == RUN_STOP_EOT && r->n_out > 0 && !(r->out_logprobs[r->n_out - 1] > -INFINITY);
 }
 
-static int collect(const struct whisper *w, struct text_run *r, struct err *err)
+static void collect(const struct whisper *w, struct text_run *r)
 {
     const struct slot_state *s = &w->host_slots[r->slot];
     r->n_out = s->n_tokens - s->n_prompt;
@@ -331,19 +327,14 @@ static int collect(const struct whisper *w, struct text_run *r, struct err *err)
     r->stop = s->done == SLOT_DONE_EOT     ? RUN_STOP_EOT
               : s->done == SLOT_DONE_LIMIT ? RUN_STOP_LIMIT
                                            : RUN_STOP_CTX;
+    if (is_flawed(r))
+        r->stop = RUN_STOP_FLAW;
     r->n_align_rows = 0;
-    if (r->want_align && r->out_align) {
-        /* The token that came last was not fed. */
-        r->n_align_rows = s->n_tokens - s->sample_begin;
-        download_alignment(w, s, r->slot, s->sample_begin - 1, r->n_align_rows, r->out_align);
-    }
-    return check_numbers(w, r, err);
-}
-
-static void drop_joined(struct whisper *w)
-{
-    w->n_joined = 0;
-    w->in_turn = false;
+    if (!r->want_align || !r->out_align)
+        return;
+    /* The token that came last was not fed. */
+    r->n_align_rows = s->n_tokens - s->sample_begin;
+    download_alignment(w, s, r->slot, s->sample_begin - 1, r->n_align_rows, r->out_align);
 }
 
 int whisper_wait(struct whisper *w, struct err *err)
@@ -353,18 +344,20 @@ int whisper_wait(struct whisper *w, struct err *err)
     int n = w->n_pending;
     w->n_pending = 0;
     w->staging_used = 0;
-    if (r < 0)
-        drop_joined(w);
+    if (r < 0) {
+        w->n_joined = 0;
+        w->in_turn = false;
+    }
     if (r < 0 || n == 0)
         return r;
-    int flaw = 0;
-    for (int i = 0; i < n && flaw == 0; i++)
-        flaw = collect(w, w->pending[i], err);
+    bool flawed = false;
+    for (int i = 0; i < n; i++) {
+        collect(w, w->pending[i]);
+        flawed |= w->pending[i]->stop == RUN_STOP_FLAW;
+    }
     /* How many rows of alignment there are is known only now: a second, short wait for these. */
-    r = whisper_wait(w, flaw < 0 ? NULL : err);
-    if (flaw < 0)
-        drop_joined(w);
-    return flaw < 0 ? flaw : r;
+    r = whisper_wait(w, err);
+    return r < 0 || !flawed ? r : err_set(err, -EIO, "engine %s: " RUN_FLAW, w->engine->v->name);
 }
 
 int whisper_step(struct whisper *w, int max_steps, struct err *err)
@@ -377,18 +370,16 @@ int whisper_step(struct whisper *w, int max_steps, struct err *err)
     int r = whisper_wait(w, err);
     if (r < 0)
         return r;
-    int n = w->n_joined, flaw = 0;
+    int n = w->n_joined;
     w->n_joined = 0;
     for (int i = 0; i < n; i++) {
         if (w->host_slots[w->joined[i]->slot].done == SLOT_ACTIVE)
             w->joined[w->n_joined++] = w->joined[i];
-        else if (flaw == 0)
-            flaw = collect(w, w->joined[i], err);
+        else
+            collect(w, w->joined[i]);
     }
-    r = w->n_joined < n ? whisper_wait(w, flaw < 0 ? NULL : err) : 0;
-    if (flaw < 0)
-        drop_joined(w);
-    return flaw < 0 ? flaw : r < 0 ? r : w->n_joined;
+    r = w->n_joined < n ? whisper_wait(w, err) : 0;
+    return r < 0 ? r : w->n_joined;
 }
 
 /* --- single steps ----------------------------------------------------------------------------------------------- */

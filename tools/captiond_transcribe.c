@@ -76,13 +76,14 @@ static int on_progress(void *ctx, int64_t done, int64_t total)
 static int take_over(void *ctx, struct err *err)
 {
     struct transcriber *t = ctx;
-    if (!whisper_on_device(t->model.whisper) || strcmp(t->engine.engine, "auto") != 0)
+    if (interrupted || !whisper_on_device(t->model.whisper) || strcmp(t->engine.engine, "auto") != 0)
         return err->code;
     progress_clear(&t->progress);
     fprintf(stderr, PROGRAM ": %s: the host engine takes over\n", err->msg);
     progress_restore(&t->progress);
     t->engine.engine = "host";
-    return whisper_model_reopen(&t->model, t->model_path, &t->engine, err);
+    int r = whisper_model_reopen(&t->model, t->model_path, &t->engine, err);
+    return r < 0 ? r : check_interrupted(t);
 }
 
 /* Temperatures from the first up to 1, as many as there is room for. */

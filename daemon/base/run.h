@@ -50,11 +50,14 @@ struct beam_search {
     float length_penalty; /* α: the penalty is ((5 + length) / 6)^α; negative: it is the length */
 };
 
+#define RUN_FLAW "the text decoder's numbers became too large for the engine, or the model is damaged"
+
 enum run_stop {
     RUN_STOP_EOT, /* the last token is eot */
     RUN_STOP_LIMIT, /* max_tokens were produced; or with a patience below 1 the search ended before its result did */
     RUN_STOP_CTX, /* the text context is full */
-    RUN_IN_WORK,  /* it has not ended: only in a batch that goes on */
+    RUN_STOP_FLAW, /* the logits were no numbers, so that there is no text: an error, in the words of RUN_FLAW */
+    RUN_IN_WORK, /* it has not ended: only in a batch that goes on */
 };
 
 struct text_run {

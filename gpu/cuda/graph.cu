@@ -33,9 +33,9 @@ void cuda_graph_begin(struct engine *e)
     struct engine_graph *g = (struct engine_graph *)calloc(1, sizeof(*g));
     if (g)
         g->notes = step_notes_create();
-    if (!g || !g->notes || cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) != cudaSuccess) {
-        cudaGetLastError();
-        cuda_fail(c, -ENOMEM, "engine cuda: no memory for the decoder's graphs");
+    cudaError_t r =
+        g && g->notes ? cudaMalloc((void **)&g->rounds, sizeof(*g->rounds)) : cudaErrorMemoryAllocation;
+    if (cuda_check(c, r, "the decoder's graphs") < 0) {
         cuda_graph_destroy(e, g);
         return;
     }

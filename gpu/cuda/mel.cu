@@ -167,11 +167,11 @@ static int seen_samples(int n_frames)
     return n_frames * HOP + PAD_SAMPLES;
 }
 
-static int grow(struct cuda_engine *c, int n_frames)
+static cudaError_t grow(struct cuda_engine *c, int n_frames)
 {
     struct mel_tables *t = c->mel;
     if (n_frames <= t->frames_room)
-        return 0;
+        return cudaSuccess;
     cudaFree(t->pcm);
     cudaFree(t->logs);
     t->pcm = t->logs = NULL;
@@ -179,12 +179,9 @@ static int grow(struct cuda_engine *c, int n_frames)
     size_t pcm = (size_t)t->n_rooms * (size_t)(PAD_SAMPLES + seen_samples(n_frames)),
            logs = (size_t)n_frames * (size_t)t->n_mels;
     cudaError_t e = cudaMalloc((void **)&t->pcm, pcm * sizeof(float));
-    if (e == cudaSuccess)
-        e = cudaMalloc((void **)&t->logs, logs * sizeof(float));
-    if (e != cudaSuccess)
-        return cuda_check(c, e, "mel");
-    t->frames_room = n_frames;
-    return 0;
+    e = e ? e : cudaMalloc((void **)&t->logs, logs * sizeof(float));
+    t->frames_room = e ? 0 : n_frames;
+    return e;
 }
 
 /* The samples' place on the GPU, where they will be when the stream's next operation begins; NULL: they will not. */
@@ -213,7 +210,7 @@ int cuda_mel(struct cuda_engine *c, const struct mel_args *a)
         (!a->log_max && a->scale != MEL_SCALE_OWN) ||
         (writes && (a->out.cols != t->n_mels || !is_single_or_half(a->out))) || c->recording)
         return cuda_fail(c, -EINVAL, "mel: types or shapes do not fit");
-    int r = grow(c, a->out.rows);
+    int r = cuda_check(c, grow(c, a->out.rows), "mel");
     if (r < 0)
         return r;
     int n_samples = a->n_samples < seen_samples(a->out.rows) ? a->n_samples : seen_samples(a->out.rows);
@@ -303,12 +300,11 @@ int cuda_mel_create(int n_mels, struct cuda_engine *c, struct err *err)
             e = cudaEventCreateWithFlags(&t->arrived[i], cudaEventDisableTiming);
             e = e ? e : cudaEventCreateWithFlags(&t->heard[i], cudaEventDisableTiming);
         }
-        if (!e && grow(c, FRAMES_ROOM) < 0)
-            e = cudaErrorMemoryAllocation;
+        e = e ? e : grow(c, FRAMES_ROOM);
     }
     free(h);
     if (e != cudaSuccess)
-        return cuda_memory_error(err, e, "tables of the spectrogram", sizeof(struct host_tables));
+        return cuda_memory_error(err, e, "the spectrogram", sizeof(struct host_tables));
     return 0;
 }
 

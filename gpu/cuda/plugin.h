@@ -7,11 +7,13 @@
 
 #define CUDA_PLUGIN_FILE "libcaptiond-cuda.so"
 #define CUDA_PLUGIN_OPEN "captiond_cuda_open"
+#define CUDA_PLUGIN_FORM 2 /* raised with each change of what passes that no size tells */
 
 /* What both sides must have been built from: compared as a whole. */
 struct cuda_plugin_terms {
     char version[16]; /* CAPTIOND_VERSION */
     uint32_t vtable_bytes, engine_bytes, options_bytes;
+    uint32_t form;   /* CUDA_PLUGIN_FORM */
     uint32_t others; /* made of the sizes of all other structs that go from one to the other */
 };
 
@@ -31,8 +33,11 @@ static inline uint32_t cuda_plugin_others(void)
 /* In C and C++ alike, which is why it is no compound literal. */
 static inline struct cuda_plugin_terms cuda_plugin_ours(void)
 {
-    struct cuda_plugin_terms t = {CAPTIOND_VERSION, (uint32_t)sizeof(struct engine_vtable),
-                                  (uint32_t)sizeof(struct engine), (uint32_t)sizeof(struct engine_options),
+    struct cuda_plugin_terms t = {CAPTIOND_VERSION,
+                                  (uint32_t)sizeof(struct engine_vtable),
+                                  (uint32_t)sizeof(struct engine),
+                                  (uint32_t)sizeof(struct engine_options),
+                                  CUDA_PLUGIN_FORM,
                                   cuda_plugin_others()};
     return t;
 }

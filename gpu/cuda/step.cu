@@ -1,5 +1,5 @@
 /* A whole decoding step, and the next ones, in one kernel: a block on each multiprocessor, which all meet between two phases
- * (step.cuh), until no slot is active. Where a step of kernels spends its time on getting from one to the next, this one
+ * (step.cuh), until no slot is active, or for STEPS_OF_A_KERNEL. Where a step of kernels spends its time on getting from one to the next, this one
  * fetches what the next phase needs and does not depend on this one (weights, norms, biases, the past and the window) while
  * one warp waits for the other blocks. It is launched cooperatively, for all blocks must be there at once, and outside of graphs. The sums are
  * those of the single kernels, from the same functions: so are the bits.

@@ -84,11 +84,13 @@ void harness_hide_cublas(bool hide)
 }
 
 /* Freed by the engine, as its own. */
-void *test_device_alloc(struct engine *, size_t bytes, struct err *)
+void *test_device_alloc(struct engine *, size_t bytes, struct err *err)
 {
     void *p = NULL;
-    if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess)
+    if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) {
+        err_set(err, -ENOMEM, "no managed memory");
         return NULL;
+    }
     memset(p, 0, bytes);
     cudaDeviceSynchronize();
     return p;

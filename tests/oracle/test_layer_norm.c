@@ -102,6 +102,36 @@ static void test_against_double(void **state)
     test_engines(all_shapes);
 }
 
+/* A row with a value that is no number is none, in every type; its neighbours know nothing of it. */
+static void none_stays_none(struct engine *e)
+{
+    enum { ROWS = 3, COLS = 48 };
+    for (int half = 0; half < 2; half++) {
+        float x[ROWS * COLS], y[ROWS * COLS], ones[COLS];
+        struct mat in = test_mat(e, DTYPE_F32, ROWS, COLS, COLS);
+        struct mat out = test_mat(e, half ? e->wide_type : DTYPE_F32, ROWS, COLS, COLS);
+        for (int i = 0; i < ROWS * COLS; i++)
+            x[i] = (float)(i % 7);
+        for (int i = 0; i < COLS; i++)
+            ones[i] = 1.0f;
+        x[COLS + 20] = NAN;
+        test_mat_write(e, in, x);
+        float *g = test_vector(e, ones, COLS);
+        e->v->layer_norm(e, &(struct layer_norm_args){.in = in, .gamma = g, .beta = g, .out = out});
+        test_mat_read(e, out, y);
+        for (int i = 0; i < ROWS * COLS; i++)
+            assert_true(isnan(y[i]) == (i / COLS == 1));
+        e->v->free(e, in.data);
+        e->v->free(e, out.data);
+        e->v->free(e, g);
+    }
+}
+
+static void test_none_stays_none(void **state)
+{
+    test_engines(none_stays_none);
+}
+
 static void refuses(struct engine *e)
 {
     struct mat in = test_mat(e, DTYPE_F32, 2, 8, 8), out = test_mat(e, DTYPE_F32, 2, 7, 7);
@@ -122,6 +152,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_none_stays_none),
         cmocka_unit_test(test_refuses_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,12 @@ static size_t mat_bytes(struct mat m)
     return ((size_t)m.rows + 1) * (size_t)m.stride * dtype_bytes(m.type) + 4 * (size_t)m.cols;
 }
 
+/* A NaN of the type that no operation gives: it signals, and what is computed of it does not. */
+static uint32_t untouched(enum dtype type)
+{
+    return type == DTYPE_F32 ? 0x7fa5a5a5 : type == DTYPE_F16 ? 0x7da5 : 0x7fa5;
+}
+
 struct mat test_mat(struct engine *e, enum dtype type, int rows, int cols, int stride)
 {
     struct mat m = mat_view(NULL, type, rows, cols, stride);
@@ -25,7 +31,9 @@ struct mat test_mat(struct engine *e, enum dtype type, int rows, int cols, int s
     m.data = e->v->alloc(e, bytes, NULL);
     assert_non_null(nan);
     assert_non_null(m.data);
-    memset(nan, 0xff, bytes); /* a NaN in every type */
+    const uint32_t value = untouched(type);
+    for (size_t i = 0, size = dtype_bytes(type); i + size <= bytes; i += size)
+        memcpy(nan + i, &value, size);
     e->v->upload(e, m.data, nan, bytes);
     test_engine_wait(e);
     free(nan);
@@ -133,13 +141,15 @@ void test_mat_read(struct engine *e, struct mat m, float *values)
         const unsigned char *row = all + (size_t)r * (size_t)m.stride * size;
         for (int c = 0; c < m.stride; c++) {
             uint16_t half;
+            uint32_t bits = 0;
             float x;
             memcpy(&half, row + (size_t)c * size, sizeof(half));
-            memcpy(&x, row + (size_t)c * size, size);
+            memcpy(&bits, row + (size_t)c * size, size);
+            memcpy(&x, &bits, sizeof(x));
             if (r < m.rows && c < m.cols)
                 values[(size_t)r * (size_t)m.cols + (size_t)c] =
                     m.type == DTYPE_F32 ? x : widen(m.type, half);
-            else if (half != 0xffff)
+            else if (bits != untouched(m.type))
                 fail_msg("written outside of the matrix: row %d, column %d of [%d, %d]", r, c, m.rows,
                          m.cols);
         }

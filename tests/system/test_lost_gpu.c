@@ -6,7 +6,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <sndfile.h>
 
 enum { SECOND = 16000 };
 
@@ -25,14 +28,26 @@ static void speak(uint64_t seed)
     assert_int_equal(write(d.in, pcm, sizeof(pcm)), sizeof(pcm));
 }
 
+static void fake_program(const char *name, char *path, size_t room)
+{
+    const char *build = getenv("CAPTIOND_BUILD");
+    snprintf(path, room, "%s/fake-gpu/%s", build ? build : "build", name);
+    if (access(path, X_OK) < 0)
+        test_skip("the CUDA Toolkit's headers are missing");
+}
+
+static void lose_gpu(void)
+{
+    FILE *f = fopen(lose, "w");
+    assert_non_null(f);
+    fclose(f);
+}
+
 /* Starts on the GPU, and loses it when the first pass is done and more is to come. */
 static void start_and_lose(const char *engine)
 {
-    const char *build = getenv("CAPTIOND_BUILD");
     char program[512];
-    snprintf(program, sizeof(program), "%s/fake-gpu/captiond", build ? build : "build");
-    if (access(program, X_OK) < 0)
-        test_skip("the CUDA Toolkit's headers are missing");
+    fake_program("captiond", program, sizeof(program));
     setenv("CAPTIOND_BIN", program, 1);
     daemon_start(&d, (const char *[]){"--engine", engine, "--model", model, "--input", "pipe:16000,1,s16le",
                                       "--gate", "off", "--guard", "off", "--beam-size", "1", NULL});
@@ -41,9 +56,7 @@ static void start_and_lose(const char *engine)
     lines_init(l, daemon_connect(d.captions));
     speak(1);
     lines_await(l, "partial");
-    FILE *f = fopen(lose, "w");
-    assert_non_null(f);
-    fclose(f);
+    lose_gpu();
     speak(2);
 }
 
@@ -86,6 +99,72 @@ static void by_itself_the_host_takes_over(void **state)
         fail_msg("%s", daemon_log(&d));
 }
 
+static void read_text(const char *path, char *text, size_t room)
+{
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    text[fread(text, 1, room - 1, f)] = '\0';
+    fclose(f);
+}
+
+/* Eight seconds of noise as a WAV file in memory. */
+static size_t make_recording(char *wav, size_t room)
+{
+    static float noise[8 * SECOND];
+    char path[160];
+    SF_INFO info = {.samplerate = SECOND, .channels = 1, .format = SF_FORMAT_WAV | SF_FORMAT_PCM_16};
+    snprintf(path, sizeof(path), "%s/recording.wav", d.dir);
+    SNDFILE *sound = sf_open(path, SFM_WRITE, &info);
+    assert_non_null(sound);
+    tiny_model_noise("recording", 7, 0.1f, noise, 8 * SECOND);
+    sf_writef_float(sound, noise, 8 * SECOND);
+    sf_close(sound);
+    FILE *f = fopen(path, "r");
+    size_t n = fread(wav, 1, room, f);
+    fclose(f);
+    assert_in_range(n, 16 * SECOND, room - 1);
+    return n;
+}
+
+/* Starts on the GPU with a recording on standard input, and loses it when the first half has been taken, far more than a pipe
+ * holds: the model is there then. `said`: its errors. Returns the exit status. */
+static int transcribe(const char *engine, char *text, char *said, size_t room)
+{
+    static char wav[17 * SECOND];
+    char program[512], command[1200], out[160], err[160];
+    size_t n = make_recording(wav, sizeof(wav)), half = n / 2;
+    fake_program("captiond-transcribe", program, sizeof(program));
+    snprintf(out, sizeof(out), "%s/text", d.dir);
+    snprintf(err, sizeof(err), "%s/said", d.dir);
+    snprintf(command, sizeof(command),
+             "%s --engine %s --model %s --gate off --temperature-increment 0 - >%s 2>%s", program, engine,
+             model, out, err);
+    FILE *p = popen(command, "w");
+    assert_non_null(p);
+    assert_int_equal(fwrite(wav, 1, half, p), half);
+    fflush(p);
+    lose_gpu();
+    assert_int_equal(fwrite(wav + half, 1, n - half, p), n - half);
+    int status = pclose(p);
+    assert_true(WIFEXITED(status));
+    read_text(out, text, room);
+    read_text(err, said, room);
+    return WEXITSTATUS(status);
+}
+
+static void a_recording_is_transcribed_all_the_same(void **state)
+{
+    static char text[20000], said[20000];
+    assert_int_equal(transcribe("auto", text, said, sizeof(text)), 0);
+    if (count(said, "the host engine takes over") != 1)
+        fail_msg("%s", said);
+    assert_true(count(text, " w") > 3);
+    unlink(lose);
+    assert_int_equal(transcribe("cuda", text, said, sizeof(text)), 1);
+    if (count(said, "takes over") != 0 || !strstr(said, "captiond-transcribe: -: engine cuda: "))
+        fail_msg("%s", said);
+}
+
 static int set_up(void **state)
 {
     struct tiny_model m;
@@ -112,6 +191,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(asked_for_it_ends_the_daemon, set_up, tear_down),
         cmocka_unit_test_setup_teardown(by_itself_the_host_takes_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_recording_is_transcribed_all_the_same, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,7 @@ struct scripted {
     int fail_at; /* the call with this count, from 1 on, loses the engine; 0: none */
     int n_calls;
     bool lost, drops; /* drops: a step ends all runs without results */
+    int flawed;       /* slot whose runs end without a text, or −1 */
     int n_masks;
     _Atomic int n_encodings; /* begun */
     sem_t *gate;             /* the next encoding waits for it, once it has told `at_gate` */
@@ -102,7 +103,7 @@ static int join(struct text_model *m, struct text_run *const *runs, int n, struc
 static void finish(const struct scripted *s, struct text_run *r)
 {
     r->n_out = r->max_tokens;
-    r->stop = RUN_STOP_LIMIT;
+    r->stop = r->slot == s->flawed ? RUN_STOP_FLAW : RUN_STOP_LIMIT;
     r->n_steps = r->n_cached;
     for (int i = 0; i < r->n_out; i++)
         r->out_tokens[i] = 100 * r->slot + i + (int)s->audio[r->audio];
@@ -167,7 +168,7 @@ static void init_model(struct scripted *s)
                                   .n_align = 1,
                                   .n_audio_slots = N_CLIENTS,
                                   .n_text_slots = 2 * N_CLIENTS};
-    s->refuse = -1;
+    s->refuse = s->flawed = -1;
     sem_init(&s->at_gate, 0, 0);
 }
 
@@ -421,6 +422,22 @@ static void dropped_runs_are_an_error(void **state)
     batcher_destroy(b);
 }
 
+static void a_run_without_a_text_hurts_nobody_else(void **state)
+{
+    struct scripted s;
+    struct asker a[3];
+    sem_t gate;
+    init_model(&s);
+    s.flawed = 1;
+    struct batcher *b = open_batcher(&s, 3);
+    ask_behind_gate(&s, b, a, (const int[]){3, 3, 3}, 3, 1, &gate);
+    assert_int_equal(a[0].n_right, 1);
+    assert_int_equal(a[1].result, -EIO);
+    assert_string_equal(a[1].err.msg, RUN_FLAW);
+    assert_int_equal(a[2].n_right, 1);
+    batcher_destroy(b);
+}
+
 /* Whoever waits when the deadline comes is refused, and whoever asks later; nobody waits for good. */
 static void a_deadline_ends_all_waiting(void **state)
 {
@@ -451,14 +468,14 @@ static void a_deadline_ends_all_waiting(void **state)
 struct spare {
     struct scripted model;
     int n_asked;
-    bool none;
+    bool none, flawed; /* flawed: the first engine is, and not lost */
 };
 
 static int take_over(void *ctx, const struct err *cause, struct text_model **model, struct err *err)
 {
     struct spare *spare = ctx;
     spare->n_asked++;
-    assert_string_equal(cause->msg, "the device is lost");
+    assert_string_equal(cause->msg, spare->flawed ? RUN_FLAW : "the device is lost");
     if (spare->none)
         return err_set(err, -ENOMEM, "no other engine");
     *model = &spare->model.base;
@@ -566,6 +583,32 @@ static void without_a_spare_the_error_stays(void **state)
     batcher_destroy(b);
 }
 
+/* A run that has no text on one engine is done on the other one; where it has none there either, that is an error, and the end of it. */
+static void a_run_without_a_text_goes_to_the_other_engine(void **state)
+{
+    for (int both = 0; both < 2; both++) {
+        struct scripted s;
+        struct spare spare = {.flawed = true};
+        struct asker a[2];
+        struct err err;
+        struct batcher *b;
+        const struct batcher_options options = {.n_clients = 2, .take_over = take_over, .ctx = &spare};
+        init_model(&s);
+        init_model(&spare.model);
+        s.flawed = 1;
+        spare.model.flawed = both ? 1 : -1;
+        assert_int_equal(batcher_create(&options, &s.base, &b, &err), 0);
+        begin(&a[0], b, 0, 9, 3);
+        begin(&a[1], b, 1, 4, 3);
+        finish_askers(a, 2);
+        assert_int_equal(a[0].n_right, 3);
+        assert_int_equal(a[1].n_right, both ? 0 : 3);
+        assert_int_equal(a[1].result, both ? -EIO : 0);
+        assert_int_equal(spare.n_asked, 1);
+        batcher_destroy(b);
+    }
+}
+
 /* An engine that is lost while captiond ends: loading another one would take longer than there is. */
 static void nothing_is_loaded_for_an_end(void **state)
 {
@@ -607,6 +650,8 @@ int main(void)
         cmocka_unit_test(without_a_spare_the_error_stays),
         cmocka_unit_test(dropped_runs_are_an_error),
         cmocka_unit_test(nothing_is_loaded_for_an_end),
+        cmocka_unit_test(a_run_without_a_text_hurts_nobody_else),
+        cmocka_unit_test(a_run_without_a_text_goes_to_the_other_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
