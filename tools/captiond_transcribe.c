@@ -35,10 +35,17 @@ struct transcriber {
 /* --- interruption: the recording in work is given up, so that no half file is left --- */
 
 static volatile sig_atomic_t interrupted; /* the signal's number */
+static const struct transcript_output *unfinished;
 
-static void interrupt(int signal)
+/* The second one does not wait until the program sees the first: it ends it at once. */
+static void interrupt(int number)
 {
-    interrupted = signal;
+    if (interrupted) {
+        transcript_output_unlink(unfinished);
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+    interrupted = number;
 }
 
 static int check_interrupted(struct transcriber *t)
@@ -345,7 +352,8 @@ int main(int argc, char **argv)
         r = open_model(&t, &err);
     if (r == 0) {
         tell_no_device(&t);
-        stop_signals_catch(interrupt, (int)SA_RESETHAND); /* the second one ends the program at once */
+        unfinished = &t.output;
+        stop_signals_catch(interrupt, 0);
         status = transcribe_all(&t, argv + first, argc - first);
     } else {
         fprintf(stderr, PROGRAM ": %s\n", err.msg);

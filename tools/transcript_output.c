@@ -1,6 +1,7 @@
 #include "tools/transcript_output.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -62,6 +63,15 @@ static void set_permissions(int fd)
         return; /* some file systems have none */
 }
 
+/* A handler of signals may ask for the name at any time. */
+static void forget_temporary(struct transcript_file *f)
+{
+    char *name = f->temporary;
+    f->temporary = NULL;
+    atomic_signal_fence(memory_order_seq_cst);
+    free(name);
+}
+
 static int open_file(struct transcript_file *f, const char *folder, struct err *err)
 {
     int length;
@@ -83,8 +93,7 @@ static int open_file(struct transcript_file *f, const char *folder, struct err *
     int fd = mkstemp(f->temporary);
     if (fd < 0) {
         int error = errno;
-        free(f->temporary);
-        f->temporary = NULL;
+        forget_temporary(f);
         return write_error(f, error, err);
     }
     set_permissions(fd);
@@ -159,12 +168,10 @@ int transcript_output_finish(struct transcript_output *o, const struct longform_
         struct transcript_file *f = &o->files[i];
         if (!f->temporary)
             continue;
-        if (rename(f->temporary, f->path) < 0) {
+        if (rename(f->temporary, f->path) < 0)
             r = write_error(f, errno, err);
-        } else {
-            free(f->temporary);
-            f->temporary = NULL;
-        }
+        else
+            forget_temporary(f);
     }
     transcript_output_abandon(o);
     return r;
@@ -178,9 +185,18 @@ void transcript_output_abandon(struct transcript_output *o)
             fclose(f->transcript.out);
         if (f->temporary)
             unlink(f->temporary);
-        free(f->temporary);
+        forget_temporary(f);
         free(f->path);
         transcript_finish(&f->transcript);
     }
     o->n = 0;
+}
+
+void transcript_output_unlink(const struct transcript_output *o)
+{
+    for (int i = 0; i < o->n; i++) {
+        const char *name = o->files[i].temporary;
+        if (name)
+            unlink(name);
+    }
 }

@@ -43,6 +43,9 @@ int transcript_output_finish(struct transcript_output *, const struct longform_r
 /* Gives up: no file remains. Does nothing after finish. Zeroed objects are accepted. */
 void transcript_output_abandon(struct transcript_output *);
 
+/* Removes the files that have no name yet, and nothing else: for the handler of a signal that then ends the program. */
+void transcript_output_unlink(const struct transcript_output *);
+
 /* True where the two recordings' files would have the same names. */
 bool transcript_same_name(const char *a, const char *b);
 

@@ -460,6 +460,34 @@ static void test_a_terminal_has_a_bar_and_ctrl_c(void **state)
     unlink(noise);
 }
 
+/* A second signal ends it before it has seen the first, and leaves nothing either. */
+static void test_two_signals(void **state)
+{
+    (void)state;
+    char noise[300], texts[300];
+    pid_t pid;
+    int status;
+    snprintf(noise, sizeof(noise), "%s/noise.wav", folder);
+    snprintf(texts, sizeof(texts), "%s/twice", folder);
+    write_wav(noise, 900);
+    const char *const args[] = {
+        "captiond-transcribe", "--model", model, "--gate", "off", "-o", texts, noise, NULL};
+    err[0] = '\0';
+    int terminal = start_on_terminal(&pid, args);
+    read_terminal(terminal, " left");
+    assert_int_equal(entries("twice"), 1);
+    kill(pid, SIGSTOP);
+    kill(pid, SIGINT);
+    kill(pid, SIGTERM);
+    kill(pid, SIGCONT);
+    read_terminal(terminal, NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(terminal);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(entries("twice"), 0);
+    unlink(noise);
+}
+
 /* What nohup has made it ignore does not end it. The name is as long as one can be. */
 static void test_nohup(void **state)
 {
@@ -588,6 +616,7 @@ int main(void)
         cmocka_unit_test(test_standard_input_is_a_recording),
         cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
         cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),
+        cmocka_unit_test(test_two_signals),
         cmocka_unit_test(test_nohup),
         cmocka_unit_test(test_a_name_too_long),
         cmocka_unit_test(test_subtitles_are_read_by_others),
