@@ -116,13 +116,16 @@ static bool is_refused(const struct window *w, const struct attempt *a)
     return quality_is_poor(&a->quality, &w->limits) || is_too_short(w, a);
 }
 
+static bool fits(const struct window *w, const struct attempt *a)
+{
+    return !is_refused(w, a) && !quality_is_silence(&a->quality, &w->limits);
+}
+
 /* A sample that loops is the most probable of several: taken as the best, it would have all of them refused. captiond's own
  * criterion. */
 static bool is_better_sample(const struct window *w, const struct attempt *a, const struct attempt *b)
 {
-    bool a_fits = !is_refused(w, a) && !quality_is_silence(&a->quality, &w->limits);
-    bool b_fits = !is_refused(w, b) && !quality_is_silence(&b->quality, &w->limits);
-    return a_fits != b_fits ? a_fits : rank(w, a) > rank(w, b);
+    return fits(w, a) != fits(w, b) ? fits(w, a) : rank(w, a) > rank(w, b);
 }
 
 /* cached: the slot holds the prompt already, all but its last token. Else the no-speech probability is asked for,
