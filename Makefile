@@ -217,8 +217,10 @@ NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=
 # Written only where it would differ: other architectures or another toolkit make anew what nvcc made, the same ones nothing.
 NVCC_STAMP  := $(BUILD)/nvcc-stamp
 NVCC_NOW    := $(NVCC) $(NVCC_SAYS) $(CUDA_ARCHS)
+ifneq ($(NVCC_SAYS),) # as it is for an installation where there is none any more
 ifneq ($(strip $(file <$(NVCC_STAMP))),$(strip $(NVCC_NOW)))
 .PHONY: $(NVCC_STAMP)
+endif
 endif
 $(NVCC_STAMP):
 	@mkdir -p $(@D)

@@ -461,6 +461,11 @@ static void find_logits(struct batcher *b, struct client *c)
         if (r >= 0)
             cache_is_there(b, c->slot);
     }
+    if (r == -ERANGE) { /* as of a run without a text */
+        if (!take_over(b, &err))
+            answer(c, r, &err);
+        return;
+    }
     end_ask(b, c, r, &err);
 }
 

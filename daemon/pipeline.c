@@ -149,7 +149,7 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
     return 0;
 }
 
-/* Batcher's thread: the device is lost. */
+/* Batcher's thread: the device is lost, or has no numbers. */
 static int take_over(void *ctx, const struct err *cause, struct text_model **model, struct err *err)
 {
     struct pipeline *p = ctx;

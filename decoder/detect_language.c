@@ -1,6 +1,5 @@
 #include "decoder/detect_language.h"
 
-#include <errno.h>
 #include <math.h>
 
 int detect_language(struct text_model *model, const struct tokenizer *tokenizer, int text_slot,
@@ -17,8 +16,6 @@ int detect_language(struct text_model *model, const struct tokenizer *tokenizer,
         best = x[i] > x[best] ? i : best;
     for (int i = 0; i < s->n_languages; i++)
         sum += exp((double)x[i] - x[best]);
-    if (!(sum >= 1.0))
-        return err_set(err, -EIO, "language: %s", RUN_FLAW);
     *code = tokenizer_token_language(tokenizer, s->first_language + best);
     *probability = (float)(1.0 / sum);
     return 0;

@@ -28,6 +28,7 @@ struct text_model_ops {
                    enum audio_scale);
     void (*reset_scale)(struct text_model *, int audio_slot);
     int (*run)(struct text_model *, struct text_run *runs, int n, struct err *);
+    /* f32 [n, n_vocab]; waits. -ERANGE where they are no numbers. */
     int (*logits)(struct text_model *, int slot, int audio_slot, const int32_t *tokens, int n, int pos,
                   float *logits, struct err *);
     void (*copy_slot)(struct text_model *, int src, int dst, int n);

@@ -87,7 +87,7 @@ int whisper_join(struct whisper *, struct text_run *const *runs, int n, struct e
 int whisper_step(struct whisper *, int max_steps, struct err *);
 
 /* Feeds n tokens at positions pos … pos + n − 1 of a slot and returns the logits after each: f32 [n, n_vocab].
- * Waits. For tests and for search on the host. */
+ * Waits. -ERANGE where they are no numbers, which is nobody else's error. */
 int whisper_logits(struct whisper *, int slot, int audio_slot, const int32_t *tokens, int n, int pos,
                    float *logits, struct err *);
 

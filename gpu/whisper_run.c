@@ -309,10 +309,15 @@ static void download_alignment(const struct whisper *w, const struct slot_state 
     }
 }
 
-/* No rule forbids eot beside all else: where it is what is left, with no probability, the logits are not numbers. */
+/* No rule forbids eot beside all else: where it is what is left, with no probability, the logits are not numbers; nor where a
+ * probability is none, as beside infinite ones. */
 static bool is_flawed(const struct text_run *r)
 {
-    return r->stop == RUN_STOP_EOT && r->n_out > 0 && !(r->out_logprobs[r->n_out - 1] > -INFINITY);
+    for (int i = 0; i < r->n_out; i++) {
+        if (isnan(r->out_logprobs[i]))
+            return true;
+    }
+    return r->stop == RUN_STOP_EOT && r->n_out > 0 && r->out_logprobs[r->n_out - 1] == -INFINITY;
 }
 
 static void collect(const struct whisper *w, struct text_run *r)
@@ -416,7 +421,12 @@ int whisper_logits(struct whisper *w, int slot, int audio_slot, const int32_t *t
         w->engine->v->download(w->engine, logits + (size_t)first * n_vocab, m.data,
                                (size_t)part * n_vocab * sizeof(float));
     }
-    return whisper_wait(w, err);
+    r = whisper_wait(w, err);
+    for (int i = 0; i < n && r == 0; i++) {
+        if (!isfinite(logits[(size_t)i * (size_t)w->dims->n_vocab]))
+            r = err_set(err, -ERANGE, "engine %s: " RUN_FLAW, w->engine->v->name);
+    }
+    return r;
 }
 
 void whisper_copy_slot(struct whisper *w, int src, int dst, int n)

@@ -1,5 +1,6 @@
 /* captiond-transcribe: recordings to text, with the engine and the decoder of captiond but without the daemon. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,10 +37,15 @@ struct transcriber {
 
 static volatile sig_atomic_t interrupted; /* the signal's number */
 static const struct transcript_output *unfinished;
+static pthread_t main_thread; /* whose `unfinished` is */
 
 /* The second one does not wait until the program sees the first: it ends it at once. */
 static void interrupt(int number)
 {
+    if (!pthread_equal(pthread_self(), main_thread)) {
+        pthread_kill(main_thread, number);
+        return;
+    }
     if (interrupted) {
         transcript_output_unlink(unfinished);
         signal(number, SIG_DFL);
@@ -337,7 +343,7 @@ static int transcribe_all(struct transcriber *t, char **paths, int n)
 
 int main(int argc, char **argv)
 {
-    struct transcriber t = {0};
+    static struct transcriber t;
     struct err err = {0};
     int first;
     cells_init(); /* numbers stay as in C */
@@ -353,6 +359,7 @@ int main(int argc, char **argv)
     if (r == 0) {
         tell_no_device(&t);
         unfinished = &t.output;
+        main_thread = pthread_self();
         stop_signals_catch(interrupt, 0);
         status = transcribe_all(&t, argv + first, argc - first);
     } else {

@@ -3,6 +3,7 @@
 #include "tests/support/daemon.h"
 #include "tests/support/tiny_model.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,7 @@ static int transcribe(const char *engine, char *text, char *said, size_t room)
              model, out, err);
     FILE *p = popen(command, "w");
     assert_non_null(p);
+    fcntl(fileno(p), F_SETPIPE_SZ, 4096);
     assert_int_equal(fwrite(wav, 1, half, p), half);
     fflush(p);
     lose_gpu();

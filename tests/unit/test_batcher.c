@@ -143,6 +143,8 @@ static int logits(struct text_model *m, int slot, int audio, const int32_t *toke
     snprintf(text, sizeof(text), "L%d ", slot);
     note(s, text);
     int r = told(s, err);
+    if (r == 0 && slot == s->flawed)
+        return err_set(err, -ERANGE, "%s", RUN_FLAW);
     if (r == 0)
         out[0] = s->audio[audio];
     return r;
@@ -586,7 +588,8 @@ static void without_a_spare_the_error_stays(void **state)
 /* A run that has no text on one engine is done on the other one; where it has none there either, that is an error, and the end of it. */
 static void a_run_without_a_text_goes_to_the_other_engine(void **state)
 {
-    for (int both = 0; both < 2; both++) {
+    for (int i = 0; i < 4; i++) {
+        bool both = i % 2, detects = i / 2; /* which asks for logits first */
         struct scripted s;
         struct spare spare = {.flawed = true};
         struct asker a[2];
@@ -599,7 +602,13 @@ static void a_run_without_a_text_goes_to_the_other_engine(void **state)
         spare.model.flawed = both ? 1 : -1;
         assert_int_equal(batcher_create(&options, &s.base, &b, &err), 0);
         begin(&a[0], b, 0, 9, 3);
-        begin(&a[1], b, 1, 4, 3);
+        a[1] = (struct asker){.model = batcher_client(b, 1),
+                              .index = 1,
+                              .n_tokens = 4,
+                              .rounds = 3,
+                              .encodes = true,
+                              .detects = detects};
+        assert_int_equal(pthread_create(&a[1].thread, NULL, ask, &a[1]), 0);
         finish_askers(a, 2);
         assert_int_equal(a[0].n_right, 3);
         assert_int_equal(a[1].n_right, both ? 0 : 3);

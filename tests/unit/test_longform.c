@@ -46,7 +46,6 @@ struct script {
     int32_t language;
     int lost_in; /* calls after which the engine is gone, and with it all that it held; 0: never */
     bool lost, scanned, masked[2];
-    bool flawed; /* its logits are no numbers */
     struct heard heard[400];
     int n_heard, n_runs, n_copies, n_detections;
     double window; /* what the audio slot holds */
@@ -220,10 +219,8 @@ static int logits(struct text_model *m, int slot, int audio_slot, const int32_t 
         return lost;
     assert_true(n == 1 && pos == 0 && tokens[0] == SOT && s->window >= 0.0);
     for (int i = 0; i < N_VOCAB; i++)
-        out[i] = s->flawed                       ? NAN
-                 : i < ENGLISH || i >= TRANSLATE ? 9.0f
-                                                 : 0.0f; /* what is no language does not count */
-    out[s->language] = s->flawed ? NAN : 5.0f;
+        out[i] = i < ENGLISH || i >= TRANSLATE ? 9.0f : 0.0f; /* what is no language does not count */
+    out[s->language] = 5.0f;
     s->n_detections++;
     return 0;
 }
@@ -1027,32 +1024,6 @@ static void test_another_engine_takes_over(void **state)
     }
 }
 
-static int take_over_flawed(void *ctx, struct err *err)
-{
-    struct outcome *o = ctx;
-    assert_non_null(strstr(err->msg, RUN_FLAW));
-    o->script.lost = true;
-    o->script.flawed = false;
-    err_set(err, -EIO, "the engine is gone");
-    return take_over(ctx, err);
-}
-
-/* Logits that are no numbers are no language. */
-static void test_no_language_of_no_numbers(void **state)
-{
-    const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29))};
-    for (int other = 0; other < 2; other++) {
-        struct outcome *o = prepare(30, answers, 1);
-        o->script.flawed = true;
-        o->options.language = NULL;
-        o->options.take_over = other ? take_over_flawed : NULL;
-        assert_int_equal(transcribe(o), other ? 0 : -EIO);
-        if (other)
-            assert_string_equal(o->result.language, "de");
-        finish(o);
-    }
-}
-
 static void test_the_last_error_is_told(void **state)
 {
     const struct answer answers[] = {ANSWER(0, AT(0), ' ', 'a', AT(29))};
@@ -1121,7 +1092,6 @@ int main(void)
         cmocka_unit_test(test_languages_and_tasks_are_checked),
         cmocka_unit_test(test_errors_come_through),
         cmocka_unit_test(test_another_engine_takes_over),
-        cmocka_unit_test(test_no_language_of_no_numbers),
         cmocka_unit_test(test_the_last_error_is_told),
         cmocka_unit_test(test_any_answer_ends),
         cmocka_unit_test(test_segments_fit_their_array),

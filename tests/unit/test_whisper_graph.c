@@ -537,6 +537,50 @@ static void others_do_not_disturb_a_batch(void **state)
     whisper_close(w);
 }
 
+/* From a position on whose embedding is too large the text decoder's numbers are none: who comes there has no text but an error,
+ * and who does not is none the worse. */
+static void numbers_that_are_none_are_an_error(void **state)
+{
+    enum { FLAW = 80 }; /* behind what is tried when a model is opened */
+    const struct tiny_tensor *t = tiny_model_find(&model, "decoder.positional_embedding");
+    const size_t width = (size_t)model.dims.n_text_state;
+    float *at_flaw = t->values + FLAW * width, *kept = malloc(width * sizeof(float));
+    char path[300];
+    snprintf(path, sizeof(path), "%s/flawed.bin", folder);
+    memcpy(kept, at_flaw, width * sizeof(float));
+    for (size_t i = 0; i < width; i++)
+        at_flaw[i] = 3e38f;
+    tiny_model_write_ggml(&model, path, false, NULL);
+    memcpy(at_flaw, kept, width * sizeof(float));
+    free(kept);
+    struct whisper *w = open_model(path, PRECISION_F32, 1, false);
+    struct sample *good = new_sample(0, 0, 7, 5, 6), *alone = new_sample(0, 0, 7, 5, 6),
+                  *bad = new_sample(1, 1, 8, FLAW - 2, 6);
+    float *logits = malloc((size_t)model.dims.n_vocab * sizeof(float));
+    struct err err = {0};
+    encode(w, 0, 0);
+    encode(w, 1, 1);
+    run(w, alone);
+    assert_int_equal(whisper_run(w, &bad->run, 1, &err), 0);
+    assert_int_equal(whisper_wait(w, &err), -EIO);
+    assert_non_null(strstr(err.msg, RUN_FLAW));
+    assert_int_equal(whisper_wait(w, &err), 0);
+    assert_int_equal(whisper_join(w, (struct text_run *[]){&good->run, &bad->run}, 2, &err), 0);
+    for (int left = 2; left > 0;) {
+        left = whisper_step(w, 1, &err);
+        assert_in_range(left, 0, 2);
+    }
+    assert_int_equal(bad->run.stop, RUN_STOP_FLAW);
+    assert_same(good, alone);
+    assert_int_equal(whisper_logits(w, 1, 1, bad->tokens, 1, FLAW - 1, logits, &err), 0);
+    assert_int_equal(whisper_logits(w, 1, 1, bad->tokens, 1, FLAW, logits, &err), -ERANGE);
+    free(logits);
+    free(good);
+    free(alone);
+    free(bad);
+    whisper_close(w);
+}
+
 /* Two runs submitted one after the other, and one wait. */
 static void runs_wait_together(void **state)
 {
@@ -806,6 +850,7 @@ int main(void)
         cmocka_unit_test(a_search_is_as_its_result_alone),
         cmocka_unit_test(a_batch_that_goes_on_changes_no_bit),
         cmocka_unit_test(others_do_not_disturb_a_batch),
+        cmocka_unit_test(numbers_that_are_none_are_an_error),
         cmocka_unit_test(runs_wait_together),
         cmocka_unit_test(caches_go_on),
         cmocka_unit_test(runs_end_as_they_should),
