@@ -292,7 +292,7 @@ static void run(struct setting setting, bool cooperative, struct outcome *o)
     wait_for(w.e);
     if (setting.flaw < 0)
         assert_int_equal(w.slots[1].n_tokens, n_tokens + 3); /* bounded */
-    w.e->v->graph_launch(w.e, g, w.n_active, 1000);
+    w.e->v->graph_launch(w.e, g, w.n_active, STEPS);
     wait_for(w.e);
     memcpy(o->slots, w.slots, sizeof(o->slots));
     o->n_active = *w.n_active;
