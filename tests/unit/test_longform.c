@@ -45,7 +45,7 @@ struct script {
     struct test_rng *babble; /* not NULL: any tokens whatever */
     int32_t language;
     int lost_in; /* calls after which the engine is gone, and with it all that it held; 0: never */
-    bool lost, scanned, masked[2];
+    bool lost, scanned, encoded, masked[2];
     struct heard heard[400];
     int n_heard, n_runs, n_copies, n_detections;
     double window; /* what the audio slot holds */
@@ -88,8 +88,10 @@ static void encode(struct text_model *m, int audio_slot, const float *pcm, int n
     s->scanned = s->scanned || (!s->lost && scale == AUDIO_SCALE_SCAN);
     double start = (double)(pcm - s->pcm) / SECOND;
     s->heard[s->n_heard++] = (struct heard){start, (double)n_samples / SECOND, n_before, scale};
-    if (scale != AUDIO_SCALE_SCAN)
-        s->window = s->lost ? -1.0 : start;
+    if (scale != AUDIO_SCALE_SCAN) {
+        s->window = start;
+        s->encoded = !s->lost;
+    }
     memset(s->cached, 0, sizeof(s->cached));
 }
 
@@ -172,7 +174,7 @@ static int run(struct text_model *m, struct text_run *runs, int n, struct err *e
     int lost = ask(s, err);
     if (lost)
         return lost;
-    assert_true(s->window >= 0.0 && s->masked[0] && s->masked[1]);
+    assert_true(s->encoded && s->masked[0] && s->masked[1]);
     if (runs->want_align) {
         attend(runs);
         return 0;
@@ -217,7 +219,7 @@ static int logits(struct text_model *m, int slot, int audio_slot, const int32_t 
     int lost = ask(s, err);
     if (lost)
         return lost;
-    assert_true(n == 1 && pos == 0 && tokens[0] == SOT && s->window >= 0.0);
+    assert_true(n == 1 && pos == 0 && tokens[0] == SOT && s->encoded);
     for (int i = 0; i < N_VOCAB; i++)
         out[i] = i < ENGLISH || i >= TRANSLATE ? 9.0f : 0.0f; /* what is no language does not count */
     out[s->language] = 5.0f;
@@ -962,8 +964,7 @@ static int take_over(void *ctx, struct err *err)
     struct script *s = &o->script;
     assert_true(s->lost);
     assert_string_equal(err->msg, "the engine is gone");
-    s->lost = s->scanned = s->masked[0] = s->masked[1] = false;
-    s->window = -1.0;
+    s->lost = s->scanned = s->encoded = s->masked[0] = s->masked[1] = false;
     memset(s->cached, 0, sizeof(s->cached));
     n_taken_over++;
     return 0;
