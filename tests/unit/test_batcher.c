@@ -373,20 +373,34 @@ static void one_client_runs_through(void **state)
 
 /* --- errors ---------------------------------------------------------------------------------------------------------- */
 
+/* Client 1 of three gets this error, and the others what they asked for. */
+static void one_alone_fails(struct scripted *s, int result, const char *message)
+{
+    struct asker a[3];
+    sem_t gate;
+    struct batcher *b = open_batcher(s, 3);
+    ask_behind_gate(s, b, a, (const int[]){3, 3, 3}, 3, 1, &gate);
+    assert_int_equal(a[0].n_right, 1);
+    assert_int_equal(a[1].result, result);
+    assert_string_equal(a[1].err.msg, message);
+    assert_int_equal(a[2].n_right, 1);
+    batcher_destroy(b);
+}
+
 static void a_refused_run_hurts_nobody_else(void **state)
 {
     struct scripted s;
-    struct asker a[3];
-    sem_t gate;
     init_model(&s);
     s.refuse = 1;
-    struct batcher *b = open_batcher(&s, 3);
-    ask_behind_gate(&s, b, a, (const int[]){3, 3, 3}, 3, 1, &gate);
-    assert_int_equal(a[0].n_right, 1);
-    assert_int_equal(a[1].result, -EINVAL);
-    assert_string_equal(a[1].err.msg, "a run that does not fit");
-    assert_int_equal(a[2].n_right, 1);
-    batcher_destroy(b);
+    one_alone_fails(&s, -EINVAL, "a run that does not fit");
+}
+
+static void a_run_without_a_text_hurts_nobody_else(void **state)
+{
+    struct scripted s;
+    init_model(&s);
+    s.flawed = 1;
+    one_alone_fails(&s, -EIO, RUN_FLAW);
 }
 
 /* Without another engine everybody who had something in work hears of the error, and what is asked later is tried again. */
@@ -421,22 +435,6 @@ static void dropped_runs_are_an_error(void **state)
     begin(&a, b, 0, 4, 1);
     finish_askers(&a, 1);
     assert_int_equal(a.result, -EIO);
-    batcher_destroy(b);
-}
-
-static void a_run_without_a_text_hurts_nobody_else(void **state)
-{
-    struct scripted s;
-    struct asker a[3];
-    sem_t gate;
-    init_model(&s);
-    s.flawed = 1;
-    struct batcher *b = open_batcher(&s, 3);
-    ask_behind_gate(&s, b, a, (const int[]){3, 3, 3}, 3, 1, &gate);
-    assert_int_equal(a[0].n_right, 1);
-    assert_int_equal(a[1].result, -EIO);
-    assert_string_equal(a[1].err.msg, RUN_FLAW);
-    assert_int_equal(a[2].n_right, 1);
     batcher_destroy(b);
 }
 
