@@ -70,9 +70,14 @@ ifneq ($(filter install,$(MAKECMDGOALS)),)
 CUDA_KEPT := $(if $(filter undefined,$(origin CUDA)),$(file <$(CUDA_BUILT)))
 $(eval $(file <$(CUDA_BUILT)))
 endif
-NVCC     ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+ifndef NVCC
+NVCC     := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+endif
+ifneq ($(CUDA),0)
+NVCC_SAYS := $(if $(NVCC),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'))
+endif
 ifndef CUDA
-CUDA     := $(if $(NVCC),$(shell printf '12.4\n%s\n' "$$($(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" | sort -VC && echo 1),)
+CUDA     := $(if $(NVCC_SAYS),$(shell printf '12.4\n%s\n' $(NVCC_SAYS) | sort -VC && echo 1))
 endif
 # Compute capabilities with code of their own; the last one also as PTX, for newer GPUs.
 CUDA_ARCHS ?= 80 90
@@ -127,7 +132,7 @@ CUDA_PLUGIN := $(BUILD)/libcaptiond-cuda.so
 PROGRAMS := $(addprefix $(BUILD)/,captiond captionctl captiond-model captiond-transcribe)
 TEST_SRC := $(wildcard tests/unit/*.c tests/oracle/*.c tests/golden/*.c tests/property/*.c tests/system/*.c)
 # T='unit/* property/test_ring': only these.
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(wildcard $(T:%=tests/%.c)),$(TEST_SRC)))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(if $(T),$(filter $(TEST_SRC),$(wildcard $(T:%=tests/%.c))),$(TEST_SRC)))
 # The CUDA engine's kernels and host code run on the processor in these tests (tests/cuda/harness): the oracle tests of the
 # operations once more, and those of the harness itself.
 CUDA_TWINS := layer_norm linear attention mel linear_rows self_attention cross_attention kv select advance beam graph
@@ -145,13 +150,16 @@ say  = $(if $(or $(V),$(findstring s,$(firstword -$(MAKEFLAGS)))),,@printf '  %-
 .PHONY: all programs tests help clean cuda-said
 all: programs
 programs: $(PROGRAMS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),$(CUDA_PLUGIN))) $(CUDA_BUILT) cuda-said ; @:
+$(CUDA_BUILT): export NOW = $(CUDA_NOW)
 $(CUDA_BUILT):
 	@mkdir -p $(@D)
-	@printf 'CUDA ?= %s\nNVCC ?= %s\nCUDA_ARCHS ?= %s\n' '$(if $(filter 1,$(CUDA)),1,0)' '$(NVCC)' '$(CUDA_ARCHS)' >$@
+	@printf '%s\n' "$$NOW" >$@
 # A library for GPUs of an earlier build would be opened by programs that are of another one.
+cuda_absent = $(if $(CUDA_KEPT),as it was built: make builds anew,$(if $(filter file,$(origin CUDA)),for which nvcc \
+	12.4 or later is missing (make cuda-setup),as asked))
 cuda-said:
 	$(if $(filter 1,$(CUDA)),,@[ ! -e $(CUDA_PLUGIN) ] || { rm -f $(CUDA_PLUGIN) && echo '  CUDA  $(CUDA_PLUGIN) is of an earlier build: removed'; })
-	$(call say,CUDA,$(if $(filter 1,$(CUDA)),'1: engine built by $(NVCC)',$(if $(CUDA_KEPT),'0: without the CUDA engine$(comma) as it was built: make builds anew',$(if $(filter file,$(origin CUDA)),'0: without the CUDA engine$(comma) for which nvcc 12.4 or later is missing (make cuda-setup)','0: without the CUDA engine$(comma) as asked'))))
+	$(call say,CUDA,'$(if $(filter 1,$(CUDA)),1: engine built by $(NVCC),0: without the CUDA engine$(comma) $(cuda_absent))')
 tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu)) ; @:
 
 ifdef PKGS_MISSING
@@ -211,7 +219,6 @@ CXXWARN     := -Wall -Wextra -Wshadow -Wno-unused-parameter $(if $(WERROR),-Werr
 empty       :=
 NVCC_HOST   := $(subst $(empty) $(empty),$(comma),-fPIC -fvisibility=hidden $(filter-out -Wshadow,$(CXXWARN)))
 NVCC_LAST   := $(lastword $(CUDA_ARCHS))
-NVCC_SAYS   := $(shell $(NVCC) --version | sed -n 's/.*release \([^ ]*\).*/\1/p')
 NVCC_ARCHS  := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
 	-gencode arch=compute_$(NVCC_LAST)$(comma)code=compute_$(NVCC_LAST)
 # Written only where it would differ: other architectures or another toolkit make anew what nvcc made, the same ones nothing.
@@ -228,8 +235,10 @@ $(NVCC_STAMP):
 # No compiler makes one operation of a product and a sum by itself (fmad, ffp-contract): it would not in every form of a kernel,
 # whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
 # type; where such a value is not aligned a GPU faults, and so do the tests.
-HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(or $(SANFLAGS),-fsanitize=alignment -fsanitize-undefined-trap-on-error) $(COVERAGE) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC -MMD -MP -I. $(DEFS) \
-	-isystem $(CUDA_HOME)/include
+HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(SANFLAGS) $(COVERAGE) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC \
+	-MMD -MP -I. $(DEFS) -isystem $(CUDA_HOME)/include
+KERNEL_CXXFLAGS = $(HOST_CXXFLAGS) $(if $(SANFLAGS),,-fsanitize=alignment -fsanitize-undefined-trap-on-error) \
+	-include tests/cuda/harness/kernel.h
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
 	$(patsubst %.cpp,$(BUILD)/cuda-host/%.o,$(wildcard tests/cuda/harness/*.cpp))
 
@@ -247,12 +256,12 @@ $(CUDA_PLUGIN): $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) $(BUILD)/daemon/base/e
 $(BUILD)/cuda-host/%.o: %.cu
 	$(call say,CXX,'$< (host)')
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(HOST_CXXFLAGS) -include tests/cuda/harness/kernel.h -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(KERNEL_CXXFLAGS) -x c++ -c -o $@ $<
 
 $(BUILD)/cuda-host/%.o: %.cpp
 	$(call say,CXX,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(HOST_CXXFLAGS) -c -o $@ $<
+	$(Q)$(CXX) $(HOST_CXXFLAGS) -O3 -c -o $@ $<
 
 CUDA_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(CUDA_HOST_OBJ) \
 	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
@@ -262,15 +271,15 @@ $(call say,LINK,$@)
 $(Q)$(CXX) $(ALL_LDFLAGS) $(COVERAGE) -o $@ $^ $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 endef
 # Kernels under ThreadSanitizer, and nothing else under it: tests/cuda/harness/races.h.
-RACES_CXXFLAGS = $(filter-out $(SANFLAGS) $(COVERAGE),$(HOST_CXXFLAGS)) -DHARNESS_RACES
+RACES_FLAGS = $(filter-out $(SANFLAGS) $(COVERAGE),$(1)) -DHARNESS_RACES
 $(BUILD)/cuda-races/%.o: %.cu
 	$(call say,CXX,'$< (races)')
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(RACES_CXXFLAGS) -fsanitize=thread -include tests/cuda/harness/kernel.h -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(call RACES_FLAGS,$(KERNEL_CXXFLAGS)) -fsanitize=thread -x c++ -c -o $@ $<
 $(BUILD)/cuda-races/%.o: %.cpp
 	$(call say,CXX,'$< (races)')
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(RACES_CXXFLAGS) -c -o $@ $<
+	$(Q)$(CXX) $(call RACES_FLAGS,$(HOST_CXXFLAGS)) -O3 -c -o $@ $<
 CUDA_RACES_OBJ := $(patsubst $(BUILD)/cuda-host/%,$(BUILD)/cuda-races/%,$(CUDA_TEST_OBJ))
 define cuda_races_link
 $(call say,LINK,$@)
@@ -354,14 +363,14 @@ release:
 cuda-check:
 	@$(MAKE) --no-print-directory -s BUILD=build/release CUDA_ARCHS='$(RELEASE_ARCHS)' WERROR=1 build/release/$(notdir $(CUDA_PLUGIN))
 	@tests/cuda/compiled build/release/$(notdir $(CUDA_PLUGIN))
-cuda-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP -g,$(HOST_CXXFLAGS)) -w -O1 -include tests/cuda/harness/kernel.h
+cuda-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP -g,$(KERNEL_CXXFLAGS)) -w -O1
 cuda-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS)
 cuda-mutants: export MUTANT_OBJECTS = $(CUDA_TEST_OBJ)
 cuda-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-mutants: $(CUDA_TESTS)
 	@tests/cuda/mutants $(BUILD) '$(or $(ONLY),.)' '$(or $(PART),1/1)'
 .PHONY: cuda-race-mutants
-cuda-race-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP,$(RACES_CXXFLAGS)) -w -fsanitize=thread -include tests/cuda/harness/kernel.h
+cuda-race-mutants: export MUTANT_CXX = $(CXX) $(filter-out -MMD -MP,$(call RACES_FLAGS,$(KERNEL_CXXFLAGS))) -w -fsanitize=thread
 cuda-race-mutants: export MUTANT_LINK = $(CXX) $(ALL_LDFLAGS) -fsanitize=thread
 cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
 cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
@@ -476,8 +485,9 @@ $(foreach i,$(ISAS),$(eval $(call isa_tidy_rule,$(i))))
 # table of settings. Nothing is enabled or started, and nothing under /etc is touched.
 PLUGIN_INSTALLED := lib/captiond/$(notdir $(CUDA_PLUGIN))
 UNITS    := captiond.service captiond.socket captiond-control.socket
+UNITS_OF_BOTH := captiond-gpu.service
 INSTALLED := $(patsubst $(BUILD)/%,bin/%,$(PROGRAMS)) \
-	$(addprefix lib/systemd/system/,$(UNITS)) $(addprefix lib/systemd/user/,$(UNITS)) \
+	$(foreach m,system user,$(addprefix lib/systemd/$(m)/,$(UNITS) $(UNITS_OF_BOTH))) \
 	lib/sysusers.d/captiond.conf lib/tmpfiles.d/captiond.conf share/captiond/captiond.conf.example \
 	$(if $(filter 1,$(CUDA)),$(PLUGIN_INSTALLED))
 # Whether or not this build has one: what another one has installed would not fit the programs.
@@ -489,6 +499,9 @@ install: programs
 	$(if $(filter 1,$(CUDA)),install -m 644 $(CUDA_PLUGIN) '$(DESTDIR)$(PREFIX)/lib/captiond',$(plugin_uninstall))
 	for unit in $(addprefix system/,$(UNITS)) $(addprefix user/,$(UNITS)); do \
 		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >'$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit || exit 1; \
+	done
+	for manager in system user; do \
+		install -m 644 $(addprefix systemd/,$(UNITS_OF_BOTH)) '$(DESTDIR)$(PREFIX)'/lib/systemd/$$manager || exit 1; \
 	done
 	install -m 644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/captiond.conf'
 	install -m 644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/captiond.conf'

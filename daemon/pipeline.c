@@ -76,6 +76,15 @@ static const char *engine_setting(const struct config *config, char *value, size
     return value;
 }
 
+/* Why it is the host engine that computes. That there is no GPU is no fault, and who built none of an engine for it knows. */
+static void tell_no_device(const struct err *why)
+{
+    if (why->code == -EIO || why->code == -ENOMEM)
+        log_warning("the host engine computes: %s", why->msg);
+    else if (why->code && why->code != -ENOENT)
+        log_info("the host engine computes: %s", why->msg);
+}
+
 static int open_model(struct pipeline *p, const struct config *config, struct err *err)
 {
     char engine[16];
@@ -98,8 +107,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         r = whisper_model_open(&p->model, p->model_path, &p->options, err);
     if (r < 0)
         return r;
-    if (whisper_no_device(p->model.whisper)->code)
-        log_info("the host engine computes: %s", whisper_no_device(p->model.whisper)->msg);
+    tell_no_device(whisper_no_device(p->model.whisper));
     p->options.engine = "host"; /* for when a device is lost */
     snprintf(p->engine_names[0], sizeof(p->engine_names[0]), "%s", whisper_engine_name(p->model.whisper));
     /* An engine without beam search captions all the same, one hypothesis at a time. */
@@ -156,7 +164,7 @@ static int take_over(void *ctx, const struct err *cause, struct text_model **mod
     int r = cause->code;
     *err = *cause;
     if (p->falls_back) {
-        log_warning("%s: the host engine takes over", cause->msg);
+        log_warning("%s: the host engine takes over; a restart looks for the GPU again", cause->msg);
         r = whisper_model_reopen(&p->model, p->model_path, &p->options, err);
         if (r < 0)
             err_prefix(err, "%s, and no other engine", cause->msg);

@@ -8,16 +8,6 @@
 
 /* --- what a hypothesis offers ------------------------------------------------------------------------------------------- */
 
-static __device__ __forceinline__ int block_min(int v, int *room)
-{
-    v = warp_min(v);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        room[threadIdx.x / WARP] = v;
-    __syncthreads();
-    return warp_min(threadIdx.x % WARP < RULES_WARPS ? room[threadIdx.x % WARP] : NO_ID);
-}
-
 /* What is left of a row, and how probable it is. */
 struct weighed {
     struct allowed allowed;

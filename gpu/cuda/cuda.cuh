@@ -2,7 +2,8 @@
  *
  * engine.cu has the life, the errors and the order, memory.cu and graph.cu what their names say. Every operation below
  * checks its arguments and launches its kernels into the engine's stream, which a graph may be recording. None waits, but where
- * a first larger input makes room or a download has none left. Failures go to cuda_fail and stick.
+ * a first larger input makes room, a download has none left, or the driver has no loops (launch_chain of graph.cu). Failures go to
+ * cuda_fail and stick.
  *
  * Types: activations of the encoder, weights and caches are half floats; sums, residuals and everything between
  * the decoder's operations are single ones. */

@@ -37,7 +37,6 @@ int cuda_check(struct cuda_engine *c, cudaError_t e, const char *what)
     return cuda_fail(c, code, "engine cuda: %s: %s", what, cudaGetErrorString(e));
 }
 
-/* After the first error nothing is submitted until wait has reported it; a recording goes on by itself. */
 bool cuda_failed(const struct cuda_engine *c)
 {
     return c->recording ? c->recording->err.code != 0 : c->err.code != 0;
@@ -103,6 +102,8 @@ static int wait(struct engine *e, struct err *err)
 
 /* --- life -------------------------------------------------------------------------------------------------------------- */
 
+static int n_engines; /* of the process, whose threads open and close them one at a time */
+
 static void destroy(struct engine *e)
 {
     struct cuda_engine *c = cuda_of(e);
@@ -121,6 +122,9 @@ static void destroy(struct engine *e)
     if (c->sound)
         cudaStreamDestroy(c->sound);
     free(c);
+    if (--n_engines == 0)
+        cudaDeviceReset(); /* or what CUDA has for itself takes memory and power until the process ends */
+    cudaGetLastError();    /* or a later engine's first launch would be taken to have failed */
 }
 
 #define ENTRY(name) .name = submit_##name,
@@ -153,6 +157,21 @@ static const struct engine_vtable vtable = {
  * that asks for them. */
 #define DRIVER_LEAST (CUDART_VERSION < 13000 ? 12040 : CUDART_VERSION / 1000 * 1000)
 
+/* What somebody can do about it whom the runtime's own words do not tell. */
+static const char *remedy(cudaError_t e)
+{
+    switch (e) {
+    case cudaErrorSystemDriverMismatch:
+        return "; the driver was updated: restart the computer";
+    case cudaErrorUnknown:
+        return "; if there is no /dev/nvidia-uvm, sudo nvidia-modprobe -u -c=0 makes it";
+    case cudaErrorDevicesUnavailable:
+        return "; another program may have it to itself";
+    default:
+        return "";
+    }
+}
+
 static int find_device(bool yields, cudaDeviceProp *device, struct err *err)
 {
     int driver = 0, n = 0;
@@ -169,15 +188,16 @@ static int find_device(bool yields, cudaDeviceProp *device, struct err *err)
             driver / 1000, driver % 1000 / 10, DRIVER_LEAST / 1000, DRIVER_LEAST % 1000 / 10);
     if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0))
         return err_set(err, -ENODEV, "engine cuda: there is no NVIDIA GPU; use --engine host");
-    if (e == cudaSuccess && yields)
-        e = cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
-    e = e ? e : cudaSetDevice(0);
     e = e ? e : cudaGetDeviceProperties(device, 0);
-    if (e != cudaSuccess)
-        return err_set(err, -ENODEV, "engine cuda: the GPU cannot be used: %s", cudaGetErrorString(e));
-    if (device->major * 10 + device->minor < COMPUTE_LEAST)
+    if (e == cudaSuccess && device->major * 10 + device->minor < COMPUTE_LEAST)
         return err_set(err, -ENODEV, "engine cuda: %s is too old (compute capability %d.%d, 7.5 is needed)",
                        device->name, device->major, device->minor);
+    if (e == cudaSuccess && yields)
+        e = cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
+    e = e ? e : cudaSetDevice(0); /* from here on the process has memory on the GPU */
+    if (e != cudaSuccess)
+        return err_set(err, -EIO, "engine cuda: the GPU cannot be used: %s%s", cudaGetErrorString(e),
+                       remedy(e));
     return 0;
 }
 
@@ -204,9 +224,13 @@ static int start(struct cuda_engine *c, const cudaDeviceProp *device, struct err
         e = cuda_set(c, (int32_t *)c->partial, 0);
         e = e ? e : cudaStreamSynchronize(c->stream);
     }
-    if (e == cudaErrorNoKernelImageForDevice)
-        return err_set(err, -ENODEV, "engine cuda: it was not built for %s (compute capability %d.%d)",
-                       device->name, device->major, device->minor);
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorUnsupportedPtxVersion ||
+        e == cudaErrorJitCompilerNotFound)
+        return err_set(
+            err, -ENODEV,
+            "engine cuda: it was not built for %s (compute capability %d.%d), and the driver cannot "
+            "adapt it; build it with CUDA_ARCHS=%d%d",
+            device->name, device->major, device->minor, device->major, device->minor);
     if (e != cudaSuccess)
         return err_set(err, e == cudaErrorMemoryAllocation ? -ENOMEM : -EIO,
                        "engine cuda: %s does not start: %s", device->name, cudaGetErrorString(e));
@@ -234,6 +258,7 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     struct cuda_engine *c = (struct cuda_engine *)calloc(1, sizeof(*c));
     if (!c)
         return err_set(err, -ENOMEM, "out of memory for the engine");
+    n_engines++;
     c->base.v = &vtable;
     c->base.wide_type = DTYPE_F16;
     c->base.windows_max = options->n_windows < 1                    ? 1
@@ -250,7 +275,6 @@ captiond_cuda_open(const struct cuda_plugin_terms *terms, const struct engine_op
     r = start(c, &device, err);
     if (r < 0) {
         destroy(&c->base);
-        cudaGetLastError();
         return r;
     }
     /* How the library sums up depends on the number of rows, and so would a window's bits on what is beside it. */

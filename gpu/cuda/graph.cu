@@ -3,7 +3,7 @@
  * Between graph_begin and graph_end the stream is captured. A loop over a graph is a graph of its own with a conditional
  * WHILE node around it, made when it is first launched, so that the GPU goes from token to token without the host; where
  * the driver has no such node, the host looks at the counter before each round. A loop over a step of few rows is one
- * kernel instead (step.cu), outside of any graph: cooperative launches inside a conditional node are not documented. */
+ * kernel instead (step.cu), outside of any graph: inside a conditional node MPS forbids cooperative launches. */
 #include "gpu/cuda/cuda.cuh"
 
 #include <errno.h>

@@ -42,8 +42,8 @@ static inline struct cuda_plugin_terms cuda_plugin_ours(void)
     return t;
 }
 
-/* Opens the first GPU. 0; -ENODEV: no driver, too old a driver or no GPU that the engine is built for; -ENOMEM; -ENOTSUP:
- * other terms, or single precision asked for. The message says which, and what to do. */
+/* Opens the first GPU. 0; -ENODEV: no driver, too old a driver or no GPU that the engine is built for; -EIO: there is one, which
+ * cannot be used; -ENOMEM; -ENOTSUP: other terms, or single precision asked for. The message says which, and what to do. */
 typedef int cuda_plugin_open(const struct cuda_plugin_terms *, const struct engine_options *,
                              struct engine **, struct err *);
 

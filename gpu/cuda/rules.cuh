@@ -56,33 +56,40 @@ static __device__ __forceinline__ void apply_rules(const struct token_masks *mas
     apply_timestamp_pairs(rules, s->tokens, s->sample_begin, n, &allowed->ids);
 }
 
-/* --- reductions of a block: each is used again and again, hence the first barrier -------------------------------------- */
-
-static __device__ __forceinline__ float block_max(float v, float *room)
-{
-    v = warp_max(v);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        room[threadIdx.x / WARP] = v;
-    __syncthreads();
-    return warp_max(threadIdx.x % WARP < RULES_WARPS ? room[threadIdx.x % WARP] : -INFINITY);
-}
-
-static __device__ __forceinline__ float block_sum(float v, float *room)
-{
-    v = warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        room[threadIdx.x / WARP] = v;
-    __syncthreads();
-    return warp_sum(threadIdx.x % WARP < RULES_WARPS ? room[threadIdx.x % WARP] : 0.0f);
-}
+/* --- reductions ---------------------------------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ int warp_min(int v)
 {
     for (int lane = WARP / 2; lane > 0; lane /= 2)
         v = least(v, __shfl_xor_sync(LANES, v, lane));
     return v;
+}
+
+/* A block's by its warps'; `none` changes nothing of it. The room is used again and again, hence the first barrier. */
+template <class T, class Warp>
+static __device__ __forceinline__ T block_all(T v, T none, T *room, Warp of_warp)
+{
+    v = of_warp(v);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        room[threadIdx.x / WARP] = v;
+    __syncthreads();
+    return of_warp(threadIdx.x % WARP < RULES_WARPS ? room[threadIdx.x % WARP] : none);
+}
+
+static __device__ __forceinline__ float block_max(float v, float *room)
+{
+    return block_all(v, -INFINITY, room, warp_max);
+}
+
+static __device__ __forceinline__ float block_sum(float v, float *room)
+{
+    return block_all(v, 0.0f, room, warp_sum);
+}
+
+static __device__ __forceinline__ int block_min(int v, int *room)
+{
+    return block_all(v, NO_ID, room, warp_min);
 }
 
 /* A thread's greatest logit among a range's allowed ids, and the first id that has it. */

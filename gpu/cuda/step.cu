@@ -1,8 +1,8 @@
 /* A whole decoding step, and the next ones, in one kernel: a block on each multiprocessor, which all meet between two phases
- * (step.cuh), until no slot is active, or for STEPS_OF_A_KERNEL. Where a step of kernels spends its time on getting from one to the next, this one
- * fetches what the next phase needs and does not depend on this one (weights, norms, biases, the past and the window) while
- * one warp waits for the other blocks. It is launched cooperatively, for all blocks must be there at once, and outside of graphs. The sums are
- * those of the single kernels, from the same functions: so are the bits.
+ * (step.cuh), until no slot is active, or for STEPS_OF_A_KERNEL. Where a step of kernels spends its time on getting from one to
+ * the next, this one fetches what the next phase needs and does not depend on this one (weights, norms, biases, the past and
+ * the window) while one warp waits for the other blocks. It is launched cooperatively, for all blocks must be there at once, and
+ * outside of graphs. The sums are those of the single kernels, from the same functions: so are the bits.
  *
  * A product that is added to the residual x does not wait for all of its inputs: who has made some of them multiplies them, and
  * adds what they contribute to sums in fixed point (fixed.cuh), in any order. Who reads x next adds these sums to it,

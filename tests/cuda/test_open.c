@@ -14,7 +14,17 @@ int captiond_cuda_open(const struct cuda_plugin_terms *, const struct engine_opt
 void harness_machine(int driver, int error_of_count, int major, size_t memory);
 unsigned harness_device_flags(void); /* that were set */
 
-enum { SUCCESS = 0, INSUFFICIENT_DRIVER = 35, NO_DEVICE = 100, GOOD = 99000 };
+bool harness_is_reset(void); /* cudaDeviceReset, and nothing since */
+
+enum {
+    SUCCESS = 0,
+    INSUFFICIENT_DRIVER = 35,
+    UNAVAILABLE = 46,
+    NO_DEVICE = 100,
+    DRIVER_MISMATCH = 803,
+    UNKNOWN = 999,
+    GOOD = 99000
+};
 
 static const struct engine_options options = {.n_mels = 80};
 
@@ -41,6 +51,9 @@ static void test_machines(void **state)
         {12020, INSUFFICIENT_DRIVER, 8, -ENODEV, 0, "knows CUDA up to 12.2"},
         {12030, SUCCESS, 8, -ENODEV, 0, "knows CUDA up to 12.3"},
         {GOOD, NO_DEVICE, 8, -ENODEV, 0, "no NVIDIA GPU"},
+        {GOOD, DRIVER_MISMATCH, 8, -EIO, 0, "restart the computer"},
+        {GOOD, UNKNOWN, 8, -EIO, 0, "nvidia-modprobe"},
+        {GOOD, UNAVAILABLE, 8, -EIO, 0, "another program"},
         {GOOD, SUCCESS, 6, -ENODEV, 0, "too old"},
         {GOOD, SUCCESS, 8, -ENOMEM, 1 << 20, "no memory for attention"},
         {GOOD, SUCCESS, 8, -ENOMEM, 8 << 20, "spectrogram"},
@@ -80,6 +93,24 @@ static void test_waits(void **state)
     }
 }
 
+/* What CUDA has for itself is given back with the last engine, and by one that cannot start. */
+static void test_gives_back(void **state)
+{
+    const struct cuda_plugin_terms terms = cuda_plugin_ours();
+    struct engine *e[2] = {0};
+    struct err err = {0};
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(captiond_cuda_open(&terms, &options, &e[i], &err), 0);
+    engine_close(e[0]);
+    assert_false(harness_is_reset());
+    engine_close(e[1]);
+    assert_true(harness_is_reset());
+    harness_machine(GOOD, SUCCESS, 8, 8 << 20);
+    expect_refusal(&terms, &options, -ENOMEM, "spectrogram");
+    assert_true(harness_is_reset());
+    harness_machine(GOOD, SUCCESS, 8, 0);
+}
+
 /* An engine that is open and finds no more memory goes on with what it has. */
 static void test_little_memory(void **state)
 {
@@ -114,6 +145,7 @@ int main(void)
         cmocka_unit_test(test_machines),
         cmocka_unit_test(test_terms),
         cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_gives_back),
         cmocka_unit_test(test_little_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

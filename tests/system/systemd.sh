@@ -137,7 +137,7 @@ installed() {
 verified() { # systemd-analyze says some errors without failing
     local said
     said=$(within systemd-analyze verify /usr/lib/systemd/system/captiond.service \
-        /usr/lib/systemd/system/captiond{,-control}.socket 2>&1) || { echo "$said" && return 1; }
+        /usr/lib/systemd/system/captiond{,-control}.socket /usr/lib/systemd/system/captiond-gpu.service 2>&1) || { echo "$said" && return 1; }
     ! grep captiond <<<"$said"
 }
 
@@ -174,6 +174,13 @@ reloads() {
 
 logs_with_priorities() {
     within journalctl -q -p warning..warning -u captiond.service | grep no_device
+}
+
+makes_devices_first() { # before captiond's unit starts, which may use the devices that there are then
+    local made began
+    made=$(within systemctl show -P ExecMainExitTimestampMonotonic captiond-gpu.service)
+    began=$(property ExecMainStartTimestampMonotonic)
+    within grep -qx -- '0 -u -c=0' /run/nvidia-modprobe && [ "$made" -gt 0 ] && [ "$made" -le "$began" ]
 }
 
 feeds_the_watchdog() {
@@ -218,7 +225,8 @@ runs_for_a_user() {
         user systemctl --user start captiond.socket captiond-control.socket &&
         ask /run/user/0/captiond/captions.sock &&
         [ "$(user systemctl --user show -P ActiveState captiond.service)" = active ] &&
-        user captionctl status && user systemctl --user stop captiond.service &&
+        user captionctl status && [ "$(user systemctl --user show -P ConditionResult captiond-gpu.service)" = yes ] &&
+        user systemctl --user stop captiond.service &&
         [ "$(user systemctl --user show -P Result captiond.service)" = success ]
 }
 
@@ -236,6 +244,8 @@ mount_root
 check "make install" installed
 mkdir -p "$root/etc/systemd/system/captiond.service.d" "$root/etc/captiond"
 printf '[Service]\nWatchdogSec=2\n' >"$root/etc/systemd/system/captiond.service.d/test.conf"
+printf '#!/bin/sh\necho "$(id -u) $*" >>/run/nvidia-modprobe\n' >"$root/usr/bin/nvidia-modprobe"
+chmod +x "$root/usr/bin/nvidia-modprobe"
 boot
 check "user and folders are made" within id captiond
 check "systemd-analyze verify" verified
@@ -246,6 +256,7 @@ check "waits for a device and says so" waits_for_a_device
 check "captionctl status" answers_control
 check "systemctl reload" reloads
 check "priorities in the journal" logs_with_priorities
+check "device files of a GPU are made first" makes_devices_first
 check "feeds the watchdog" feeds_the_watchdog
 check "is restarted when killed, and the client that came meanwhile is served" is_restarted_when_killed
 check "is restarted when it hangs" is_restarted_when_it_hangs

@@ -49,18 +49,17 @@ static std::vector<float> widened(const __half *from, int rows, int cols, int st
 }
 
 #define LANES_OF_SUM 16
+typedef float lanes __attribute__((vector_size(LANES_OF_SUM * sizeof(float)), aligned(sizeof(float))));
 
 /* Sums of one row of b with four of a, each in so many parts as a processor adds at once. The first `apart` products are added
  * at the end. */
 static void four_sums(const float *b, const float *const a[4], int n, int apart, float sums[4])
 {
-    float parts[4][LANES_OF_SUM] = {};
+    lanes parts[4] = {};
     int k = apart;
     for (; k + LANES_OF_SUM <= n; k += LANES_OF_SUM) {
-        for (int i = 0; i < 4; i++) {
-            for (int l = 0; l < LANES_OF_SUM; l++)
-                parts[i][l] += a[i][k + l] * b[k + l];
-        }
+        for (int i = 0; i < 4; i++)
+            parts[i] += *(const lanes *)(a[i] + k) * *(const lanes *)(b + k);
     }
     for (int i = 0; i < 4; i++) {
         sums[i] = 0.0f;

@@ -23,6 +23,7 @@ static size_t arena_used, device_used, device_bytes = DEVICE_BYTES;
 static std::map<char *, struct allocation> allocations; /* by first page */
 static std::map<char *, size_t> pinned;
 static int n_open;
+static bool is_reset;
 
 void runtime_set_device_bytes(size_t bytes)
 {
@@ -61,6 +62,7 @@ extern "C" cudaError_t cudaMalloc(void **out, size_t bytes)
     memset(first, POISON, pages);
     char *memory = first + pages - (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     allocations[first] = {pages, bytes, memory};
+    is_reset = false;
     if (!n_open)
         mprotect(first, pages, PROT_NONE);
     *out = memory;
@@ -159,6 +161,19 @@ extern "C" cudaError_t cudaHostUnregister(void *p)
     RUNTIME_CALL();
     runtime_drain();
     return pinned.erase((char *)p) ? cudaSuccess : runtime_error(cudaErrorHostMemoryNotRegistered);
+}
+
+extern "C" cudaError_t cudaDeviceReset(void)
+{
+    if (!allocations.empty())
+        harness_die("the device is reset while somebody has memory of it");
+    is_reset = true;
+    return cudaSuccess;
+}
+
+extern "C" bool harness_is_reset(void)
+{
+    return is_reset;
 }
 
 bool runtime_is_pinned(const void *p)
