@@ -76,12 +76,12 @@ static const char *engine_setting(const struct config *config, char *value, size
     return value;
 }
 
-/* Why it is the host engine that computes. That there is no GPU is no fault, and who built none of an engine for it knows. */
+/* Why it is the host engine that computes. That there is no GPU is no fault. */
 static void tell_no_device(const struct err *why)
 {
     if (why->code == -EIO || why->code == -ENOMEM)
         log_warning("the host engine computes: %s", why->msg);
-    else if (why->code && why->code != -ENOENT)
+    else if (why->code)
         log_info("the host engine computes: %s", why->msg);
 }
 

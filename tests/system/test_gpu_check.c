@@ -164,26 +164,27 @@ static void test_fake_gpu(void **state)
 }
 
 /* gpu-check on programs that are scripts, with other limits: its status. */
-static int check_scripts(const char *probe, const char *limits)
+static int check_scripts(const char *probe, const char *packs, const char *limits)
 {
     char command[2048], said[8192];
     snprintf(command, sizeof(command), "mkdir -p %s/scripts/tests/gpu", folder);
     assert_int_equal(system(command), 0);
     write_text("scripts/gpu-probe", probe, 0700);
+    write_text("scripts/gpu-times",
+               "#!/bin/sh\necho 'engine cuda: no memory for keys and values of 9 MB' >&2\nexit 1\n", 0700);
     write_text("scripts/tests/gpu/test_slow", "#!/bin/sh\nexec sleep 60\n", 0700);
-    snprintf(
-        command, sizeof(command),
-        "python3 -c 'import sys; sys.path.insert(0, \"tools/bench/gpu_check\"); import gpu_check; "
-        "sys.argv[1:] = [\"%s/scripts\", \"--packs\", \"%s/none\", \"--out\", \"%s/out\", \"--seconds\", "
-        "\"2\"]; %s; sys.exit(gpu_check.main())' 2>&1",
-        folder, folder, folder, limits);
+    snprintf(command, sizeof(command),
+             "python3 -c 'import sys; sys.path.insert(0, \"tools/bench/gpu_check\"); import gpu_check; "
+             "sys.argv[1:] = [\"%s/scripts\", \"--packs\", \"%s/%s\", \"--out\", \"%s/out\", \"--seconds\", "
+             "\"2\"]; %s; sys.exit(gpu_check.main())' 2>&1",
+             folder, folder, packs, folder, limits);
     return run(command, said, sizeof(said));
 }
 
 /* What was given less time than it may take has not failed. */
 static void test_no_time(void **state)
 {
-    assert_int_equal(check_scripts("#!/bin/sh\necho {}\n", "gpu_check.LEAST_SECONDS = 0"), 0);
+    assert_int_equal(check_scripts("#!/bin/sh\necho {}\n", "none", "gpu_check.LEAST_SECONDS = 0"), 0);
     json_t *r = report(), *left_out = json_object_get(r, "left_out");
     assert_int_equal(json_array_size(json_object_get(r, "failures")), 0);
     assert_string_equal(json_string_value(json_array_get(left_out, 0)), "test_slow");
@@ -193,10 +194,23 @@ static void test_no_time(void **state)
 /* A GPU that hangs ends in a report, too. */
 static void test_hung_gpu(void **state)
 {
-    assert_int_equal(check_scripts("#!/bin/sh\nexec sleep 60\n", "gpu_check.PROBE_SECONDS = 1"), 1);
+    assert_int_equal(check_scripts("#!/bin/sh\nexec sleep 60\n", "none", "gpu_check.PROBE_SECONDS = 1"), 1);
     json_t *r = report(), *failure = json_array_get(json_object_get(r, "failures"), 0);
     const char *what = json_string_value(json_object_get(failure, "what"));
     assert_true(what && strstr(what, "probe: TimeoutExpired"));
+    json_decref(r);
+}
+
+/* Nor has what is too large for a GPU: the times of many windows. */
+static void test_small_gpu(void **state)
+{
+    assert_int_equal(check_scripts("#!/bin/sh\necho {}\n", "packs",
+                                   "gpu_check.Check.tests = gpu_check.Check.transcripts = "
+                                   "gpu_check.Check.captions = lambda c: None; gpu_check.LEAST_SECONDS = 0"),
+                     0);
+    json_t *r = report(), *left_out = json_object_get(r, "left_out");
+    assert_string_equal(json_string_value(json_array_get(left_out, 0)),
+                        "toy, batch:1: this GPU has too little memory");
     json_decref(r);
 }
 
@@ -216,8 +230,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_gpu),   cmocka_unit_test(test_daemon),  cmocka_unit_test(test_daemon_auto),
-        cmocka_unit_test(test_fake_gpu), cmocka_unit_test(test_no_time), cmocka_unit_test(test_hung_gpu),
+        cmocka_unit_test(test_no_gpu),    cmocka_unit_test(test_daemon),  cmocka_unit_test(test_daemon_auto),
+        cmocka_unit_test(test_fake_gpu),  cmocka_unit_test(test_no_time), cmocka_unit_test(test_hung_gpu),
+        cmocka_unit_test(test_small_gpu),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

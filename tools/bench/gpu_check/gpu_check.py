@@ -43,7 +43,7 @@ class Check:
     def left(self):
         return self.a.seconds - (time.monotonic() - self.begin)
 
-    def run(self, what, command, limit, env=None):
+    def run(self, what, command, limit, env=None, may_lack_memory=False):
         """Output of a command, or None: it failed, or there was no time for it or not enough; all are noted."""
         if self.left() < LEAST_SECONDS:
             self.result["left_out"].append(what)
@@ -67,6 +67,9 @@ class Check:
         except BaseException:  # somebody ends us: no kernel is left behind
             self.end(child)
             raise
+        if child.returncode and may_lack_memory and "engine cuda: no memory for" in err:
+            self.result["left_out"].append(f"{what}: this GPU has too little memory")
+            return None
         if child.returncode:
             self.fail(f"{what}: status {child.returncode}", out + err)
             return None
@@ -145,7 +148,7 @@ class Check:
                     self.fail(f"captions by {name}: {e['lost_ms']} ms are lost ({e['cause']})", output)
 
     def gpu_times(self, name, model, window, what):
-        output = self.run(f"{name}, {what}", [self.a.build / "gpu-times", "cuda", model, window, what], 90)
+        output = self.run(f"{name}, {what}", [self.a.build / "gpu-times", "cuda", model, window, what], 90, may_lack_memory=True)
         return None if output is None else {"model": name, **json.loads(output)}
 
     def times(self):
