@@ -27,7 +27,7 @@ enum stream_state {
     STREAM_STARTING,
     STREAM_LISTENING, /* the device delivers; nobody speaks */
     STREAM_SPEECH,
-    STREAM_SILENT,    /* the device delivers nothing but zeros */
+    STREAM_SILENT,    /* the device delivers nothing but zeros, a pipe nothing at all */
     STREAM_NO_DEVICE, /* being reopened with back-off */
     STREAM_PAUSED,
     STREAM_ENDED, /* the file or pipe is done */

@@ -19,6 +19,9 @@
 #define CLOSE_TIMEOUT_MS      3000
 #define PACED_BLOCKS_A_SECOND 20
 
+/* Longer than a writer takes to gather 64 KiB, two seconds at 16 kHz, before it writes them. */
+#define STALL_NS (2500 * NS_A_MS)
+
 /* What READ_FRAMES frames make at the lowest rate, 1 kHz, with what the resampler has held back. */
 #define READ_SAMPLES_MAX (READ_FRAMES * 18)
 
@@ -81,7 +84,7 @@ static void end_stretch(struct intake *in)
 {
     convert(in, NULL, 0, true, NULL);
     intake_put_lost(in);
-    intake_break_gate(in);
+    intake_break_gate(in, FINAL_DEVICE);
     sem_post(in->options.wake);
 }
 
@@ -150,6 +153,8 @@ static void take_pause(struct intake *in)
     while (atomic_load(&in->pause) && !atomic_load(&in->stop))
         clock_sleep_until(clock_now_ns() + 20 * NS_A_MS);
     in->start_ns += clock_now_ns() - since;
+    in->empty_ns = 0;
+    in->stalled = false;
     if (!in->live)
         intake_tell(in, STREAM_LISTENING, NULL, "");
 }
@@ -184,18 +189,43 @@ static int take_frames(struct intake *in, const float *frames, int n, struct err
     return convert(in, frames, n, false, err);
 }
 
+/* A pipe that is written as the sound is heard. */
+static bool is_fed(const struct intake *in)
+{
+    return in->options.paced && in->source && in->source->info.fed;
+}
+
 /* What comes into an empty pipe is being heard now, whatever time has passed since the pipe began: neither a writer that
  * is late or stalls nor what its clock is off by adds to the age of the sound. */
 static int read_source(struct intake *in, float *frames, int max, struct err *err)
 {
     struct source *source = in->source;
-    if (in->options.paced && source->info.fed) {
+    if (is_fed(in)) {
         int n = source->v->read(source, frames, max, 0, err);
         if (n != SOURCE_TIMEOUT)
             return n;
         in->start_ns = clock_now_ns() - intake_position(in) * NS_A_SAMPLE;
     }
     return source->v->read(source, frames, max, READ_TIMEOUT_MS, err);
+}
+
+/* A pipe has given n frames. Without any for a while, what has been said is committed; the sound that follows joins on to
+ * it, and the clock does not count the time between. */
+static void watch_writer(struct intake *in, int n)
+{
+    if (n > 0) {
+        if (in->stalled)
+            intake_tell(in, STREAM_LISTENING, NULL, "");
+        in->stalled = false;
+        in->empty_ns = 0;
+    } else if (in->empty_ns == 0) {
+        in->empty_ns = clock_now_ns();
+    } else if (!in->stalled && clock_now_ns() - in->empty_ns >= STALL_NS) {
+        in->stalled = true;
+        intake_break_gate(in, FINAL_SILENCE);
+        intake_clear_level(in);
+        intake_tell(in, STREAM_SILENT, NULL, "no sound has come for some seconds");
+    }
 }
 
 /* One read. Returns false when the input has ended for good. */
@@ -206,6 +236,8 @@ static bool pump(struct intake *in, float *frames)
     if (in->options.paced && in->source->info.rate / PACED_BLOCKS_A_SECOND < max)
         max = in->source->info.rate / PACED_BLOCKS_A_SECOND;
     int n = read_source(in, frames, max, &err);
+    if (n >= 0 && is_fed(in))
+        watch_writer(in, n);
     if (n > 0)
         n = take_frames(in, frames, n, &err);
     if (n >= 0)
@@ -278,7 +310,7 @@ static struct intake *create(const struct intake_options *options)
     sem_init(&in->room, 0, 0);
     pthread_mutex_init(&in->text_lock, NULL);
     pthread_mutex_init(&in->source_lock, NULL);
-    atomic_store(&in->level_cdb, -12000);
+    intake_clear_level(in);
     gate_init(&in->gate, &in->options.gate, 0);
     return in;
 }

@@ -95,6 +95,8 @@ struct intake {
     double level_sum;
     int level_n;
     int64_t start_ns; /* pacing: when sample 0 is due; of a pipe, as it was last found empty */
+    int64_t empty_ns; /* pacing: since when a pipe has been found empty; 0: it was not */
+    bool stalled;     /* for too long */
 };
 
 /* Takes all memory and opens the source. A device that is missing is an error only without wait_for_device; a bad

@@ -59,9 +59,9 @@ void intake_finish_gate(struct intake *in, enum final_reason reason)
     } while (event.type != GATE_NONE);
 }
 
-void intake_break_gate(struct intake *in)
+void intake_break_gate(struct intake *in, enum final_reason reason)
 {
-    intake_finish_gate(in, FINAL_DEVICE);
+    intake_finish_gate(in, reason);
     gate_init(&in->gate, &in->options.gate, intake_position(in));
 }
 
@@ -72,7 +72,7 @@ void intake_put_skip(struct intake *in, int64_t n, enum gap_cause cause)
                               .known = intake_position(in),
                               .skip = n,
                               .cause = cause};
-    intake_break_gate(in);
+    intake_break_gate(in, FINAL_DEVICE);
     if (n <= 0)
         return;
     intake_put_mark(in, &mark);
@@ -129,6 +129,13 @@ static void put_waiting(struct intake *in, const float *pcm, int n)
             sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
         }
     }
+}
+
+void intake_clear_level(struct intake *in)
+{
+    atomic_store(&in->level_cdb, -12000);
+    in->level_sum = 0.0;
+    in->level_n = 0;
 }
 
 static void measure_level(struct intake *in, const float *pcm, int n)

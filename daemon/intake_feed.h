@@ -17,7 +17,9 @@ void intake_put_skip(struct intake *, int64_t n, enum gap_cause);
 void intake_put_lost(struct intake *);
 /* Ends an open utterance where the sound stops, and says why it does. */
 void intake_finish_gate(struct intake *, enum final_reason);
-/* The sound has a seam here: what comes is judged afresh. */
-void intake_break_gate(struct intake *);
+/* The same, and what comes is judged afresh. */
+void intake_break_gate(struct intake *, enum final_reason);
+/* There is nothing that could be heard. */
+void intake_clear_level(struct intake *);
 
 #endif

@@ -800,6 +800,68 @@ static void a_full_pipe_is_paced(void **state)
     end(in);
 }
 
+/* What has been said is committed, and the captions go on with the next sound: nothing is missing, so the clock stands still
+ * meanwhile, and what then comes at once is of now. */
+static void a_stalled_pipe_ends_the_utterance(void **state)
+{
+    char name[64], message[64];
+    struct intake *in = start_pipe(10000);
+    write_pipe(in, SAMPLE_RATE);
+    await_marks(in, 2);
+    assert_in_range(age_ms(in), 2000, 4000);
+    await_state(in, STREAM_SILENT);
+    intake_describe(in, name, sizeof(name), message, sizeof(message));
+    assert_string_equal(message, "no sound has come for some seconds");
+    assert_int_equal(atomic_load(&in->level_cdb), -12000);
+    write_pipe(in, 2 * SAMPLE_RATE);
+    assert_in_range(age_ms(in), 0, 400);
+    assert_int_equal(atomic_load(&in->state), STREAM_LISTENING);
+    intake_describe(in, name, sizeof(name), message, sizeof(message));
+    assert_string_equal(message, "");
+    assert_int_equal(n_marks, 3);
+    expect_mark(0, MARK_START, 0);
+    expect_mark(1, MARK_END, SAMPLE_RATE);
+    assert_int_equal(marks[1].reason, FINAL_SILENCE);
+    expect_mark(2, MARK_START, SAMPLE_RATE);
+
+    await_state(in, STREAM_SILENT); /* and may end as it is */
+    tell((struct step){.n = SOURCE_EOF});
+    await_state(in, STREAM_ENDED);
+    await_marks(in, 5);
+    expect_mark(3, MARK_END, 3 * SAMPLE_RATE);
+    expect_mark(4, MARK_EOF, 3 * SAMPLE_RATE);
+    end(in);
+}
+
+/* A pause or a stop come in a stall as well as at any time. */
+static void a_stalled_pipe_is_stopped(void **state)
+{
+    struct intake *in = start_pipe(10000);
+    await_state(in, STREAM_SILENT);
+    intake_pause(in, true);
+    await_state(in, STREAM_PAUSED);
+    intake_pause(in, false);
+    await_state(in, STREAM_LISTENING);
+    await_state(in, STREAM_SILENT);
+    end(in);
+}
+
+/* One that nobody follows as it is heard has all the time there is. */
+static void a_pipe_at_any_speed_never_stalls(void **state)
+{
+    struct intake_options options = scripted;
+    device_reset(16000, 1);
+    device.base.info.live = false;
+    device.base.info.fed = true;
+    struct intake *in = start(&options);
+    write_pipe(in, SAMPLE_RATE);
+    usleep(3000000);
+    assert_int_equal(atomic_load(&in->state), STREAM_LISTENING);
+    write_pipe(in, SAMPLE_RATE);
+    assert_int_equal(n_marks, 1);
+    end(in);
+}
+
 static void bad_files_are_refused(void **state)
 {
     static const char *const specs[] = {"file:/nowhere/x.wav", "file:tests", "file:Makefile", "nonsense"};
@@ -837,6 +899,9 @@ int main(void)
         cmocka_unit_test(pausing_a_paced_file_stops_its_clock),
         cmocka_unit_test(a_pipe_is_heard_as_it_is_written),
         cmocka_unit_test(a_full_pipe_is_paced),
+        cmocka_unit_test(a_stalled_pipe_ends_the_utterance),
+        cmocka_unit_test(a_stalled_pipe_is_stopped),
+        cmocka_unit_test(a_pipe_at_any_speed_never_stalls),
         cmocka_unit_test(bad_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
