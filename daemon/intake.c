@@ -83,7 +83,7 @@ static int close_source(struct intake *in, int timeout_ms)
 static void end_stretch(struct intake *in)
 {
     convert(in, NULL, 0, true, NULL);
-    intake_put_lost(in);
+    intake_put_lost(in, GAP_OVERRUN);
     intake_break_gate(in, FINAL_DEVICE);
     sem_post(in->options.wake);
 }
@@ -138,29 +138,11 @@ static void wait_for_source(struct intake *in)
     }
 }
 
-static void take_pause(struct intake *in)
+/* A file or a pipe: r is what its read gave, SOURCE_EOF or an error. */
+static void end_of_input(struct intake *in, int r, const struct err *err)
 {
-    int64_t since = clock_now_ns();
-    if (in->live) {
-        if (in->source)
-            end_stretch(in);
-        go_away(in, GAP_PAUSE);
-        if (close_source(in, CLOSE_TIMEOUT_MS) < 0)
-            return;
-        in->backoff_ms = 0;
-    }
-    intake_tell(in, STREAM_PAUSED, NULL, "");
-    while (atomic_load(&in->pause) && !atomic_load(&in->stop))
-        clock_sleep_until(clock_now_ns() + 20 * NS_A_MS);
-    in->start_ns += clock_now_ns() - since;
-    in->empty_ns = 0;
-    in->stalled = false;
-    if (!in->live)
-        intake_tell(in, STREAM_LISTENING, NULL, "");
-}
-
-static void end_of_input(struct intake *in, const char *why)
-{
+    const char *why = r == SOURCE_EOF ? "the input has ended" : err->msg;
+    atomic_store(&in->failed, r != SOURCE_EOF);
     convert(in, NULL, 0, true, NULL);
     intake_finish_gate(in, FINAL_EOF);
     const struct mark mark = {.type = MARK_EOF, .at = intake_position(in), .known = intake_position(in)};
@@ -197,14 +179,17 @@ static bool is_fed(const struct intake *in)
 
 /* What comes into an empty pipe is being heard now, whatever time has passed since the pipe began: neither a writer that
  * is late or stalls nor what its clock is off by adds to the age of the sound. */
-static int read_source(struct intake *in, float *frames, int max, struct err *err)
+static int read_source(struct intake *in, float *frames, struct err *err)
 {
     struct source *source = in->source;
+    int max = READ_FRAMES;
+    if (in->options.paced && source->info.rate / PACED_BLOCKS_A_SECOND < max)
+        max = source->info.rate / PACED_BLOCKS_A_SECOND;
     if (is_fed(in)) {
         int n = source->v->read(source, frames, max, 0, err);
         if (n != SOURCE_TIMEOUT)
             return n;
-        in->start_ns = clock_now_ns() - intake_position(in) * NS_A_SAMPLE;
+        in->start_ns = clock_now_ns() - intake_clock(in) * NS_A_SAMPLE;
     }
     return source->v->read(source, frames, max, READ_TIMEOUT_MS, err);
 }
@@ -232,10 +217,7 @@ static void watch_writer(struct intake *in, int n)
 static bool pump(struct intake *in, float *frames)
 {
     struct err err = {0};
-    int max = READ_FRAMES;
-    if (in->options.paced && in->source->info.rate / PACED_BLOCKS_A_SECOND < max)
-        max = in->source->info.rate / PACED_BLOCKS_A_SECOND;
-    int n = read_source(in, frames, max, &err);
+    int n = read_source(in, frames, &err);
     if (n >= 0 && is_fed(in))
         watch_writer(in, n);
     if (n > 0)
@@ -243,12 +225,75 @@ static bool pump(struct intake *in, float *frames)
     if (n >= 0)
         return true;
     if (n == SOURCE_EOF || !in->live) {
-        atomic_store(&in->failed, n != SOURCE_EOF);
-        end_of_input(in, n == SOURCE_EOF ? "the input has ended" : err.msg);
+        end_of_input(in, n, &err);
         return false;
     }
     lose_source(in, err.msg[0] ? err.msg : "the device has gone");
     return true;
+}
+
+static bool is_paused(const struct intake *in)
+{
+    return atomic_load(&in->pause) && !atomic_load(&in->stop);
+}
+
+/* The writer of a pipe goes on in a pause: what comes is taken as ever, so that none of it is left for later, and goes
+ * nowhere. SOURCE_TIMEOUT at the end of the pause; otherwise why there is no more to read. */
+static int discard_paused(struct intake *in, float *frames, struct err *err)
+{
+    int64_t n_frames = 0;
+    int n = SOURCE_TIMEOUT;
+    while (n >= 0 && is_paused(in)) {
+        n = read_source(in, frames, err);
+        n_frames += n > 0 ? n : 0;
+        in->lost = n_frames * SAMPLE_RATE / in->source->info.rate;
+        if (n > 0)
+            intake_await_due(in, 0);
+    }
+    intake_put_lost(in, GAP_PAUSE);
+    return n < 0 ? n : SOURCE_TIMEOUT;
+}
+
+/* A file waits, as does a pipe that nobody follows as it is written: the next sound joins on to what was said, which is
+ * committed. */
+static void wait_paused(struct intake *in)
+{
+    int64_t since = clock_now_ns();
+    while (is_paused(in))
+        clock_sleep_until(clock_now_ns() + 20 * NS_A_MS);
+    in->start_ns += clock_now_ns() - since;
+}
+
+/* Returns false when the input has ended meanwhile. */
+static bool take_pause(struct intake *in, float *frames)
+{
+    struct err err = {0};
+    bool fed = is_fed(in);
+    int r = 0;
+    if (in->live || fed) {
+        if (in->source)
+            end_stretch(in);
+    } else {
+        intake_break_gate(in, FINAL_SILENCE);
+    }
+    if (in->live) {
+        go_away(in, GAP_PAUSE);
+        if (close_source(in, CLOSE_TIMEOUT_MS) < 0)
+            return true;
+        in->backoff_ms = 0;
+    }
+    intake_tell(in, STREAM_PAUSED, NULL, "");
+    if (fed)
+        r = discard_paused(in, frames, &err);
+    else
+        wait_paused(in);
+    in->empty_ns = 0;
+    in->stalled = false;
+    if (r < 0)
+        end_of_input(in, r, &err);
+    else if (!in->live)
+        intake_tell(in, STREAM_LISTENING, NULL, "");
+    return r >= 0;
 }
 
 /* What a device has captured between its opening and the thread's start is old by now, and no one has missed it. */
@@ -270,12 +315,14 @@ static void *run(void *arg)
     discard_backlog(in, frames);
     in->start_ns = clock_now_ns();
     while (!atomic_load(&in->stop) && !atomic_load(&in->stuck)) {
-        if (atomic_load(&in->pause))
-            take_pause(in);
-        else if (!in->source)
+        if (atomic_load(&in->pause)) {
+            if (!take_pause(in, frames))
+                break;
+        } else if (!in->source) {
             wait_for_source(in);
-        else if (!pump(in, frames))
+        } else if (!pump(in, frames)) {
             break;
+        }
     }
     return NULL;
 }

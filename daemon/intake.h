@@ -84,7 +84,7 @@ struct intake {
     pthread_mutex_t source_lock; /* so that wake never meets a closing source */
     struct resampler *resampler;
     struct gate gate;
-    int64_t lost;              /* samples lost since the last MARK_SKIP, by overrun */
+    int64_t lost; /* samples that the next MARK_SKIP is to tell of: overrun, or come to a pipe in a pause */
     int64_t skipped;           /* sum of all skips: the clock minus the index */
     int64_t heard_ns;          /* live: when the newest sample was heard; the clock's 0 before the first */
     bool heard;                /* live: sound has been taken: from then on what is dropped is missed */
@@ -94,7 +94,7 @@ struct intake {
     int64_t zeros;             /* newest samples in a row that were exactly 0 */
     double level_sum;
     int level_n;
-    int64_t start_ns; /* pacing: when sample 0 is due; of a pipe, as it was last found empty */
+    int64_t start_ns; /* pacing: when the clock's 0 is due; of a pipe, as it was last found empty */
     int64_t empty_ns; /* pacing: since when a pipe has been found empty; 0: it was not */
     bool stalled;     /* for too long */
 };
@@ -106,7 +106,8 @@ int intake_create(const struct intake_options *, struct intake **, struct err *)
 /* Starts the thread. 0 or a negative errno. */
 int intake_start(struct intake *, struct err *);
 
-/* Closes (or reopens) the device, which ends an open utterance; files and pipes are only not read on. Any thread. */
+/* Ends an open utterance and closes (or reopens) the device. What is written to a pipe meanwhile is thrown away, or, unless
+ * it is paced, left to be read afterwards, like the rest of a file. Any thread. */
 void intake_pause(struct intake *, bool pause);
 
 /* Ends the thread. 0, or -ETIMEDOUT when the sound server does not let go of the source: then the intake must not be

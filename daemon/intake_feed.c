@@ -29,6 +29,11 @@ int64_t intake_position(const struct intake *in)
     return ring_head(&in->ring);
 }
 
+int64_t intake_clock(const struct intake *in)
+{
+    return intake_position(in) + in->skipped + in->lost;
+}
+
 /* The queue holds more marks than a ring full of audio causes, unless the gate is set to chop it finely: then the
  * captioner is waited for. */
 void intake_put_mark(struct intake *in, const struct mark *mark)
@@ -81,10 +86,10 @@ void intake_put_skip(struct intake *in, int64_t n, enum gap_cause cause)
         atomic_fetch_add(&in->overruns, n);
 }
 
-void intake_put_lost(struct intake *in)
+void intake_put_lost(struct intake *in, enum gap_cause cause)
 {
     if (in->lost > 0)
-        intake_put_skip(in, in->lost, GAP_OVERRUN);
+        intake_put_skip(in, in->lost, cause);
     in->lost = 0;
 }
 
@@ -109,7 +114,7 @@ static void put_live(struct intake *in, const float *pcm, int n)
         in->lost += n; /* one long gap rather than many short ones */
         return;
     }
-    intake_put_lost(in);
+    intake_put_lost(in, GAP_OVERRUN);
     int written = (int)ring_write(&in->ring, pcm, (size_t)n);
     judge(in, pcm, written);
     in->lost += n - written;
@@ -164,7 +169,7 @@ static void measure_level(struct intake *in, const float *pcm, int n)
 
 static void set_origin(struct intake *in, int64_t heard_ns)
 {
-    atomic_store(&in->origin_ns, heard_ns - (intake_position(in) + in->skipped + in->lost) * NS_A_SAMPLE);
+    atomic_store(&in->origin_ns, heard_ns - intake_clock(in) * NS_A_SAMPLE);
 }
 
 /* To the captioner it looks like sound that it has fallen behind, so it must stay well below what is given up. */
@@ -176,6 +181,14 @@ static int64_t lead_ns(const struct intake *in)
     return half_ns < LEAD_NS_MAX ? half_ns : LEAD_NS_MAX;
 }
 
+int64_t intake_await_due(const struct intake *in, int n)
+{
+    int64_t due_ns = in->start_ns + (intake_clock(in) + n) * NS_A_SAMPLE;
+    if (in->options.paced)
+        clock_sleep_until(due_ns - lead_ns(in));
+    return due_ns;
+}
+
 void intake_put_samples(struct intake *in, const float *pcm, int n)
 {
     if (in->live) {
@@ -184,9 +197,7 @@ void intake_put_samples(struct intake *in, const float *pcm, int n)
         set_origin(in, in->heard_ns);
         return;
     }
-    int64_t due_ns = in->start_ns + (intake_position(in) + n) * NS_A_SAMPLE;
-    if (in->options.paced)
-        clock_sleep_until(due_ns - lead_ns(in));
+    int64_t due_ns = intake_await_due(in, n);
     int64_t now = clock_now_ns();
     measure_level(in, pcm, n);
     put_waiting(in, pcm, n);

@@ -725,11 +725,16 @@ static void pausing_a_paced_file_stops_its_clock(void **state)
     int64_t head = ring_head(&in->ring);
     usleep(500000);
     assert_int_equal(ring_head(&in->ring), head);
+    await_marks(in, 2);
     intake_pause(in, false);
     await_state(in, STREAM_ENDED);
     int64_t took = clock_now_ns() - began;
     assert_true(took >= 1450 * MS && took < 3500 * MS);
     assert_int_equal(ring_head(&in->ring), 16000);
+    await_marks(in, 5);
+    expect_mark(1, MARK_END, head); /* what was said is committed, and what follows joins on to it */
+    assert_int_equal(marks[1].reason, FINAL_SILENCE);
+    expect_mark(2, MARK_START, head);
     end(in);
     unlink(options.spec + 5);
 }
@@ -745,6 +750,14 @@ static struct intake *start_pipe(int max_lag_ms)
     device.base.info.live = false;
     device.base.info.fed = true;
     return start(&options);
+}
+
+static struct intake *start_unpaced_pipe(void)
+{
+    device_reset(16000, 1);
+    device.base.info.live = false;
+    device.base.info.fed = true;
+    return start(&scripted);
 }
 
 /* How long ago the newest sample was heard. */
@@ -849,16 +862,90 @@ static void a_stalled_pipe_is_stopped(void **state)
 /* One that nobody follows as it is heard has all the time there is. */
 static void a_pipe_at_any_speed_never_stalls(void **state)
 {
-    struct intake_options options = scripted;
-    device_reset(16000, 1);
-    device.base.info.live = false;
-    device.base.info.fed = true;
-    struct intake *in = start(&options);
+    struct intake *in = start_unpaced_pipe();
     write_pipe(in, SAMPLE_RATE);
     usleep(3000000);
     assert_int_equal(atomic_load(&in->state), STREAM_LISTENING);
     write_pipe(in, SAMPLE_RATE);
     assert_int_equal(n_marks, 1);
+    end(in);
+}
+
+/* As with a microphone: what is said in a pause is in no caption, and missing in the clock's count. */
+static void what_comes_to_a_pipe_in_a_pause_is_thrown_away(void **state)
+{
+    struct intake *in = start_pipe(10000);
+    write_pipe(in, 1600);
+    intake_pause(in, true);
+    await_state(in, STREAM_PAUSED);
+    await_marks(in, 2);
+    expect_mark(1, MARK_END, 1600);
+    assert_int_equal(marks[1].reason, FINAL_DEVICE);
+    tell((struct step){.n = SAMPLE_RATE, .value = 0.25f});
+    await_idle(1);
+    assert_int_equal(ring_head(&in->ring), 1600);
+    usleep(200000);
+    intake_pause(in, false);
+    await_state(in, STREAM_LISTENING);
+    write_pipe(in, 1600);
+    assert_int_equal(n_marks, 4);
+    expect_mark(2, MARK_SKIP, 1600);
+    assert_int_equal(marks[2].skip, SAMPLE_RATE);
+    assert_int_equal(marks[2].cause, GAP_PAUSE);
+    expect_mark(3, MARK_START, 1600);
+    assert_true(*ring_span(&in->ring, 1600, 1) == 0.5f);
+    assert_in_range(age_ms(in) - SAMPLE_RATE / 16, 0, 400);
+    assert_int_equal(atomic_load(&in->overruns), 0);
+
+    intake_pause(in, true); /* in which it may end, too */
+    await_state(in, STREAM_PAUSED);
+    tell((struct step){.n = 800, .value = 0.25f});
+    tell((struct step){.n = SOURCE_EOF});
+    await_state(in, STREAM_ENDED);
+    await_marks(in, 7);
+    expect_mark(4, MARK_END, 3200);
+    expect_mark(5, MARK_SKIP, 3200);
+    assert_int_equal(marks[5].skip, 800);
+    expect_mark(6, MARK_EOF, 3200);
+    end(in);
+}
+
+/* One that is never empty loses no more of it than the pause lasts. */
+static void a_full_pipe_is_paced_in_a_pause(void **state)
+{
+    struct intake *in = start_pipe(1000);
+    int64_t began = clock_now_ns();
+    tell((struct step){.n = 20 * SAMPLE_RATE, .value = 0.5f});
+    await_judged(in, SAMPLE_RATE);
+    intake_pause(in, true);
+    await_state(in, STREAM_PAUSED);
+    usleep(1000000);
+    intake_pause(in, false);
+    await_state(in, STREAM_LISTENING);
+    int64_t elapsed_ms = (clock_now_ns() - began) / MS;
+    await_judged(in, ring_head(&in->ring) + 1600);
+    assert_int_equal(marks[2].type, MARK_SKIP);
+    assert_in_range(marks[2].skip, 900 * 16, (elapsed_ms - 500 + 100) * 16); /* it was 500 ms ahead before */
+    int64_t clock_ms = (ring_head(&in->ring) + marks[2].skip) / 16;
+    assert_in_range(clock_ms, elapsed_ms, (clock_now_ns() - began) / MS + 600);
+    end(in);
+}
+
+/* Nothing is lost of it. */
+static void a_pipe_at_any_speed_waits_in_a_pause(void **state)
+{
+    struct intake *in = start_unpaced_pipe();
+    write_pipe(in, 1600);
+    intake_pause(in, true);
+    await_state(in, STREAM_PAUSED);
+    tell((struct step){.n = 1600, .value = 0.25f});
+    usleep(300000);
+    assert_int_equal(ring_head(&in->ring), 1600);
+    intake_pause(in, false);
+    await_judged(in, 3200);
+    assert_int_equal(n_marks, 3);
+    expect_mark(1, MARK_END, 1600);
+    expect_mark(2, MARK_START, 1600);
     end(in);
 }
 
@@ -902,6 +989,9 @@ int main(void)
         cmocka_unit_test(a_stalled_pipe_ends_the_utterance),
         cmocka_unit_test(a_stalled_pipe_is_stopped),
         cmocka_unit_test(a_pipe_at_any_speed_never_stalls),
+        cmocka_unit_test(what_comes_to_a_pipe_in_a_pause_is_thrown_away),
+        cmocka_unit_test(a_full_pipe_is_paced_in_a_pause),
+        cmocka_unit_test(a_pipe_at_any_speed_waits_in_a_pause),
         cmocka_unit_test(bad_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
