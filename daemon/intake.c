@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/log.h"
 #include "stream/resample.h"
 
 #define READ_FRAMES           1024
@@ -154,8 +155,11 @@ static void end_of_input(struct intake *in, int r, const struct err *err)
 /* Takes n frames that were read. 0 or a negative errno. */
 static int take_frames(struct intake *in, const float *frames, int n, struct err *err)
 {
-    const struct source *source = in->source;
-    int64_t dropped = source->v->take_dropped(in->source);
+    struct source *source = in->source;
+    int64_t dropped = source->v->take_dropped(source);
+    if (source->warning[0])
+        log_warning("%s: %s", in->options.name, source->warning);
+    source->warning[0] = '\0';
     if (in->live) {
         int64_t block_ns = source->heard_ns - n * NS_A_SECOND / source->info.rate;
         if (in->away) {

@@ -41,7 +41,8 @@ struct source_vtable {
 struct source {
     const struct source_vtable *v;
     struct source_info info;
-    int64_t heard_ns; /* live: when the newest frame read was heard, on CLOCK_MONOTONIC; set by read */
+    int64_t heard_ns;  /* live: when the newest frame read was heard, on CLOCK_MONOTONIC; set by read */
+    char warning[256]; /* what read has noticed, for people; whoever tells it clears it */
 };
 
 /* Opens "portaudio", "portaudio:NAME", "monitor", "file:PATH", "pipe:RATE,CHANNELS,FORMAT" (FORMAT: s16le, s24le,

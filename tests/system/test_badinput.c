@@ -106,16 +106,40 @@ static void says_what_a_source_is(void **state)
     expect((const char *[]){"--input", "pipe:44,1,s16le", NULL}, 2, (const char *[]){"--input", NULL});
 }
 
-/* A pipe whose other end fails; here it is a folder. */
-static void says_what_cannot_be_read_on(void **state)
+static int run_with_input(const char *path)
 {
     char command[2048];
     const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
-    snprintf(command, sizeof(command), "%s/captiond --model %s --input pipe:16000,1,s16le --once </ 2>%s",
-             build, needed_model(), d.log);
+    snprintf(command, sizeof(command),
+             "%s/captiond --model %s --input pipe:16000,1,s16le --socket none --once <%s 2>%s", build,
+             needed_model(), path, d.log);
     int status = system(command); /* NOLINT: the test's own words */
-    assert_int_equal(WEXITSTATUS(status), 1);
+    return WEXITSTATUS(status);
+}
+
+/* A pipe whose other end fails; here it is a folder. */
+static void says_what_cannot_be_read_on(void **state)
+{
+    assert_int_equal(run_with_input("/"), 1);
     assert_non_null(strstr(daemon_log(&d), "error: pipe: standard input: Is a directory"));
+}
+
+/* A file that is not raw samples, or not of the format that the input says. */
+static void says_what_a_pipe_does_not_take(void **state)
+{
+    static const char header[] =
+        "RIFF....WAVEfmt \20\0\0\0\1\0\2\0\x44\xAC\0\0\x10\xB1\2\0\4\0\20\0data....\0\0\0";
+    char path[100];
+    assert_int_equal(run_with_input("tests/fixtures/harbour.flac"), 1);
+    assert_non_null(strstr(daemon_log(&d), "error: pipe: standard input is a FLAC file"));
+    snprintf(path, sizeof(path), "%s/x.wav", d.dir);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(header, sizeof(header), 1, f), 1);
+    fclose(f);
+    assert_int_equal(run_with_input(path), 0);
+    assert_non_null(
+        strstr(daemon_log(&d), "warning: pipe: standard input is a WAV file and says 44100,2,s16le"));
 }
 
 static void says_what_a_model_speaks(void **state)
@@ -182,6 +206,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(says_that_it_is_no_sound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_source_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_cannot_be_read_on, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_a_pipe_does_not_take, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_model_speaks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_which_device, set_up, tear_down),
         cmocka_unit_test_setup_teardown(waits_for_a_device, set_up, tear_down),

@@ -326,6 +326,142 @@ static void frames_are_put_together_from_pieces(void **state)
     unfeed();
 }
 
+/* Writes these bytes, in pieces of `piece`, and reads until the first frames or an error. */
+static int read_beginning(struct source *source, int fd, const void *bytes, size_t n, size_t piece,
+                          float *frames, struct err *err)
+{
+    int got = SOURCE_TIMEOUT;
+    for (size_t sent = 0; sent < n && got == SOURCE_TIMEOUT; sent += piece) {
+        piece = piece < n - sent ? piece : n - sent;
+        put(fd, (const char *)bytes + sent, piece);
+        got = source->v->read(source, frames, 8, 0, err);
+    }
+    return got;
+}
+
+/* As noise they would be captioned without a word. */
+static void files_of_other_kinds_are_told(void **state)
+{
+    static const char *const kinds[][2] = {{"fLaC....", "a FLAC file"},
+                                           {"OggS....", "an Ogg file"},
+                                           {"ID3\3....", "an MP3 file"},
+                                           {"ID3\4....", "an MP3 file"}};
+    for (size_t i = 0; i < 2 * sizeof(kinds) / sizeof(kinds[0]); i++) {
+        int fd = feed();
+        struct source *source = must_open("pipe:16000,1,u8");
+        float frames[8];
+        struct err err = {0};
+        assert_int_equal(read_beginning(source, fd, kinds[i / 2][0], 8, i % 2 ? 1 : 8, frames, &err),
+                         -EINVAL);
+        assert_non_null(strstr(err.msg, kinds[i / 2][1]));
+        assert_non_null(strstr(err.msg, "use file:NAME"));
+        source->v->close(source);
+        close(fd);
+        unfeed();
+    }
+}
+
+static void samples_may_look_like_a_file(void **state)
+{
+    static const char *const sounds[] = {"fLaXfLaC", "OgOgOgOg", "ID3....", "RIFXWAVE", "RIFF....AVI LIST"};
+    for (size_t i = 0; i < sizeof(sounds) / sizeof(sounds[0]); i++) {
+        int fd = feed();
+        struct source *source = must_open("pipe:16000,1,u8");
+        float frames[8];
+        struct err err = {0};
+        assert_true(read_beginning(source, fd, sounds[i], strlen(sounds[i]), 1, frames, &err) > 0);
+        assert_true(frames[0] == ((float)sounds[i][0] - 128.0f) / 128.0f);
+        source->v->close(source);
+        close(fd);
+        unfeed();
+    }
+}
+
+static void put_number(unsigned char *to, uint32_t x, int bytes)
+{
+    for (int i = 0; i < bytes; i++)
+        to[i] = (unsigned char)(x >> 8 * i);
+}
+
+/* A WAV file with four bytes of sound, and between its two chunks one that nobody needs. */
+static size_t write_header(unsigned char *p, uint32_t number, uint32_t channels, uint32_t rate, uint32_t bits,
+                           bool extended)
+{
+    static const char riff[] = "RIFF....WAVEfmt ", chunks[] = "LIST\3\0\0\0abc\0data....";
+    static const unsigned char sound[] = {0x00, 0x40, 0x00, 0xC0};
+    uint32_t n = extended ? 40 : 16;
+    memset(p, 0, 100);
+    memcpy(p, riff, sizeof(riff));
+    put_number(p + 16, n, 4);
+    put_number(p + 20, extended ? 0xFFFE : number, 2);
+    put_number(p + 22, channels, 2);
+    put_number(p + 24, rate, 4);
+    put_number(p + 34, bits, 2);
+    if (extended)
+        put_number(p + 44, number, 2);
+    unsigned char *chunk = p + 20 + n;
+    memcpy(chunk, chunks, sizeof(chunks));
+    memcpy(chunk + 20, sound, sizeof(sound));
+    return (size_t)(chunk + 24 - p);
+}
+
+/* Its sound begins behind the header, of whatever length; the header itself tells when it is taken for something else. */
+static void a_wav_file_is_told_and_read(void **state)
+{
+    static const struct {
+        uint32_t number, channels, rate, bits;
+        bool extended;
+        const char *warning;
+    } cases[] = {
+        {1, 1, 16000, 16, false, ""},
+        {1, 1, 16000, 16, true, ""},
+        {1, 2, 44100, 16, false,
+         "says 44100,2,s16le, but is read as 16000,1,s16le: try --input pipe:44100,2,s16le"},
+        {1, 1, 16000, 8, false, "says 16000,1,u8, but"},
+        {1, 1, 16000, 24, true, "says 16000,1,s24le, but"},
+        {3, 1, 16000, 32, true, "says 16000,1,f32le, but"},
+        {17, 1, 16000, 4, false, "does not take (number 17)"},
+    };
+    for (size_t i = 0; i < 2 * sizeof(cases) / sizeof(cases[0]); i++) {
+        int fd = feed();
+        struct source *source = must_open("pipe:16000,1,s16le");
+        unsigned char bytes[100];
+        float frames[8] = {0};
+        struct err err = {0};
+        size_t n = write_header(bytes, cases[i / 2].number, cases[i / 2].channels, cases[i / 2].rate,
+                                cases[i / 2].bits, cases[i / 2].extended);
+        assert_true(read_beginning(source, fd, bytes, n, i % 2 ? 1 : n, frames, &err) > 0);
+        assert_true(frames[0] == 0.5f);
+        if (cases[i / 2].warning[0])
+            assert_non_null(strstr(source->warning, cases[i / 2].warning));
+        else
+            assert_string_equal(source->warning, "");
+        source->v->close(source);
+        close(fd);
+        unfeed();
+    }
+}
+
+/* What says that it goes on without an end is no header that could be waited for. */
+static void a_damaged_wav_header_is_sound(void **state)
+{
+    static const uint32_t lengths[] = {0xFFFFFFFF, 5000, 4090};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        int fd = feed();
+        struct source *source = must_open("pipe:16000,1,u8");
+        unsigned char bytes[100];
+        float frames[8];
+        struct err err = {0};
+        write_header(bytes, 1, 1, 16000, 16, false);
+        put_number(bytes + 16, lengths[i], 4);
+        assert_true(read_beginning(source, fd, bytes, sizeof(bytes), sizeof(bytes), frames, &err) > 0);
+        assert_true(frames[0] == ('R' - 128.0f) / 128.0f);
+        source->v->close(source);
+        close(fd);
+        unfeed();
+    }
+}
+
 static void *wake_soon(void *source)
 {
     usleep(50000);
@@ -446,6 +582,10 @@ int main(void)
         cmocka_unit_test(specs_are_checked),
         cmocka_unit_test(every_pcm_format_is_read),
         cmocka_unit_test(frames_are_put_together_from_pieces),
+        cmocka_unit_test(files_of_other_kinds_are_told),
+        cmocka_unit_test(samples_may_look_like_a_file),
+        cmocka_unit_test(a_wav_file_is_told_and_read),
+        cmocka_unit_test(a_damaged_wav_header_is_sound),
         cmocka_unit_test(a_read_waits_times_out_and_wakes),
         cmocka_unit_test(a_closed_standard_input_is_said),
         cmocka_unit_test(closing_has_a_deadline),
