@@ -54,11 +54,17 @@ void caption_gap(struct stream *s, int64_t start, int64_t n_samples, enum gap_ca
     send_event(s);
 }
 
-/* The device's state as the captions have got to it: an input has ended when its last words are out. */
+/* An input has ended when its last words are out. */
+static bool is_early(const struct stream *s, enum stream_state state)
+{
+    return state == STREAM_ENDED && !s->ended;
+}
+
+/* The device's state as the captions have got to it. */
 static enum stream_state state_of(const struct stream *s)
 {
     enum stream_state state = atomic_load(&s->in->state);
-    if (state == STREAM_ENDED && !s->ended)
+    if (is_early(s, state))
         state = STREAM_LISTENING;
     return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
 }
@@ -82,6 +88,8 @@ static void send_status(struct stream *s, enum status_use use)
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
     e->overruns = atomic_load(&s->in->overruns);
     intake_describe(s->in, e->device, sizeof(e->device), e->message, sizeof(e->message));
+    if (is_early(s, atomic_load(&s->in->state)))
+        e->message[0] = '\0';
     s->state_told = (int)e->state;
     s->status_ns = clock_now_ns();
     send_event(s);
@@ -94,7 +102,7 @@ void caption_status(struct stream *s)
     if (state != s->state_told || stuck != s->stuck_told) {
         s->stuck_told = stuck;
         send_status(s, STATUS_NEWS);
-    } else if (is_realtime(s) && !s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
+    } else if (!s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
         s->samples = (s->samples + 1) % SAMPLES_A_HEARTBEAT;
         send_status(s, s->samples ? STATUS_SAMPLE : STATUS_HEARTBEAT);
     }

@@ -19,8 +19,8 @@ void intake_tell(struct intake *in, enum stream_state state, const char *device,
     if (device)
         snprintf(in->device, sizeof(in->device), "%s", device);
     snprintf(in->message, sizeof(in->message), "%s", message);
+    atomic_store(&in->state, state); /* who has copied the message knows the state that it is of */
     pthread_mutex_unlock(&in->text_lock);
-    atomic_store(&in->state, state);
     sem_post(in->options.wake);
 }
 

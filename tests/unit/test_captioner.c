@@ -30,8 +30,11 @@ struct stage {
     struct event *events;
     int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
     char text[2][TEXT_BYTES];     /* of the commits */
-    float rtf;                    /* of the last status */
-    int64_t t0_unix_ms;           /* the same */
+    int n_statuses;
+    char early_message[256]; /* the last that came before the end was told */
+    float rtf;               /* of the last status */
+    float level_db;          /* the same */
+    int64_t t0_unix_ms;      /* the same */
 };
 
 static void on_wake(void *ctx)
@@ -162,6 +165,10 @@ static void collect(struct stage *s)
         if (e->type == EVENT_STATUS) {
             if (e->state == STREAM_ENDED)
                 s->n_before_ended = s->n_events;
+            else
+                strcpy(s->early_message, e->message);
+            s->n_statuses++;
+            s->level_db = e->level_db;
             s->rtf = e->rtf;
             s->t0_unix_ms = e->t0_unix_ms;
             continue;
@@ -244,9 +251,11 @@ static void utterances_become_events(void **state)
     script_two_utterances(&s->in[0]);
     hear(&s->in[0], MS(23000));
     s->in[0].state = STREAM_ENDED; /* a file is read long before its words are out */
+    strcpy(s->in[0].message, "the input has ended");
     start(s);
     await_flag(s, captioner_ended);
     assert_true(s->n_events > 0 && s->n_before_ended == s->n_events);
+    assert_string_equal(s->early_message, "");
     assert_int_equal(s->events[0].type, EVENT_SPEECH_START);
     assert_int_equal(s->events[0].start_ms, 300);
     assert_int_equal(count(s, EVENT_SPEECH_START), 2);
@@ -706,6 +715,27 @@ static void a_status_tells_the_time_of_day(void **state)
     }
 }
 
+/* At any pace, every half a second, of what there is now. */
+static void a_status_comes_from_time_to_time(void **state)
+{
+    for (int i = 0; i < 2; i++) {
+        struct stage *s = malloc(sizeof(*s));
+        open_stage(s, 1, (struct captioner_options){.realtime = i});
+        int64_t began = clock_now_ns(), deadline = began + PATIENCE * 1000000000LL;
+        start(s);
+        atomic_store(&s->in[0].level_cdb, -1700);
+        while (s->n_statuses < 4 && clock_now_ns() < deadline) {
+            struct timespec ms = {.tv_nsec = 1000000};
+            nanosleep(&ms, NULL);
+            collect(s);
+        }
+        assert_int_equal(s->n_statuses, 4);
+        assert_true(clock_now_ns() - began >= 3 * 500 * NS_A_MS);
+        assert_true(s->level_db == -17.0f);
+        close_stage(s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -728,6 +758,7 @@ int main(void)
         cmocka_unit_test(silence_makes_no_pass),
         cmocka_unit_test(a_status_tells_the_time_of_day),
         cmocka_unit_test(language_and_task_change_between_utterances),
+        cmocka_unit_test(a_status_comes_from_time_to_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
