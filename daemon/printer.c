@@ -244,5 +244,6 @@ void printer_finish(struct printer *p)
 
 bool printer_full(const struct printer *p)
 {
-    return p->hub && !p->gone && hub_unread(p->hub, &p->reader) > UNREAD_LIMIT;
+    return p->hub && !p->gone &&
+           (hub_unread(p->hub, &p->reader) > UNREAD_LIMIT || hub_nearly_forgets(p->hub, &p->reader));
 }
