@@ -118,6 +118,32 @@ static void says_what_cannot_be_read_on(void **state)
     assert_non_null(strstr(daemon_log(&d), "error: pipe: standard input: Is a directory"));
 }
 
+/* A shell's words end the command; returns its status. */
+static int run_shell(const char *args, const char *redirection)
+{
+    char command[2400];
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    unlink(d.log);
+    snprintf(command, sizeof(command), "%s/captiond --config %s %s 2>%s %s", build, d.config, args, d.log,
+             redirection);
+    return WEXITSTATUS(system(command)); /* NOLINT: the test's own words */
+}
+
+/* What a service manager or a shell may leave closed. */
+static void says_what_is_closed(void **state)
+{
+    char args[1200];
+    snprintf(args, sizeof(args), "--model %s --input pipe:16000,1,s16le --once", needed_model());
+    assert_int_equal(run_shell(args, "<&-"), 1);
+    assert_string_equal(daemon_log(&d), "captiond: error: input pipe: standard input is closed\n");
+    assert_int_equal(run_shell(args, "</dev/null >&-"), 0);
+    assert_int_equal(run_shell(args, "</dev/null 2>&-"), 0);
+    snprintf(args, sizeof(args), "--model %s --input pipe:16000,1,s16le --once --stdout text",
+             needed_model());
+    assert_int_equal(run_shell(args, "</dev/null >&-"), 1);
+    assert_string_equal(daemon_log(&d), "captiond: error: stdout: standard output is closed\n");
+}
+
 static void says_what_a_model_speaks(void **state)
 {
     expect((const char *[]){"--model", needed_model(), "--language", "de", "--input", "pipe:16000,1,s16le",
@@ -182,6 +208,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(says_that_it_is_no_sound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_source_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_cannot_be_read_on, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_is_closed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_model_speaks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_which_device, set_up, tear_down),
         cmocka_unit_test_setup_teardown(waits_for_a_device, set_up, tear_down),
