@@ -50,6 +50,16 @@ static void protect_memory(void)
         log_warning("core dumps cannot be turned off: %s", strerror(errno));
 }
 
+/* A full disk shows only where what stdio has kept is written. */
+static int finish_output(void)
+{
+    errno = was_closed[STDOUT_FILENO] ? EBADF : 0;
+    if (!errno && fflush(stdout) == 0 && !ferror(stdout))
+        return EXIT_OK;
+    log_error("standard output: %s", errno ? strerror(errno) : "not everything could be written");
+    return EXIT_RUNTIME;
+}
+
 static int list_devices(void)
 {
     struct source_device devices[DEVICES_MAX];
@@ -91,6 +101,7 @@ int main(int argc, char **argv)
     enum config_action action;
     int status = EXIT_OK;
     int r = fill_standard_files();
+    signal(SIGXFSZ, SIG_IGN); /* a limit of a file's size is an error of the write */
     log_init(LOG_LEVEL_INFO);
     if (r < 0) {
         log_error("/dev/null: %s", strerror(-r));
@@ -119,5 +130,5 @@ int main(int argc, char **argv)
         break;
     }
     config_finish(&config);
-    return status;
+    return status == EXIT_OK && action != ACTION_RUN ? finish_output() : status;
 }
