@@ -225,12 +225,11 @@ void printer_init(struct printer *p, uv_loop_t *loop, struct hub *hub, bool text
 
 void printer_end(struct printer *p, const char *reason, const char *message)
 {
-    char line[2 * ERR_MSG_MAX + 256];
     if (!p->hub || p->gone)
         return;
     p->ending = p->text;
     if (!p->text)
-        p->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
+        p->bye = message_bye(reason, message);
     pump(p);
 }
 
