@@ -219,10 +219,8 @@ void control_accept(void *ctx, uv_stream_t *server)
     static const struct client_ops ops = {.line = on_line, .drained = on_drained, .closed = on_closed};
     struct control *control = ctx;
     struct control_peer *p = calloc(1, sizeof(*p));
-    if (!p) {
-        log_error("out of memory for a control connection");
-        return;
-    }
+    if (!p)
+        abort(); /* as for a client in subscriber.c */
     p->control = control;
     int r = client_accept(&p->client, server, &ops, control->hub->stats, control->timeout_ms);
     if (r < 0) {

@@ -174,10 +174,8 @@ void subscribers_accept(void *ctx, uv_stream_t *server)
         .line = on_line, .drained = on_drained, .closed = on_closed, .one_way = true};
     struct subscribers *all = ctx;
     struct subscriber *s = calloc(1, sizeof(*s));
-    if (!s) {
-        log_error("out of memory for a client");
-        return;
-    }
+    if (!s)
+        abort(); /* out of memory: libuv asks no more until a connection is accepted, so nobody would be again */
     s->all = all;
     int r = client_accept(&s->client, server, &ops, all->hub->stats, all->timeout_ms);
     if (r < 0)
