@@ -4,7 +4,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/captioner_state.h"
 
-#define IDLE_KEEP (3 * SAMPLE_RATE) /* behind the newest sample: more than any pre-roll */
+#define IDLE_KEEP (4 * SAMPLE_RATE) /* behind the newest sample: pre-roll, and speech until it is known */
 #define WINDOW    (30 * SAMPLE_RATE)
 #define BEFORE    200 /* samples left of a window that the first frame sees */
 

@@ -695,6 +695,26 @@ static void silence_costs_nothing(void **state)
     close_stage(s);
 }
 
+/* An utterance may begin so far back as the longest pre-roll and the speech that is waited for reach. */
+static void silence_keeps_a_beginning(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    start(s);
+    hear(&s->in[0], MS(10000));
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    while (ring_tail(&s->in[0].ring) == 0 && clock_now_ns() < deadline) {
+        struct timespec ms = {.tv_nsec = 1000000};
+        nanosleep(&ms, NULL);
+    }
+    put_mark(&s->in[0], MARK_START, MS(10000 - 2000 - 1000), MS(10000), 0);
+    hear(&s->in[0], MS(100));
+    await_events(s, EVENT_SPEECH_START, 1);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 0)->start_ms, 7000);
+    assert_true(ring_tail(&s->in[0].ring) < MS(7000));
+    close_stage(s);
+}
+
 static void silence_makes_no_pass(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
@@ -748,6 +768,7 @@ int main(void)
         cmocka_unit_test(no_word_goes_with_an_engine),
         cmocka_unit_test(long_utterances_are_ended),
         cmocka_unit_test(silence_costs_nothing),
+        cmocka_unit_test(silence_keeps_a_beginning),
         cmocka_unit_test(silence_makes_no_pass),
         cmocka_unit_test(a_status_tells_the_time_of_day),
         cmocka_unit_test(language_and_task_change_between_utterances),
