@@ -324,6 +324,10 @@ static int on_entry(void *ctx, const char *section, const char *name, const char
     if (r->failed)
         return 1;
     r->failed = set_key(r->config, name, value, SET_BY_FILE, r->err);
+    if (r->failed && strstr(value, " #")) {
+        struct err cause = *r->err;
+        err_set(r->err, r->failed, "%s (a comment behind a value begins with ;)", cause.msg);
+    }
     if (r->failed)
         err_prefix(r->err, "%s:%d: %s", r->path, r->line, name);
     return 1;

@@ -102,6 +102,10 @@ static void explains_mistakes(void **state)
     } cases[] = {
         {"\n\nmodle = x\n", NULL, NULL, {":3: modle", "did you mean model?"}},
         {"step = soon\n", NULL, NULL, {":1: step", "100 to 5000", "\"soon\""}},
+        {"step = 500 # ms\n",
+         NULL,
+         NULL,
+         {":1: step", "\"500 # ms\" (a comment behind a value begins with ;)"}},
         {"step = 99\n", NULL, NULL, {":1: step", "100 to 5000 ms"}},
         {"step = 500.5\n", NULL, NULL, {":1: step", "100 to 5000"}},
         {"step = 99999999999999999999\n", NULL, NULL, {":1: step", "100 to 5000"}},
