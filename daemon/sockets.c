@@ -1,5 +1,6 @@
 #include "daemon/sockets.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -82,5 +83,9 @@ int sockets_bind(const struct config *c, struct listener *captions, struct liste
         r = bind_one(captions, captions_fd, captions_path, c->socket_mode, err);
     if (r == 0)
         r = bind_one(control, control_fd, control_path, c->control_mode, err);
+    if (r == -EADDRINUSE && captions->fd >= 0) { /* beside --socket PATH, of which the user may not think */
+        struct err cause = *err;
+        err_set(err, r, "%s; give this one another --control, or none", cause.msg);
+    }
     return r;
 }

@@ -74,6 +74,21 @@ static void refuses_a_living_socket(void **state)
     close(fd);
 }
 
+/* A second one in the same folder has captions of its own, and is told what is missing. */
+static void says_which_socket_is_another_ones(void **state)
+{
+    char captions[128];
+    int fd = bound_socket(d.control);
+    assert_int_equal(listen(fd, 4), 0);
+    snprintf(captions, sizeof(captions), "%s/second.sock", d.dir);
+    daemon_exec(&d, (const char *[]){"--socket", captions, NULL}, NULL, NULL, 0);
+    assert_int_equal(daemon_wait(&d), 1);
+    assert_non_null(strstr(daemon_log(&d), "control.sock is in use by a living process"));
+    assert_non_null(strstr(daemon_log(&d), "; give this one another --control, or none\n"));
+    assert_int_equal(access(captions, F_OK), -1);
+    close(fd);
+}
+
 static void refuses_a_file_in_the_way(void **state)
 {
     FILE *f = fopen(d.captions, "w");
@@ -185,6 +200,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(makes_and_removes_its_sockets, set_up, tear_down),
         cmocka_unit_test_setup_teardown(replaces_a_leftover, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_living_socket, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_socket_is_another_ones, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_file_in_the_way, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_long_path, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_folder_that_cannot_be, set_up, tear_down),
