@@ -284,6 +284,16 @@ static void fail(struct batcher *b, int code, const struct err *err, const struc
     }
 }
 
+/* The engine has no numbers for these, which another one may have. */
+static void fail_without_text(struct batcher *b, struct client *const *clients, int n, int code,
+                              const struct err *err)
+{
+    if (n == 0 || take_over(b, err))
+        return;
+    for (int i = 0; i < n; i++)
+        answer(clients[i], code, err);
+}
+
 static void wait_is_over(struct batcher *b)
 {
     for (int i = 0; i < b->options.n_clients; i++)
@@ -395,12 +405,12 @@ static bool is_flawed(const struct client *c)
     return false;
 }
 
-/* Answers who has a result, and who gets none, since no run goes on; n_left: how many do. Another engine may have a text where this
- * one has none. */
+/* Answers who has a result, and who gets none, since no run goes on; n_left: how many do. */
 static void end_runs(struct batcher *b, int n_left)
 {
+    struct client *flawed[CLIENTS_MAX];
     struct err err;
-    bool flawed = false;
+    int n_flawed = 0;
     for (int i = 0; i < b->options.n_clients; i++) {
         struct client *c = &b->clients[i];
         if (c->stage != STAGE_WORK || (!has_ended(c) && n_left > 0))
@@ -410,18 +420,9 @@ static void end_runs(struct batcher *b, int n_left)
         else if (!is_flawed(c))
             answer(c, 0, NULL);
         else
-            flawed = true;
+            flawed[n_flawed++] = c;
     }
-    if (!flawed)
-        return;
-    err_set(&err, -EIO, "%s", RUN_FLAW);
-    if (take_over(b, &err))
-        return;
-    for (int i = 0; i < b->options.n_clients; i++) {
-        struct client *c = &b->clients[i];
-        if (c->stage == STAGE_WORK && has_ended(c))
-            answer(c, -EIO, &err);
-    }
+    fail_without_text(b, flawed, n_flawed, err_set(&err, -EIO, "%s", RUN_FLAW), &err);
 }
 
 static void step_runs(struct batcher *b)
@@ -461,12 +462,10 @@ static void find_logits(struct batcher *b, struct client *c)
         if (r >= 0)
             cache_is_there(b, c->slot);
     }
-    if (r == -ERANGE) { /* as of a run without a text */
-        if (!take_over(b, &err))
-            answer(c, r, &err);
-        return;
-    }
-    end_ask(b, c, r, &err);
+    if (r == -ERANGE)
+        fail_without_text(b, &c, 1, r, &err);
+    else
+        end_ask(b, c, r, &err);
 }
 
 static void set_mask(struct batcher *b, struct client *c)
@@ -537,6 +536,7 @@ int batcher_create(const struct batcher_options *options, struct text_model *mod
                    struct err *err)
 {
     assert(options->n_clients >= 1 && options->n_clients <= model->n_audio_slots);
+    assert(options->n_clients <= CLIENTS_MAX);
     struct batcher *b = calloc(1, sizeof(*b));
     if (!b)
         return err_set(err, -ENOMEM, "out of memory for the batcher");

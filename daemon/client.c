@@ -183,11 +183,10 @@ static void start_reading(struct client *c)
 
 static void refuse_long_line(struct client *c)
 {
-    char text[128], line[256];
-    snprintf(text, sizeof(text), "a request has at most %d bytes", PROTOCOL_REQUEST_MAX);
-    size_t n = protocol_write_bye(line, sizeof(line), "error", text);
+    char why[128];
+    snprintf(why, sizeof(why), "a request has at most %d bytes", PROTOCOL_REQUEST_MAX);
     c->stats->clients_bad++;
-    client_end(c, message_create(MESSAGE_OTHER, line, n));
+    client_refuse(c, why);
 }
 
 /* Hands complete lines to the owner as long as it takes them. */
@@ -283,6 +282,11 @@ void client_end(struct client *c, struct message *last)
         client_write(c, &last, 1);
     if (c->state == CLIENT_ENDING && c->n_batch == 0)
         shut_down(c);
+}
+
+void client_refuse(struct client *c, const char *why)
+{
+    client_end(c, message_bye("error", why));
 }
 
 int client_accept(struct client *c, uv_stream_t *server, const struct client_ops *ops, struct stats *stats,

@@ -65,6 +65,9 @@ void client_resume(struct client *);
 /* Writes `last` (taken over; NULL: nothing) behind what is under way, then closes; within a second in any case. */
 void client_end(struct client *, struct message *last);
 
+/* The same with a bye that says why. */
+void client_refuse(struct client *, const char *why);
+
 void client_close(struct client *); /* at once; idempotent */
 
 /* After the end of what it says, a peer that leaves is noticed by writing to it, or by this: closes then. */

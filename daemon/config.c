@@ -11,7 +11,8 @@
 #include "daemon/base/utf8.h"
 #include "stream/source.h"
 
-#define FILE_LINE_MAX 4096
+#define FILE_LINE_MAX   4096
+#define BYTE_ORDER_MARK "\xEF\xBB\xBF"
 
 /* --- setting a value ----------------------------------------------------------------------------------------- */
 
@@ -290,7 +291,8 @@ struct file_reader {
 };
 
 /* inih reads line by line through this, so that the number of the line is known. Blanks at its beginning are taken off,
- * since inih would take an indented line for a continuation of the one before. */
+ * since inih would take an indented line for a continuation of the one before. Of a section inih tells only with the key that
+ * follows, if one does. */
 static char *read_line(char *out, int size, void *ctx)
 {
     struct file_reader *r = ctx;
@@ -298,12 +300,18 @@ static char *read_line(char *out, int size, void *ctx)
     if (r->failed || !fgets(line, sizeof(line), r->file))
         return NULL;
     r->line++;
-    size_t skip = strspn(line, " \t");
+    size_t skip = r->line == 1 && strncmp(line, BYTE_ORDER_MARK, 3) == 0 ? 3 : 0;
+    skip += strspn(line + skip, " \t");
     size_t n = strlen(line + skip);
     bool whole = strchr(line, '\n') || feof(r->file);
     if (n >= (size_t)size || !whole) {
         r->failed = err_set(r->err, -EINVAL, "%s:%d: the line is too long, at most %d bytes are allowed",
                             r->path, r->line, size - 3);
+        return NULL;
+    }
+    if (line[skip] == '[') {
+        r->failed = err_set(r->err, -EINVAL, "%s:%d: this file has no sections, remove %.*s", r->path,
+                            r->line, (int)strcspn(line + skip, "\r\n"), line + skip);
         return NULL;
     }
     memcpy(out, line + skip, n + 1);
@@ -315,12 +323,11 @@ static int on_entry(void *ctx, const char *section, const char *name, const char
     struct file_reader *r = ctx;
     if (r->failed)
         return 1;
-    if (section[0]) {
-        r->failed = err_set(r->err, -EINVAL, "%s:%d: this file has no sections, remove [%s]", r->path,
-                            r->line, section);
-        return 1;
-    }
     r->failed = set_key(r->config, name, value, SET_BY_FILE, r->err);
+    if (r->failed && strstr(value, " #")) {
+        struct err cause = *r->err;
+        err_set(r->err, r->failed, "%s (a comment behind a value begins with ;)", cause.msg);
+    }
     if (r->failed)
         err_prefix(r->err, "%s:%d: %s", r->path, r->line, name);
     return 1;

@@ -24,6 +24,8 @@ enum config_pace { PACE_REALTIME, PACE_FAST };
 enum config_stdout { STDOUT_NONE, STDOUT_TEXT, STDOUT_JSONL };
 enum config_task { TASK_TRANSCRIBE, TASK_TRANSLATE };
 enum config_wait { WAIT_AUTO, WAIT_YES, WAIT_NO };
+enum config_engine { CONFIG_ENGINE_AUTO, CONFIG_ENGINE_CUDA, CONFIG_ENGINE_HOST };
+enum config_precision { CONFIG_PRECISION_AUTO, CONFIG_PRECISION_F32, CONFIG_PRECISION_INT8 };
 
 struct config_input {
     char name[CONFIG_INPUT_NAME];

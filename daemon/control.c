@@ -40,7 +40,7 @@ static void send_line(struct control_peer *p, const char *line, size_t n)
 
 static void send_error(struct control_peer *p, const char *cmd, const char *message)
 {
-    char line[6 * ERR_MSG_MAX + 256]; /* a control character takes six bytes */
+    char line[MESSAGE_ERR_MAX];
     send_line(p, line, protocol_write_error(line, sizeof(line), cmd, message));
 }
 
@@ -180,10 +180,8 @@ static void on_line(struct client *c, const char *line, size_t n)
     if (r == 0) {
         answer(p, &request);
     } else if (r == -EINVAL) {
-        char text[2 * ERR_MSG_MAX + 256];
         c->stats->clients_bad++;
-        client_end(
-            c, message_create(MESSAGE_OTHER, text, protocol_write_bye(text, sizeof(text), "error", err.msg)));
+        client_refuse(c, err.msg);
     } else {
         send_error(p, NULL, err.msg);
     }
@@ -221,10 +219,8 @@ void control_accept(void *ctx, uv_stream_t *server)
     static const struct client_ops ops = {.line = on_line, .drained = on_drained, .closed = on_closed};
     struct control *control = ctx;
     struct control_peer *p = calloc(1, sizeof(*p));
-    if (!p) {
-        log_error("out of memory for a control connection");
-        return;
-    }
+    if (!p)
+        abort(); /* as for a client in subscriber.c */
     p->control = control;
     int r = client_accept(&p->client, server, &ops, control->hub->stats, control->timeout_ms);
     if (r < 0) {
@@ -232,9 +228,7 @@ void control_accept(void *ctx, uv_stream_t *server)
         return;
     }
     if (control->n >= CONTROL_PEERS_MAX) {
-        char line[256];
-        size_t n = protocol_write_bye(line, sizeof(line), "error", "too many control connections");
-        client_end(&p->client, message_create(MESSAGE_OTHER, line, n));
+        client_refuse(&p->client, "too many control connections");
         return;
     }
     p->next = control->first;

@@ -363,3 +363,9 @@ int64_t hub_unread(const struct hub *hub, const struct reader *r)
 {
     return hub->journal.next - r->next_seq;
 }
+
+bool hub_nearly_forgets(const struct hub *hub, const struct reader *r)
+{
+    const struct journal *j = &hub->journal;
+    return 2 * (j->next - r->next_seq) > j->capacity || 2 * journal_bytes_from(j, r->next_seq) > j->bytes_max;
+}

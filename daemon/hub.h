@@ -104,6 +104,10 @@ int hub_read(struct hub *, struct reader *, struct message **, int max, size_t m
 /* Events that the reader has not read. */
 int64_t hub_unread(const struct hub *, const struct reader *);
 
+/* What the reader has not read is more than half of what the history can hold, so that it may soon forget some of it. Looks at each
+ * unread event. */
+bool hub_nearly_forgets(const struct hub *, const struct reader *);
+
 /* The line that every connection begins with; a reference for the caller. NULL: no memory. */
 struct message *hub_hello(struct hub *);
 

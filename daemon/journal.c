@@ -51,6 +51,14 @@ struct message *journal_get(const struct journal *j, int64_t seq)
     return seq >= j->oldest && seq < j->next ? *slot(j, seq) : NULL;
 }
 
+size_t journal_bytes_from(const struct journal *j, int64_t seq)
+{
+    size_t bytes = 0;
+    for (seq = seq > j->oldest ? seq : j->oldest; seq < j->next; seq++)
+        bytes += (*slot(j, seq))->size;
+    return bytes;
+}
+
 int journal_resize(struct journal *j, int64_t n_max, size_t bytes_max)
 {
     struct message **ring = calloc((size_t)n_max, sizeof(struct message *));

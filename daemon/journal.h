@@ -27,6 +27,9 @@ void journal_append(struct journal *, struct message *);
 /* The event, borrowed; NULL where it is no longer, or not yet, there. */
 struct message *journal_get(const struct journal *, int64_t seq);
 
+/* Bytes of the events that are there from `seq` on. */
+size_t journal_bytes_from(const struct journal *, int64_t seq);
+
 /* New bounds; events beyond them are forgotten. On -ENOMEM the old ones stay. */
 int journal_resize(struct journal *, int64_t n_max, size_t bytes_max);
 

@@ -1,10 +1,12 @@
 /* captiond: live captions from a microphone to a Unix socket. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/config.h"
 #include "daemon/log.h"
@@ -15,12 +17,47 @@ enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
 
 #define DEVICES_MAX 64
 
+static bool was_closed[3]; /* standard input, output and error, when the program began */
+
+/* A socket or a library's descriptor that took one of these numbers would be read as sound or written to as a log, and libuv
+ * aborts over it. */
+static int fill_standard_files(void)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        was_closed[fd] = fcntl(fd, F_GETFD) < 0;
+        if (was_closed[fd] && open("/dev/null", O_RDWR) != fd)
+            return -errno;
+    }
+    return 0;
+}
+
+static int check_standard_files(const struct config *config, struct err *err)
+{
+    if (was_closed[STDOUT_FILENO] && config->stdout_format != STDOUT_NONE)
+        return err_set(err, -EBADF, "stdout: standard output is closed");
+    for (int i = 0; i < config->n_inputs; i++) {
+        if (was_closed[STDIN_FILENO] && strncmp(config->inputs[i].spec, "pipe:", 5) == 0)
+            return err_set(err, -EBADF, "input %s: standard input is closed", config->inputs[i].name);
+    }
+    return 0;
+}
+
 /* Sound and words are in our memory: neither a core dump nor another process of the user shall see them. */
 static void protect_memory(void)
 {
     const struct rlimit none = {0, 0};
     if (prctl(PR_SET_DUMPABLE, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
         log_warning("core dumps cannot be turned off: %s", strerror(errno));
+}
+
+/* A full disk shows only where what stdio has kept is written. */
+static int finish_output(void)
+{
+    errno = was_closed[STDOUT_FILENO] ? EBADF : 0;
+    if (!errno && fflush(stdout) == 0 && !ferror(stdout))
+        return EXIT_OK;
+    log_error("standard output: %s", errno ? strerror(errno) : "not everything could be written");
+    return EXIT_RUNTIME;
 }
 
 static int list_devices(void)
@@ -48,7 +85,7 @@ static int serve(struct config *config, int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (!config->allow_core_dumps)
         protect_memory();
-    if (service_create(config, argc, argv, &service, &err) < 0) {
+    if (check_standard_files(config, &err) < 0 || service_create(config, argc, argv, &service, &err) < 0) {
         log_error("%s", err.msg);
         return EXIT_RUNTIME;
     }
@@ -63,7 +100,13 @@ int main(int argc, char **argv)
     struct err err;
     enum config_action action;
     int status = EXIT_OK;
+    int r = fill_standard_files();
+    signal(SIGXFSZ, SIG_IGN); /* a limit of a file's size is an error of the write */
     log_init(LOG_LEVEL_INFO);
+    if (r < 0) {
+        log_error("/dev/null: %s", strerror(-r));
+        return EXIT_RUNTIME;
+    }
     if (config_load(&config, argc, argv, &action, &err) < 0) {
         log_error("%s", err.msg);
         return EXIT_USAGE;
@@ -87,5 +130,5 @@ int main(int argc, char **argv)
         break;
     }
     config_finish(&config);
-    return status;
+    return status == EXIT_OK && action != ACTION_RUN ? finish_output() : status;
 }

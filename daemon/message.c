@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/protocol.h"
+
 struct message *message_create(enum message_type type, const char *data, size_t size)
 {
     struct message *m = malloc(sizeof(*m) + size + 1);
@@ -13,6 +15,12 @@ struct message *message_create(enum message_type type, const char *data, size_t 
     memcpy(m->data, data, size);
     m->data[size] = '\0';
     return m;
+}
+
+struct message *message_bye(const char *reason, const char *text)
+{
+    char line[MESSAGE_ERR_MAX];
+    return message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, text));
 }
 
 struct message *message_ref(struct message *m)

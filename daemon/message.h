@@ -7,6 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/err.h"
+
+#define MESSAGE_ERR_MAX                                                                                      \
+    (6 * ERR_MSG_MAX + 256) /* bytes of a line that tells an error: a control character takes six */
+
 enum message_type {
     MESSAGE_SPEECH_START, /* the first six follow enum event_type */
     MESSAGE_PARTIAL,
@@ -31,6 +36,9 @@ struct message {
 /* A copy of `size` bytes with one reference, owned by the caller. The other fields are zero and for the caller to set.
  * NULL: no memory. */
 struct message *message_create(enum message_type, const char *data, size_t size);
+
+/* The last line of a connection, of any text that fits into struct err. NULL: no memory. */
+struct message *message_bye(const char *reason, const char *text);
 
 struct message *message_ref(struct message *);
 void message_unref(struct message *); /* NULL is accepted */

@@ -9,6 +9,14 @@
 #include "daemon/notify.h"
 #include "decoder/prompt.h"
 
+/* The setting's enum is cast to the engine's: they must agree. */
+_Static_assert((int)CONFIG_PRECISION_AUTO == (int)PRECISION_AUTO, "precisions differ");
+_Static_assert((int)CONFIG_PRECISION_F32 == (int)PRECISION_F32, "precisions differ");
+_Static_assert((int)CONFIG_PRECISION_INT8 == (int)PRECISION_INT8, "precisions differ");
+
+static const char *const engine_names[] = {
+    [CONFIG_ENGINE_AUTO] = "auto", [CONFIG_ENGINE_CUDA] = "cuda", [CONFIG_ENGINE_HOST] = "host"};
+
 const char *pipeline_language(const struct config *config)
 {
     return strcmp(config->language, "auto") == 0 ? NULL : tokenizer_language_code(config->language);
@@ -66,16 +74,6 @@ int pipeline_settings(const struct pipeline *p, const struct config *config, str
     return 0;
 }
 
-static const char *engine_setting(const struct config *config, char *value, size_t size)
-{
-    int n;
-    const struct config_key *key = config_keys(&n);
-    while (strcmp(key->name, "engine") != 0)
-        key++;
-    config_value(config, key, 0, value, size);
-    return value;
-}
-
 /* Why it is the host engine that computes. That there is no GPU is no fault. */
 static void tell_no_device(const struct err *why)
 {
@@ -87,7 +85,6 @@ static void tell_no_device(const struct err *why)
 
 static int open_model(struct pipeline *p, const struct config *config, struct err *err)
 {
-    char engine[16];
     int beams_most = WHISPER_SLOTS_MAX / config->n_inputs;
     p->beams_wanted = config->beam_size;
     p->beams_max = config->beam_size < beams_most ? config->beam_size : beams_most;
@@ -95,7 +92,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         log_warning("beam-size: %d instead of %d, which is the most for %d inputs", p->beams_max,
                     config->beam_size, config->n_inputs);
     p->options = (struct whisper_options){
-        .engine = engine_setting(config, engine, sizeof(engine)),
+        .engine = engine_names[config->engine],
         .n_threads = config->threads,
         .precision = (enum engine_precision)config->precision,
         .yields = true, /* a service takes no core to wait with */
@@ -187,8 +184,7 @@ static int take_over(void *ctx, const struct err *cause, struct text_model **mod
 /* The host engine cannot be lost: an error of it is a gap in the captions. */
 static int open_batcher(struct pipeline *p, const struct config *config, struct err *err)
 {
-    char engine[16];
-    p->falls_back = strcmp(engine_setting(config, engine, sizeof(engine)), "auto") == 0;
+    p->falls_back = config->engine == CONFIG_ENGINE_AUTO;
     const struct batcher_options options = {.n_clients = p->n_inputs,
                                             .take_over =
                                                 whisper_on_device(p->model.whisper) ? take_over : NULL,

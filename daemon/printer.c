@@ -138,6 +138,7 @@ static void on_written(uv_work_t *work, int status)
     struct printer *p = work->data;
     p->writing = false;
     if (p->result == 0) {
+        p->written_seq = p->busy_seq;
         pump(p);
     } else {
         if (p->result != -EPIPE) {
@@ -183,6 +184,7 @@ static void pump(struct printer *p)
             p->busy = p->out;
             p->busy_n = p->out_n;
             p->busy_size = p->out_size;
+            p->busy_seq = p->reader.next_seq;
             p->out = free_buffer;
             p->out_size = free_size;
             p->out_n = 0;
@@ -211,6 +213,7 @@ void printer_init(struct printer *p, uv_loop_t *loop, struct hub *hub, bool text
     p->reader.poke = on_poke;
     p->reader.types = text ? 1u << MESSAGE_COMMIT | 1u << MESSAGE_FINAL : ~0u;
     p->reader.streams = ~0u;
+    p->written_seq = 1;
     hub_attach(hub, &p->reader, 1);
     if (!text) {
         struct message *hello = hub_hello(hub);
@@ -222,13 +225,24 @@ void printer_init(struct printer *p, uv_loop_t *loop, struct hub *hub, bool text
 
 void printer_end(struct printer *p, const char *reason, const char *message)
 {
-    char line[2 * ERR_MSG_MAX + 256];
     if (!p->hub || p->gone)
         return;
     p->ending = p->text;
     if (!p->text)
-        p->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
+        p->bye = message_bye(reason, message);
     pump(p);
+}
+
+void printer_give_up(const struct printer *p)
+{
+    if (!p->hub || p->gone || !p->writing)
+        return;
+    long long last = (long long)p->hub->journal.next - 1;
+    if (p->written_seq <= last)
+        log_warning("standard output was not read to the end: events %lld to %lld are not all in it",
+                    (long long)p->written_seq, last);
+    else
+        log_warning("standard output was not read to the end: its last line is not in it");
 }
 
 void printer_finish(struct printer *p)
@@ -244,5 +258,6 @@ void printer_finish(struct printer *p)
 
 bool printer_full(const struct printer *p)
 {
-    return p->hub && !p->gone && hub_unread(p->hub, &p->reader) > UNREAD_LIMIT;
+    return p->hub && !p->gone &&
+           (hub_unread(p->hub, &p->reader) > UNREAD_LIMIT || hub_nearly_forgets(p->hub, &p->reader));
 }

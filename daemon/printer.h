@@ -30,7 +30,8 @@ struct printer {
     size_t out_n, out_size;
     char *busy; /* being written by the worker */
     size_t busy_n, busy_size;
-    int result; /* of the worker: 0 or a negative errno */
+    int64_t busy_seq, written_seq; /* `busy`, and what is written, has every event before this one */
+    int result;                    /* of the worker: 0 or a negative errno */
     struct {
         size_t n;
         char text[PRINTER_TEXT_MAX];
@@ -44,6 +45,9 @@ void printer_init(struct printer *, uv_loop_t *, struct hub *, bool text, void (
 /* After everything that has been published come the lines that are not complete, or for jsonl a bye. Does nothing where nothing
  * was begun. */
 void printer_end(struct printer *, const char *reason, const char *message);
+
+/* Says in the log what is lost, where the process ends though nobody has taken what is being written. */
+void printer_give_up(const struct printer *);
 
 void printer_finish(struct printer *); /* NULL and zeroed objects are accepted; no write may be under way */
 

@@ -20,8 +20,11 @@ static void take_events(struct service *);
 
 /* --- the end ------------------------------------------------------------------------------------------------- */
 
+/* Words that a sleeping reader of standard output never took change no status, like those of a gap: the stop was asked for and
+ * went well, and a service manager would call the service failed. */
 static void exit_now(struct service *s, int status)
 {
+    printer_give_up(&s->printer);
     listener_close(&s->captions_socket);
     listener_close(&s->control_socket);
     _exit(status);

@@ -75,7 +75,8 @@ void service_reload(struct service *s)
     struct live_settings settings;
     bool decodable = pipeline_settings(&s->pipeline, &fresh, &settings, &err) == 0;
     if (!decodable)
-        log_error("the settings of decoding stay as they were: %s", err.msg);
+        log_error("the settings of decoding stay as they were: %s%s%s", fresh.file ? fresh.file : "",
+                  fresh.file ? ": " : "", err.msg);
     for (int i = 0; i < n_keys; i++) {
         if (!config_differs(s->config, &fresh, &keys[i]))
             continue;
@@ -84,10 +85,13 @@ void service_reload(struct service *s)
         else if (decodable || !is_decoding_key(&keys[i]))
             take_setting(s, &fresh, &keys[i]);
     }
+    char *file = s->config->file; /* another may be there now, or none any more */
+    s->config->file = fresh.file;
+    fresh.file = file;
     config_finish(&fresh);
     apply_live_settings(s);
-    log_info("configuration reread%s%s", s->config->file ? " from " : "",
-             s->config->file ? s->config->file : "");
+    log_info("configuration reread%s%s%s", s->config->file ? " from " : "",
+             s->config->file ? s->config->file : "", decodable ? "" : ", all but the settings of decoding");
     notify_ready();
 }
 

@@ -1,5 +1,6 @@
 #include "daemon/sockets.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,22 +30,24 @@ static int put_beside(const char *captions, char control[SOCKET_PATH_MAX], struc
     return r;
 }
 
-/* The paths that "auto" and "none" stand for; "" for none. */
-static int choose_paths(const struct config *c, char captions[SOCKET_PATH_MAX], char control[SOCKET_PATH_MAX],
-                        struct err *err)
+/* What "auto" and "none" stand for; "" for none. */
+static int choose_captions(const struct config *c, char path[SOCKET_PATH_MAX], struct err *err)
 {
-    int r = 0;
     if (is(c->socket, "auto"))
-        r = c->once ? 0 : socket_path_default(SOCKET_NAME_CAPTIONS, captions, err);
-    else if (!is(c->socket, "none"))
-        copy_path(captions, c->socket);
-    if (r < 0 || is(c->control, "none"))
-        return r;
-    if (!is(c->control, "auto"))
-        copy_path(control, c->control);
-    else if (captions[0])
-        r = put_beside(captions, control, err);
-    return r;
+        return c->once ? 0 : socket_path_default(SOCKET_NAME_CAPTIONS, path, err);
+    if (!is(c->socket, "none"))
+        copy_path(path, c->socket);
+    return 0;
+}
+
+static int choose_control(const struct config *c, const char *captions, char path[SOCKET_PATH_MAX],
+                          struct err *err)
+{
+    if (is(c->control, "auto"))
+        return captions[0] ? put_beside(captions, path, err) : 0;
+    if (!is(c->control, "none"))
+        copy_path(path, c->control);
+    return 0;
 }
 
 /* setting: the name of the one that says where the socket is, and its value. */
@@ -73,10 +76,16 @@ int sockets_bind(const struct config *c, struct listener *captions, struct liste
     if (control_fd >= 0)
         note_unused("control", c->control);
     /* A service need not have a place of its own for sockets that are there already. */
-    int r = captions_fd < 0 ? choose_paths(c, captions_path, control_path, err) : 0;
+    int r = captions_fd < 0 ? choose_captions(c, captions_path, err) : 0;
+    if (r == 0 && control_fd < 0)
+        r = choose_control(c, captions_path, control_path, err);
     if (r == 0)
         r = bind_one(captions, captions_fd, captions_path, c->socket_mode, err);
     if (r == 0)
         r = bind_one(control, control_fd, control_path, c->control_mode, err);
+    if (r == -EADDRINUSE && captions->fd >= 0) { /* beside --socket PATH, of which the user may not think */
+        struct err cause = *err;
+        err_set(err, r, "%s; give this one another --control, or none", cause.msg);
+    }
     return r;
 }

@@ -1,7 +1,7 @@
 /* Which two sockets the daemon has: those that the service manager passes, else those of the configuration.
  *
  * Without --socket they are in the standard place (daemon/base/socket_path.h), and with --once there are none. The control
- * socket is beside the captions socket unless it is given. */
+ * socket is beside the captions socket unless it is given; beside one that was passed there is none unless it is. */
 #ifndef CAPTIOND_DAEMON_SOCKETS_H
 #define CAPTIOND_DAEMON_SOCKETS_H
 

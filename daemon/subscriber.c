@@ -11,7 +11,6 @@
 
 #define GREETING_MS      250
 #define GREETING_TICK_MS 50
-#define LINE_MAX_BYTES   1024
 #define FILES_BESIDES    256 /* descriptors for everything but clients */
 
 struct subscriber {
@@ -83,12 +82,11 @@ static void on_line(struct client *c, const char *line, size_t n)
     struct hub *hub = s->all->hub;
     struct request request;
     struct err err;
-    char text[LINE_MAX_BYTES];
+    char text[MESSAGE_ERR_MAX];
     int r = protocol_parse_request(line, n, hub->names, hub->n_streams, &request, &err);
     if (r == -EINVAL) {
         c->stats->clients_bad++;
-        client_end(
-            c, message_create(MESSAGE_OTHER, text, protocol_write_bye(text, sizeof(text), "error", err.msg)));
+        client_refuse(c, err.msg);
         return;
     }
     const char *cmd = NULL;
@@ -164,12 +162,10 @@ static void add(struct subscribers *all, struct subscriber *s)
 
 static void turn_away(struct subscribers *all, struct subscriber *s)
 {
-    char line[LINE_MAX_BYTES], text[64];
-    s->all = all;
-    snprintf(text, sizeof(text), "there are %d clients already, clients-max is %d", all->n, all->n_max);
+    char why[64];
+    snprintf(why, sizeof(why), "there are %d clients already, clients-max is %d", all->n, all->n_max);
     all->hub->stats->clients_turned_away++;
-    client_end(&s->client,
-               message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), "error", text)));
+    client_refuse(&s->client, why);
 }
 
 void subscribers_accept(void *ctx, uv_stream_t *server)
@@ -178,10 +174,8 @@ void subscribers_accept(void *ctx, uv_stream_t *server)
         .line = on_line, .drained = on_drained, .closed = on_closed, .one_way = true};
     struct subscribers *all = ctx;
     struct subscriber *s = calloc(1, sizeof(*s));
-    if (!s) {
-        log_error("out of memory for a client");
-        return;
-    }
+    if (!s)
+        abort(); /* out of memory: libuv asks no more until a connection is accepted, so nobody would be again */
     s->all = all;
     int r = client_accept(&s->client, server, &ops, all->hub->stats, all->timeout_ms);
     if (r < 0)
@@ -221,8 +215,7 @@ void subscribers_init(struct subscribers *all, uv_loop_t *loop, struct hub *hub,
 
 void subscribers_end(struct subscribers *all, const char *reason, const char *message)
 {
-    char line[LINE_MAX_BYTES];
-    all->bye = message_create(MESSAGE_OTHER, line, protocol_write_bye(line, sizeof(line), reason, message));
+    all->bye = message_bye(reason, message);
     if (!all->bye)
         return;
     for (struct subscriber *s = all->first, *next; s; s = next) {

@@ -4,7 +4,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/captioner_state.h"
 
-#define IDLE_KEEP (3 * SAMPLE_RATE) /* behind the newest sample: more than any pre-roll */
+#define IDLE_KEEP (4 * SAMPLE_RATE) /* behind the newest sample: pre-roll, and speech until it is known */
 #define WINDOW    (30 * SAMPLE_RATE)
 #define BEFORE    200 /* samples left of a window that the first frame sees */
 
@@ -85,15 +85,22 @@ static void abandon(struct stream *s, int64_t until, enum gap_cause cause)
     s->seen = until;
 }
 
+/* Whether one pass can hear everything up to `end`. What has been heard may lie further back: it is cut off on the left, and its
+ * words are kept. */
+static bool fits(const struct stream *s, int64_t end)
+{
+    return end - s->seen <= WINDOW;
+}
+
 /* The gate tells the end of speech when silence has lasted, and ticks have heard some of that. The last pass leaves it out,
  * so that nothing is made up from it. */
 static void finish_utterance(struct stream *s, int64_t end, enum final_reason reason)
 {
     if (end < live_buffer_start(s->live))
         end = live_buffer_start(s->live);
-    bool fits = end - live_buffer_start(s->live) <= WINDOW, heard = fits && pass(s, end, LIVE_FINAL) >= 0;
+    bool fitting = fits(s, end), heard = fitting && pass(s, end, LIVE_FINAL) >= 0;
     if (!heard)
-        abandon(s, end, fits ? failure(s) : GAP_OVERLOAD);
+        abandon(s, end, fitting ? failure(s) : GAP_OVERLOAD);
     close_utterance(s, end > s->word_end ? end : s->word_end, reason);
     s->joinable &= heard;
 }
@@ -122,7 +129,7 @@ static bool lags(const struct stream *s, int64_t judged)
 
 static void tick(struct stream *s, int64_t at)
 {
-    if (lags(s, at) || at - live_buffer_start(s->live) > WINDOW) {
+    if (lags(s, at) || !fits(s, at)) {
         /* The machine cannot keep up: say so, and go on with what is being said now. */
         abandon(s, at, GAP_OVERLOAD);
         close_utterance(s, at, FINAL_MAX_LEN);
@@ -245,7 +252,7 @@ void stream_flush(struct stream *s)
     if (!s->open)
         return;
     int64_t end = atomic_load_explicit(&s->in->judged, memory_order_acquire);
-    if (end - live_buffer_start(s->live) > WINDOW) /* a file that is read faster than it is heard */
+    if (!fits(s, end)) /* a file that is read faster than it is heard */
         end = s->seen;
     finish_utterance(s, end, FINAL_FLUSH);
     open_utterance(s, end);
@@ -255,8 +262,7 @@ void stream_flush(struct stream *s)
 static void finish_in_time(struct stream *s, int64_t end, enum final_reason reason)
 {
     int64_t expected_ns = (int64_t)((s->pass_s > 0.05f ? s->pass_s : 0.5f) * 1.5e9f);
-    if (end - live_buffer_start(s->live) > WINDOW ||
-        clock_now_ns() + expected_ns > atomic_load(&s->captioner->deadline_ns)) {
+    if (!fits(s, end) || clock_now_ns() + expected_ns > atomic_load(&s->captioner->deadline_ns)) {
         abandon(s, end, GAP_SHUTDOWN);
         close_utterance(s, end, reason);
     } else {

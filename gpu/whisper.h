@@ -80,7 +80,7 @@ int whisper_run(struct whisper *, struct text_run *runs, int n, struct err *);
  *
  * join submits the first pass of n runs, which must stay where they are until they have ended; their `stop` is RUN_IN_WORK
  * until then. -EINVAL, -ENOTSUP: as of whisper_run, and the runs in work are none the worse. step submits up to max_steps
- * steps of all runs in work, fewer when one ends, and waits: the runs that have ended by then have their results and leave.
+ * steps of all runs in work, fewer when one ends, and waits, be there none: the runs that have ended by then have their results and leave.
  * Returns how many go on. After an error, of any wait, none does: their results are not there. What a run gives does not
  * depend on what was beside it. */
 int whisper_join(struct whisper *, struct text_run *const *runs, int n, struct err *);

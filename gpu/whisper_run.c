@@ -368,7 +368,7 @@ int whisper_wait(struct whisper *w, struct err *err)
 int whisper_step(struct whisper *w, int max_steps, struct err *err)
 {
     if (w->n_joined == 0)
-        return 0;
+        return whisper_wait(w, err); /* encodings may have been submitted for runs that were refused */
     begin_turn(w);
     submit_steps(w, w->joined, w->n_joined, WHISPER_LAYERS_MAX, max_steps);
     w->in_turn = false;

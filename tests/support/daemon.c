@@ -98,8 +98,12 @@ static void become_daemon(struct daemon *d, char *const *argv, const char *const
 
 void daemon_exec(struct daemon *d, const char *const *args, const char *const *env, const int *fds, int n_fds)
 {
-    char *argv[DAEMON_ARGS_MAX + 8] = {(char *)daemon_program(), "--config", d->config};
-    int argc = 3, in[2], out[2];
+    char *argv[DAEMON_ARGS_MAX + 8] = {(char *)daemon_program()};
+    int argc = 1, in[2], out[2];
+    if (!d->no_config) {
+        argv[argc++] = "--config";
+        argv[argc++] = d->config;
+    }
     if (DAEMON_SLOWNESS > 1)
         argv[argc++] =
             "--allow-core-dumps=on"; /* a process that cannot be traced cannot be searched for leaks */

@@ -24,7 +24,8 @@ struct daemon {
     char dir[64];                     /* its folder, removed at the end */
     char captions[100], control[100]; /* the sockets' paths */
     char config[100], log[100];
-    int in, out; /* our ends of its standard input and output */
+    bool no_config; /* it is to look for its file itself */
+    int in, out;    /* our ends of its standard input and output */
 };
 
 /* Makes the folder, with an empty configuration file. */

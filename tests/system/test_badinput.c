@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -142,6 +143,64 @@ static void says_what_a_pipe_does_not_take(void **state)
         strstr(daemon_log(&d), "warning: pipe: standard input is a WAV file and says 44100,2,s16le"));
 }
 
+/* A shell's words end the command; returns its status. */
+static int run_shell(const char *args, const char *redirection)
+{
+    char command[4096];
+    const char *build = getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build";
+    unlink(d.log);
+    snprintf(command, sizeof(command), "%s/captiond --config %s %s 2>%s %s", build, d.config, args, d.log,
+             redirection);
+    return WEXITSTATUS(system(command)); /* NOLINT: the test's own words */
+}
+
+/* What a service manager or a shell may leave closed. */
+static void says_what_is_closed(void **state)
+{
+    char args[1200];
+    snprintf(args, sizeof(args), "--model %s --input pipe:16000,1,s16le --once", needed_model());
+    assert_int_equal(run_shell(args, "<&-"), 1);
+    assert_string_equal(daemon_log(&d), "captiond: error: input pipe: standard input is closed\n");
+    assert_int_equal(run_shell(args, "</dev/null >&-"), 0);
+    assert_int_equal(run_shell(args, "</dev/null 2>&-"), 0);
+    snprintf(args, sizeof(args), "--model %s --input pipe:16000,1,s16le --once --stdout text",
+             needed_model());
+    assert_int_equal(run_shell(args, "</dev/null >&-"), 1);
+    assert_string_equal(daemon_log(&d), "captiond: error: stdout: standard output is closed\n");
+}
+
+/* What is asked for and cannot be written. */
+static void says_that_nothing_is_written(void **state)
+{
+    static const char *const asked[] = {"--help", "--version", "--print-config"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(run_shell(asked[i], ">/dev/full"), 1);
+        assert_string_equal(daemon_log(&d), "captiond: error: standard output: No space left on device\n");
+        assert_int_equal(run_shell(asked[i], ">&-"), 1);
+        assert_string_equal(daemon_log(&d), "captiond: error: standard output: Bad file descriptor\n");
+    }
+}
+
+/* A limit of a file's size is told like a full disk, and does not kill. */
+static void says_what_is_too_large(void **state)
+{
+    char args[2300], out[128];
+    struct rlimit limit;
+    const char *speech = test_speech("en_arctic_aew_a0001.flac");
+    if (!speech)
+        test_skip("no recording en_arctic_aew_a0001.flac");
+    snprintf(args, sizeof(args), "--model %s --input file:%s --pace fast --once --stdout jsonl",
+             needed_model(), speech);
+    snprintf(out, sizeof(out), ">%s/out", d.dir);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    struct rlimit small = {.rlim_cur = 600, .rlim_max = limit.rlim_max}; /* enough for the log */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int status = run_shell(args, out);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(status, 1);
+    assert_non_null(strstr(daemon_log(&d), "error: standard output: File too large"));
+}
+
 static void says_what_a_model_speaks(void **state)
 {
     expect((const char *[]){"--model", needed_model(), "--language", "de", "--input", "pipe:16000,1,s16le",
@@ -207,6 +266,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(says_what_a_source_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_cannot_be_read_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_pipe_does_not_take, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_is_closed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_that_nothing_is_written, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_what_is_too_large, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_what_a_model_speaks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_which_device, set_up, tear_down),
         cmocka_unit_test_setup_teardown(waits_for_a_device, set_up, tear_down),

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <sndfile.h>
@@ -143,8 +144,8 @@ static void changes_language_and_task(void **state)
     assert_string_equal(line_string(line, "task"), "translate");
     write_config("language = yue\nclients-max = 99\n");
     kill(d.pid, SIGHUP);
-    daemon_wait_log(&d, "configuration reread");
-    expect(daemon_log(&d), "the settings of decoding stay as they were: language: ");
+    daemon_wait_log(&d, "captiond.conf, all but the settings of decoding");
+    expect(daemon_log(&d), "captiond.conf: language: ");
     expect(daemon_log(&d), "clients-max is now 99");
     write_config("language = fr\n");
     kill(d.pid, SIGHUP);
@@ -154,6 +155,30 @@ static void changes_language_and_task(void **state)
     assert_string_equal(line_string(line, "language"), "fr");
     assert_string_equal(line_string(line, "task"), "transcribe");
     close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
+/* Without --config it is looked for anew: where there was none, one may have come. */
+static void rereads_the_file_that_is_there(void **state)
+{
+    const char *model = test_model("tiny.en");
+    char home[100], path[200];
+    if (!model)
+        test_skip("no model tiny.en");
+    snprintf(home, sizeof(home), "XDG_CONFIG_HOME=%s", d.dir);
+    snprintf(path, sizeof(path), "%s/captiond", d.dir);
+    d.no_config = true;
+    daemon_exec(
+        &d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", "--socket", d.captions, NULL},
+        (const char *[]){home, NULL}, NULL, 0);
+    daemon_wait_log(&d, "ready: ");
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(d.config, sizeof(d.config), "%s/captiond/captiond.conf", d.dir);
+    write_config("clients-max = 99\n");
+    kill(d.pid, SIGHUP);
+    snprintf(path, sizeof(path), "configuration reread from %s", d.config);
+    daemon_wait_log(&d, path);
+    expect(daemon_log(&d), "clients-max is now 99");
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
 
@@ -220,6 +245,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(changes_what_the_model_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_next_sentence_follows_a_setting, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_long_prompt, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(rereads_the_file_that_is_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(tells_a_pause_at_once, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

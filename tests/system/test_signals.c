@@ -204,7 +204,7 @@ static void ends_quietly_without_a_reader(void **state)
     assert_null(strstr(daemon_log(&d), "standard output"));
 }
 
-/* A reader of standard output that sleeps stops neither the loop nor the end. */
+/* A reader of standard output that sleeps stops neither the loop nor the end, and what it has not taken is told. */
 static void does_not_wait_for_standard_output(void **state)
 {
     start_on("en_two_cities.flac", (const char *[]){"--stdout", "jsonl", "--pace", "fast", NULL});
@@ -216,6 +216,7 @@ static void does_not_wait_for_standard_output(void **state)
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
     assert_true((double)(clock_now_ns() - began) * 1e-9 < 2.2 * DAEMON_SLOWNESS);
     close(l->fd);
+    assert_non_null(strstr(daemon_log(&d), "standard output was not read to the end: events "));
 }
 
 /* text and jsonl say the same. */

@@ -74,6 +74,21 @@ static void refuses_a_living_socket(void **state)
     close(fd);
 }
 
+/* A second one in the same folder has captions of its own, and is told what is missing. */
+static void says_which_socket_is_another_ones(void **state)
+{
+    char captions[128];
+    int fd = bound_socket(d.control);
+    assert_int_equal(listen(fd, 4), 0);
+    snprintf(captions, sizeof(captions), "%s/second.sock", d.dir);
+    daemon_exec(&d, (const char *[]){"--socket", captions, NULL}, NULL, NULL, 0);
+    assert_int_equal(daemon_wait(&d), 1);
+    assert_non_null(strstr(daemon_log(&d), "control.sock is in use by a living process"));
+    assert_non_null(strstr(daemon_log(&d), "; give this one another --control, or none\n"));
+    assert_int_equal(access(captions, F_OK), -1);
+    close(fd);
+}
+
 static void refuses_a_file_in_the_way(void **state)
 {
     FILE *f = fopen(d.captions, "w");
@@ -154,17 +169,44 @@ static void takes_sockets_that_are_passed(void **state)
     test_free(l);
 }
 
+/* Of the captions alone: the other one is where it is asked for. */
+static void makes_the_socket_that_is_not_passed(void **state)
+{
+    const char *model = test_model("tiny.en");
+    struct lines *l = test_malloc(sizeof(*l));
+    if (!model)
+        test_skip("no model tiny.en");
+    int fd = bound_socket(d.captions);
+    assert_int_equal(listen(fd, 8), 0);
+    daemon_exec(
+        &d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", "--control", d.control, NULL},
+        (const char *[]){"LISTEN_FDS=1", "LISTEN_FDNAMES=captions", NULL}, &fd, 1);
+    daemon_wait_log(&d, "ready: ");
+    assert_int_equal(access(d.control, F_OK), 0);
+    lines_init(l, daemon_connect(d.control));
+    send_all(l->fd, "{\"cmd\":\"status\"}\n");
+    assert_int_equal(line_int(lines_await(l, "reply"), "pid"), d.pid);
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_int_equal(access(d.control, F_OK), -1);
+    assert_int_equal(access(d.captions, F_OK), 0);
+    close(fd);
+    test_free(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(makes_and_removes_its_sockets, set_up, tear_down),
         cmocka_unit_test_setup_teardown(replaces_a_leftover, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_living_socket, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_which_socket_is_another_ones, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_file_in_the_way, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_long_path, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_folder_that_cannot_be, set_up, tear_down),
         cmocka_unit_test_setup_teardown(uses_the_runtime_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(takes_sockets_that_are_passed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(makes_the_socket_that_is_not_passed, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,7 +91,7 @@ static void open_stage_with(struct stage *s, int n_inputs, struct captioner_opti
     options.wake = on_wake;
     options.wake_ctx = s;
     options.step_ms = options.step_ms ? options.step_ms : 500;
-    options.max_buffer_ms = 15000;
+    options.max_buffer_ms = options.max_buffer_ms ? options.max_buffer_ms : 15000;
     options.max_lag_ms = options.max_lag_ms ? options.max_lag_ms : 5000;
     options.max_utterance_ms = options.max_utterance_ms ? options.max_utterance_ms : 60000;
     options.draft = true;
@@ -414,6 +414,28 @@ static void late_utterances_become_gaps(void **state)
     close_stage(s);
 }
 
+/* Steps that take the buffer beyond the 30 s of a window: what is cut off on the left has been heard. So it is at the end of
+ * an utterance. */
+static void a_long_buffer_loses_nothing(void **state)
+{
+    enum { WORDS = 27 };
+    static struct script_word words[WORDS];
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.step_ms = 5000, .max_buffer_ms = 28000});
+    for (int i = 0; i < WORDS; i++)
+        words[i] = (struct script_word){SCRIPT_WORD + i, MS(500 + 2050 * i), MS(2400 + 2050 * i)};
+    s->model.words = words;
+    s->model.n_words = WORDS; /* until 55.7 s */
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(58000), MS(58000), 0);
+    hear(&s->in[0], MS(58000));
+    start(s);
+    await_flag(s, captioner_ended);
+    assert_int_equal(count(s, EVENT_GAP), 0);
+    expect_words(s->text[0], 0, WORDS);
+    close_stage(s);
+}
+
 /* A last pass over one new sample costs what others do, and must not pass for thousands of times the speed of speech. */
 static void a_pass_over_nothing_new_is_not_slow(void **state)
 {
@@ -682,6 +704,26 @@ static void silence_costs_nothing(void **state)
     close_stage(s);
 }
 
+/* An utterance may begin so far back as the longest pre-roll and the speech that is waited for reach. */
+static void silence_keeps_a_beginning(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    start(s);
+    hear(&s->in[0], MS(10000));
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    while (ring_tail(&s->in[0].ring) == 0 && clock_now_ns() < deadline) {
+        struct timespec ms = {.tv_nsec = 1000000};
+        nanosleep(&ms, NULL);
+    }
+    put_mark(&s->in[0], MARK_START, MS(10000 - 2000 - 1000), MS(10000), 0);
+    hear(&s->in[0], MS(100));
+    await_events(s, EVENT_SPEECH_START, 1);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 0)->start_ms, 7000);
+    assert_true(ring_tail(&s->in[0].ring) < MS(7000));
+    close_stage(s);
+}
+
 static void silence_makes_no_pass(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
@@ -745,6 +787,7 @@ int main(void)
         cmocka_unit_test(a_skip_moves_the_clock),
         cmocka_unit_test(overload_becomes_a_gap),
         cmocka_unit_test(late_utterances_become_gaps),
+        cmocka_unit_test(a_long_buffer_loses_nothing),
         cmocka_unit_test(a_pass_over_nothing_new_is_not_slow),
         cmocka_unit_test(a_flush_of_a_file_loses_nothing),
         cmocka_unit_test(flush_ends_the_utterance),
@@ -755,6 +798,7 @@ int main(void)
         cmocka_unit_test(no_word_goes_with_an_engine),
         cmocka_unit_test(long_utterances_are_ended),
         cmocka_unit_test(silence_costs_nothing),
+        cmocka_unit_test(silence_keeps_a_beginning),
         cmocka_unit_test(silence_makes_no_pass),
         cmocka_unit_test(a_status_tells_the_time_of_day),
         cmocka_unit_test(language_and_task_change_between_utterances),

@@ -53,7 +53,7 @@ static void publish(struct fixture *f, enum event_type type, int stream, int64_t
  * text in parentheses. */
 static const char *read_all(struct fixture *f, struct reader *r, int max)
 {
-    static char out[4096];
+    static char out[32 * 1024];
     static const char letters[] = "spcfgtm";
     struct message *m[16];
     size_t used = 0;
@@ -347,6 +347,32 @@ static void never_loses_silently(void **state)
     hub_finish(&f.hub);
 }
 
+/* Who can make the source wait for a reader is told in time, whichever bound of the history is the nearer one. */
+static void tells_who_nearly_misses(void **state)
+{
+    struct fixture f;
+    char text[EVENT_TEXT_MAX];
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    for (int by_bytes = 0; by_bytes < 2; by_bytes++) {
+        begin(&f, by_bytes ? 1000 : 16);
+        f.hub.journal.bytes_max = 32 * 1024;
+        struct test_reader a = reader_of(&f);
+        for (int i = 0; i < 100; i++)
+            publish(&f, EVENT_COMMIT, 0, 1, "");
+        hub_attach(&f.hub, &a.reader, HUB_FROM_PRESENT);
+        assert_false(hub_nearly_forgets(&f.hub, &a.reader));
+        int n = 0;
+        for (; !hub_nearly_forgets(&f.hub, &a.reader); n++)
+            publish(&f, EVENT_COMMIT, 0, 1, by_bytes ? text : "");
+        assert_in_range(n, 9, 16);
+        assert_null(strchr(read_all(&f, &a.reader, 16), 'm'));
+        assert_false(hub_nearly_forgets(&f.hub, &a.reader));
+        hub_detach(&f.hub, &a.reader);
+        hub_finish(&f.hub);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +387,7 @@ int main(void)
         cmocka_unit_test(keeps_samples),
         cmocka_unit_test(closes_utterances),
         cmocka_unit_test(never_loses_silently),
+        cmocka_unit_test(tells_who_nearly_misses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -307,6 +307,23 @@ static void survives_garbage(void **state)
     assert_int_equal(protocol_parse_request(text, sizeof(text), names, 2, &r, NULL), -EINVAL);
 }
 
+/* Whatever an error's text is made of, the last line of a connection is whole. */
+static void says_goodbye_with_any_error(void **state)
+{
+    struct err err;
+    char text[ERR_MSG_MAX];
+    memset(text, '\001', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    err_set(&err, -EINVAL, "%s", text);
+    struct message *m = message_bye("error", err.msg);
+    assert_non_null(m);
+    json_t *o = json_loadb(m->data, m->size, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(o, "type")), "bye");
+    assert_string_equal(json_string_value(json_object_get(o, "message")), text);
+    json_decref(o);
+    message_unref(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +338,7 @@ int main(void)
         cmocka_unit_test(takes_values_of_any_length),
         cmocka_unit_test(refuses_bad_requests),
         cmocka_unit_test(survives_garbage),
+        cmocka_unit_test(says_goodbye_with_any_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

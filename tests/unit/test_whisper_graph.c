@@ -537,6 +537,28 @@ static void others_do_not_disturb_a_batch(void **state)
     whisper_close(w);
 }
 
+/* A step waits for what was submitted although no run has begun: the samples need not stay where they are. */
+static void a_step_without_runs_waits(void **state)
+{
+    struct whisper *w = open_model(ct2, PRECISION_F32, 2, true);
+    struct sample *s = new_sample(0, 0, 36, 5, 20), *other = new_sample(0, 0, 36, 5, 20);
+    float *own = malloc(N_SAMPLES * sizeof(float));
+    const struct whisper_audio audio = {.pcm = own, .n_samples = N_SAMPLES, .scale = MEL_SCALE_OWN};
+    struct err err = {0};
+    encode(w, 0, 0);
+    run(w, s);
+    memcpy(own, pcm[0], N_SAMPLES * sizeof(float));
+    whisper_encode(w, 0, &audio);
+    assert_int_equal(whisper_step(w, 5, &err), 0);
+    memcpy(own, pcm[1], N_SAMPLES * sizeof(float));
+    run(w, other);
+    assert_same(other, s);
+    free(own);
+    free(s);
+    free(other);
+    whisper_close(w);
+}
+
 /* From a position on whose embedding is too large the text decoder's numbers are none: who comes there has no text but an error,
  * and who does not is none the worse. */
 static void numbers_that_are_none_are_an_error(void **state)
@@ -850,6 +872,7 @@ int main(void)
         cmocka_unit_test(a_search_is_as_its_result_alone),
         cmocka_unit_test(a_batch_that_goes_on_changes_no_bit),
         cmocka_unit_test(others_do_not_disturb_a_batch),
+        cmocka_unit_test(a_step_without_runs_waits),
         cmocka_unit_test(numbers_that_are_none_are_an_error),
         cmocka_unit_test(runs_wait_together),
         cmocka_unit_test(caches_go_on),
