@@ -199,6 +199,21 @@ static int transcribe_recording(struct transcriber *t, const char *path, const s
     return r;
 }
 
+#define MISSING_S 0.1 /* less may be what a codec adds or takes at the ends */
+
+/* Sound that is not there, although nothing was wrong with what is: told, but no error. */
+static void tell_missing(struct transcriber *t, const char *path, const struct recording *r)
+{
+    double seconds = (double)r->n_samples / SAMPLE_RATE;
+    if (r->damage.code || r->seconds_told < seconds + MISSING_S)
+        return;
+    progress_clear(&t->progress);
+    fprintf(stderr,
+            PROGRAM ": %s has %.1f s of sound, but %.1f s by its header: it was cut short or is damaged\n",
+            strcmp(path, "-") == 0 ? "standard input" : path, seconds, r->seconds_told);
+    progress_restore(&t->progress);
+}
+
 /* 0 or a negative errno, with err. */
 static int transcribe_file(struct transcriber *t, const char *path, struct err *err)
 {
@@ -209,11 +224,13 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
     int r = strcmp(path, "-") == 0 ? recording_read_stdin(&recording, err)
                                    : recording_read(path, &recording, err);
     if (r == 0) {
+        tell_missing(t, path, &recording);
         r = transcribe_recording(t, path, &recording, &result, err);
         if (r < 0)
             err_prefix(err, "%s", path);
     }
     double audio = (double)recording.n_samples / SAMPLE_RATE, wall = seconds_since(start);
+    const struct err damage = recording.damage;
     recording_free(&recording);
     if (r < 0)
         return r;
@@ -224,7 +241,7 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
         fprintf(stderr, " (%s, %d window%s, %d decoder steps; loading took %.2f s)\n", result.language,
                 result.n_windows, result.n_windows == 1 ? "" : "s", result.n_steps, t->load_seconds);
     }
-    return 0;
+    return damage.code ? err_set(err, damage.code, "%s; what is behind it is left out", damage.msg) : 0;
 }
 
 /* --- all of them --- */

@@ -28,18 +28,16 @@ static int reserve(struct recording *r, int64_t *capacity, int64_t more, struct 
     return 0;
 }
 
-/* Reads everything the source has into r. */
+/* Reads everything the source has into r, or what comes before a damaged place. */
 static int drain(struct source *source, struct resampler *resampler, float *frames, struct recording *r,
                  struct err *err)
 {
     int64_t capacity = 0;
     for (;;) {
-        int n = source->v->read(source, frames, RESAMPLER_FRAMES_MAX, READ_TIMEOUT_MS, err);
-        bool last = n == SOURCE_EOF;
+        int n = source->v->read(source, frames, RESAMPLER_FRAMES_MAX, READ_TIMEOUT_MS, &r->damage);
+        bool last = n < 0;
         if (n == SOURCE_TIMEOUT)
             continue;
-        if (n < 0 && !last)
-            return n;
         n = last ? 0 : n;
         int status = reserve(r, &capacity, resampler_output_max(resampler, n), err);
         if (status < 0)
@@ -49,7 +47,8 @@ static int drain(struct source *source, struct resampler *resampler, float *fram
             return n;
         r->n_samples += n;
         if (last)
-            return 0;
+            return r->n_samples == 0 && r->damage.code ? err_set(err, r->damage.code, "%s", r->damage.msg)
+                                                       : 0;
     }
 }
 
@@ -65,6 +64,7 @@ int recording_read(const char *path, struct recording *out, struct err *err)
     if (status < 0)
         return status;
     int channels = source->info.channels;
+    r.seconds_told = source->info.n_frames < 0 ? -1.0 : (double)source->info.n_frames / source->info.rate;
     float *frames = malloc((size_t)RESAMPLER_FRAMES_MAX * (size_t)channels * sizeof(*frames));
     if (!frames) {
         status = err_set(err, -ENOMEM, "no memory for the recording");
@@ -111,6 +111,14 @@ static int copy_stdin(struct err *err)
     }
 }
 
+/* Puts in an error what the user knows in the place of what we have made of it. */
+static void name_stdin(struct err *err, const char *path)
+{
+    struct err said = *err;
+    if (said.code && strncmp(said.msg, path, strlen(path)) == 0)
+        err_set(err, said.code, "standard input%s", said.msg + strlen(path));
+}
+
 int recording_read_stdin(struct recording *out, struct err *err)
 {
     char path[64];
@@ -120,10 +128,7 @@ int recording_read_stdin(struct recording *out, struct err *err)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     int status = recording_read(path, out, err);
     close(fd);
-    if (status < 0 && strncmp(err->msg, path, strlen(path)) == 0) {
-        struct err said = *err;
-        err_set(err, status, "standard input%s", said.msg + strlen(path));
-    }
+    name_stdin(status < 0 ? err : &out->damage, path);
     return status;
 }
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,6 +93,13 @@ static void expect(const char *text, const char *part)
         fail_msg("\"%s\" lacks \"%s\"", text, part);
 }
 
+static bool exists(const char *format, const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof(path), format, folder, name);
+    return access(path, F_OK) == 0;
+}
+
 static int lines(const char *text)
 {
     int n = 0;
@@ -118,6 +126,53 @@ static void test_silence_gives_no_words(void **state)
     assert_int_equal(lines(err), 1);
     expect(err, "3.0 s of audio");
     expect(err, "0 windows");
+}
+
+/* A file of noise, of which a part is then cut off. */
+static void write_cut(const char *path, int format, double kept)
+{
+    SF_INFO info = {.samplerate = 8000, .channels = 1, .format = format | SF_FORMAT_PCM_16};
+    SNDFILE *f = sf_open(path, SFM_WRITE, &info);
+    uint32_t noise = 1;
+    struct stat st;
+    assert_non_null(f);
+    for (int i = 0; i < 4 * 8000; i++) {
+        short frame = (short)((noise = noise * 1664525 + 1013904223) >> 20);
+        assert_int_equal(sf_writef_short(f, &frame, 1), 1);
+    }
+    sf_close(f);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, (off_t)((double)st.st_size * kept)), 0);
+}
+
+/* What comes before a damaged place is written; the status and a line say that it is not all. */
+static void test_a_damaged_recording_keeps_its_beginning(void **state)
+{
+    (void)state;
+    char damaged[300], cut[300];
+    snprintf(damaged, sizeof(damaged), "%s/damaged.flac", folder);
+    snprintf(cut, sizeof(cut), "%s/cut.wav", folder);
+    write_cut(damaged, SF_FORMAT_FLAC, 0.5);
+    assert_int_equal(transcribe("--model %s -q -f vtt -o %s/damaged %s", model, folder, damaged), 1);
+    assert_int_equal(lines(err), 1);
+    expect(err, "damaged.flac: damaged at ");
+    expect(err, "; what is behind it is left out");
+    assert_true(exists("%s/damaged/%s", "damaged.vtt"));
+    assert_int_equal(transcribe("--model %s -q - <%s", model, damaged), 1);
+    expect(err, "captiond-transcribe: standard input: damaged at ");
+    /* Nothing is there but the header. */
+    assert_int_equal(truncate(damaged, 100), 0);
+    assert_int_equal(transcribe("--model %s -q -f vtt %s", model, damaged), 1);
+    assert_string_equal(out, "");
+    expect(err, "damaged.flac: damaged at 0.0 s");
+    assert_null(strstr(err, "left out"));
+    /* No error, but said. */
+    write_cut(cut, SF_FORMAT_WAV, 0.25);
+    assert_int_equal(transcribe("--model %s -q %s", model, cut), 0);
+    assert_int_equal(lines(err), 1);
+    expect(err, "cut.wav has 1.0 s of sound, but 4.0 s by its header");
+    unlink(damaged);
+    unlink(cut);
 }
 
 static void test_cut_prompts_are_told(void **state)
@@ -330,13 +385,6 @@ static void test_seeds(void **state)
 }
 
 /* --- files --- */
-
-static bool exists(const char *format, const char *name)
-{
-    char path[600];
-    snprintf(path, sizeof(path), format, folder, name);
-    return access(path, F_OK) == 0;
-}
 
 static int entries(const char *name)
 {
@@ -603,6 +651,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
         cmocka_unit_test(test_silence_gives_no_words),
+        cmocka_unit_test(test_a_damaged_recording_keeps_its_beginning),
         cmocka_unit_test(test_cut_prompts_are_told),
         cmocka_unit_test(test_a_bad_model_is_said_once),
         cmocka_unit_test(test_auto_minds_the_language),
