@@ -66,14 +66,16 @@ int recording_read(const char *path, struct recording *out, struct err *err)
     int channels = source->info.channels;
     r.seconds_told = source->info.n_frames < 0 ? -1.0 : (double)source->info.n_frames / source->info.rate;
     float *frames = malloc((size_t)RESAMPLER_FRAMES_MAX * (size_t)channels * sizeof(*frames));
-    if (!frames) {
+    if (!frames)
         status = err_set(err, -ENOMEM, "no memory for the recording");
-        goto out;
-    }
-    status = resampler_create(source->info.rate, channels, &resampler, err);
+    if (status == 0)
+        status = resampler_create(source->info.rate, channels, &resampler, err);
     if (status == 0)
         status = drain(source, resampler, frames, &r, err);
-out:
+    if (status < 0)
+        err_prefix(err, "%s", path);
+    else if (r.damage.code && r.n_samples == 0)
+        status = err_set(err, r.damage.code, "%s", r.damage.msg);
     resampler_destroy(resampler);
     free(frames);
     source->v->close(source);

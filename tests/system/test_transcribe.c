@@ -175,6 +175,34 @@ static void test_a_damaged_recording_keeps_its_beginning(void **state)
     unlink(cut);
 }
 
+/* One line for a file whose header is written over at `at`. */
+static void expect_refused(const char *path, long at, const char *bytes, size_t n, const char *says)
+{
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    assert_int_equal(transcribe("--model %s -q %s", model, path), 1);
+    assert_int_equal(lines(err), 1);
+    expect(err, path);
+    expect(err, says);
+}
+
+#define WAV_RATE 24 /* where a WAV's header has the rate */
+
+static void test_errors_name_the_file(void **state)
+{
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof(path), "%s/fast.wav", folder);
+    write_wav(path, 1);
+    expect_refused(path, WAV_RATE, "\x80\x84\x1e\0", 4, "sample rate 2000000 Hz is outside 1000 to 768000");
+    assert_int_equal(transcribe("--model %s -q - <%s", model, path), 1);
+    expect(err, "captiond-transcribe: standard input: sample rate");
+    unlink(path);
+}
+
 static void test_cut_prompts_are_told(void **state)
 {
     (void)state;
@@ -652,6 +680,7 @@ int main(void)
         cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
         cmocka_unit_test(test_silence_gives_no_words),
         cmocka_unit_test(test_a_damaged_recording_keeps_its_beginning),
+        cmocka_unit_test(test_errors_name_the_file),
         cmocka_unit_test(test_cut_prompts_are_told),
         cmocka_unit_test(test_a_bad_model_is_said_once),
         cmocka_unit_test(test_auto_minds_the_language),
