@@ -501,6 +501,40 @@ static void bad_requests_have_one_clear_line(void **state)
     assert_non_null(strstr(text, "/nowhere/at-all.bin"));
 }
 
+static int mode_of(const char *format, const char *where)
+{
+    char path[600];
+    struct stat st;
+    snprintf(path, sizeof(path), format, where);
+    assert_int_equal(stat(path, &st), 0);
+    return (int)st.st_mode & 0777;
+}
+
+/* The service runs as another user than who gets its models. */
+static void models_are_for_everybody(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    char command[1500], other[300];
+    snprintf(other, sizeof(other), "%s/other", root);
+    snprintf(command, sizeof(command),
+             "umask 077; for m in toy.bin toyfolder; do %s import %s/$m --folder %s/inner >%s/said || exit "
+             "1; done",
+             program, root, other, root);
+    assert_int_equal(system(command), 0);         /* NOLINT: the test's own words */
+    assert_int_equal(mode_of("%s", other), 0700); /* not the models' own */
+    assert_int_equal(mode_of("%s/inner", other), 0755);
+    assert_int_equal(mode_of("%s/inner/ggml-toy.bin", other), 0644);
+    assert_int_equal(mode_of("%s/inner/toyfolder", other), 0755);
+    assert_int_equal(mode_of("%s/inner/toyfolder/model.bin", other), 0644);
+    model_store_remove(other);
+    mode_t mask = umask(077);
+    int r = fetch_hub(&err);
+    umask(mask);
+    assert_int_equal(r, 0);
+    assert_int_equal(mode_of("%s/ggml-toy.bin", models), 0644);
+}
+
 /* The program itself with a hub whose file is not the pinned one, while another one is at work on the folder. */
 static void two_at_once_wait_for_each_other(void **state)
 {
@@ -546,6 +580,7 @@ int main(void)
         TEST(a_damaged_model_is_not_imported),
         TEST(list_shows_what_is_there),
         TEST(bad_requests_have_one_clear_line),
+        TEST(models_are_for_everybody),
         TEST(two_at_once_wait_for_each_other),
     };
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
