@@ -512,7 +512,7 @@ install: programs
 uninstall:
 	rm -f $(foreach f,$(INSTALLED),'$(DESTDIR)$(PREFIX)/$(f)')
 	$(plugin_uninstall)
-	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond'
+	rmdir '$(DESTDIR)$(PREFIX)/share/captiond' 2>/dev/null || :
 
 clean:
 	rm -rf build build-*
