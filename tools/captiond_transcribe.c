@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/stdout_finish.h"
 #include "daemon/model_path.h"
 #include "daemon/whisper_model.h"
 #include "decoder/longform.h"
@@ -367,6 +368,10 @@ int main(int argc, char **argv)
     int status = transcribe_options_parse(&t.options, argc, argv, &first);
     if (status < 0)
         status = check_names(&t.options, argv + first, argc - first);
+    if (status == EXIT_SUCCESS && stdout_finish(&err) < 0) {
+        fprintf(stderr, PROGRAM ": %s\n", err.msg);
+        status = EXIT_FAILURE;
+    }
     if (status >= 0)
         return status;
     progress_init(&t.progress, t.options.quiet);

@@ -499,6 +499,14 @@ static void bad_requests_have_one_clear_line(void **state)
     assert_int_equal(run_program("get tiny --from attic", text, sizeof(text)), 2);
     assert_int_equal(run_program("import /nowhere/at-all.bin", text, sizeof(text)), 1);
     assert_non_null(strstr(text, "/nowhere/at-all.bin"));
+    static const char *const printing[] = {"list", "--help"};
+    for (int i = 0; i < 2; i++) {
+        char arguments[64];
+        snprintf(arguments, sizeof(arguments), "%s 2>&1 >/dev/full #", printing[i]);
+        assert_int_equal(run_program(arguments, text, sizeof(text)), 1);
+        assert_string_equal(text,
+                            "captiond-model: cannot write to standard output: No space left on device\n");
+    }
 }
 
 static int mode_of(const char *format, const char *where)

@@ -343,6 +343,19 @@ static void test_bad_command_lines(void **state)
     assert_string_equal(err, "");
 }
 
+static void test_help_that_cannot_be_written_is_an_error(void **state)
+{
+    (void)state;
+    char usual[300];
+    memcpy(usual, out_path, sizeof(usual));
+    strcpy(out_path, "/dev/full");
+    int status = transcribe("--help");
+    memcpy(out_path, usual, sizeof(usual));
+    assert_int_equal(status, 1);
+    assert_string_equal(err,
+                        "captiond-transcribe: cannot write to standard output: No space left on device\n");
+}
+
 static void test_a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -686,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_auto_minds_the_language),
         cmocka_unit_test(test_no_gpu_is_told_once),
         cmocka_unit_test(test_bad_command_lines),
+        cmocka_unit_test(test_help_that_cannot_be_written_is_an_error),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_beams_compute_in_f32),
         cmocka_unit_test(test_seeds),
