@@ -197,6 +197,7 @@ int main(int argc, char **argv)
     int status;
     cells_init();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
     if (parse_options(argc, argv, &o, &status))
         return status ? status : exit_status(stdout_finish(&err), &err);
     if (optind >= argc)

@@ -296,6 +296,7 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
     struct err err = {0};
     int status = run(argc, argv);
     return status != EXIT_SUCCESS ? status : report(stdout_finish(&err), &err);

@@ -365,6 +365,7 @@ int main(int argc, char **argv)
     struct err err = {0};
     int first;
     cells_init(); /* numbers stay as in C */
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
     int status = transcribe_options_parse(&t.options, argc, argv, &first);
     if (status < 0)
         status = check_names(&t.options, argv + first, argc - first);

@@ -509,6 +509,24 @@ static void bad_requests_have_one_clear_line(void **state)
     }
 }
 
+static void a_limit_to_files_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    char command[1500], limited[300], said[300];
+    size_t n;
+    snprintf(limited, sizeof(limited), "%s/limited", root);
+    snprintf(said, sizeof(said), "%s/said", root);
+    snprintf(command, sizeof(command), "ulimit -f 1; %s import %s/toy.bin --folder %s 2>%s", program, root,
+             limited, said);
+    int status = system(command); /* NOLINT: the test's own words */
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    char *text = read_file(said, &n);
+    assert_non_null(strstr(text, "File too large"));
+    free(text);
+    assert_int_equal(rmdir(limited), 0); /* empty */
+}
+
 static int mode_of(const char *format, const char *where)
 {
     char path[600];
@@ -588,6 +606,7 @@ int main(void)
         TEST(a_damaged_model_is_not_imported),
         TEST(list_shows_what_is_there),
         TEST(bad_requests_have_one_clear_line),
+        TEST(a_limit_to_files_leaves_nothing_behind),
         TEST(models_are_for_everybody),
         TEST(two_at_once_wait_for_each_other),
     };

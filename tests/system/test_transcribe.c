@@ -456,6 +456,22 @@ static void test_a_failed_recording_leaves_no_file(void **state)
     expect(err, "Not a directory");
 }
 
+/* The same as a full disk. */
+static void test_a_limit_to_files_leaves_none(void **state)
+{
+    (void)state;
+    char command[2000];
+    snprintf(command, sizeof(command),
+             "(ulimit -f 0; %s/captiond-transcribe --model %s -f json -o %s/limited %s 2>&1; echo status $?) "
+             "| cat >%s/err",
+             getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build", model, folder, silence, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof(command), "%s/err", folder);
+    slurp(command, err, sizeof(err));
+    expect(err, "limited/silence.json: File too large\nstatus 1\n");
+    assert_int_equal(entries("limited"), 0);
+}
+
 static void test_standard_input_is_a_recording(void **state)
 {
     (void)state;
@@ -705,6 +721,7 @@ int main(void)
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_speech_becomes_text),
         cmocka_unit_test(test_a_failed_recording_leaves_no_file),
+        cmocka_unit_test(test_a_limit_to_files_leaves_none),
         cmocka_unit_test(test_standard_input_is_a_recording),
         cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
         cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),
