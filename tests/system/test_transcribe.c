@@ -253,11 +253,13 @@ static void test_auto_minds_the_language(void **state)
     static const struct {
         const char *options, *file;
     } cases[] = {{"", "ggml-tiny.en.bin"},
+                 {"--language auto", "ggml-tiny.en.bin"},
+                 {"--language German --language auto", "ggml-tiny.en.bin"},
                  {"--language en", "ggml-tiny.en.bin"},
                  {"--language German", "ggml-base.bin"},
                  {"--task translate", "ggml-base.bin"}};
     bool right = true;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         right &= transcribe("--quiet %s %s", cases[i].options, silence) == 1;
         right &= strstr(err, cases[i].file) != NULL;
     }
