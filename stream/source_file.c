@@ -75,7 +75,8 @@ static int check_file(const char *path, struct err *err)
     if (S_ISDIR(st.st_mode))
         return err_set(err, -EISDIR, "%s is a directory", path);
     if (!S_ISREG(st.st_mode))
-        return err_set(err, -EINVAL, "%s is not a regular file", path);
+        return err_set(err, -EINVAL, "%s is not a regular file; for a pipe use pipe:RATE,CHANNELS,FORMAT",
+                       path);
     if (st.st_size == 0)
         return err_set(err, -ENODATA, "%s is empty", path);
     FILE *f = fopen(path, "rb");

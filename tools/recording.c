@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "stream/gate.h"
@@ -52,6 +53,17 @@ static int drain(struct source *source, struct resampler *resampler, float *fram
     }
 }
 
+/* What source_open would say of these is about the daemon's inputs. */
+static int check_path(const char *path, struct err *err)
+{
+    struct stat st;
+    if (!path[0])
+        return err_set(err, -EINVAL, "an empty file name");
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return err_set(err, -EINVAL, "%s is not a regular file; for a pipe use - as the name", path);
+    return 0;
+}
+
 int recording_read(const char *path, struct recording *out, struct err *err)
 {
     char spec[4096 + 8];
@@ -60,7 +72,10 @@ int recording_read(const char *path, struct recording *out, struct err *err)
     struct source *source = NULL;
     struct resampler *resampler = NULL;
     struct recording r = {0};
-    int status = source_open(spec, &source, err);
+    int status = check_path(path, err);
+    if (status < 0)
+        return status;
+    status = source_open(spec, &source, err);
     if (status < 0)
         return status;
     int channels = source->info.channels;

@@ -201,6 +201,11 @@ static void test_errors_name_the_file(void **state)
     assert_int_equal(transcribe("--model %s -q - <%s", model, path), 1);
     expect(err, "captiond-transcribe: standard input: sample rate");
     unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(transcribe("--model %s -q %s ''", model, path), 1);
+    expect(err, "fast.wav is not a regular file; for a pipe use - as the name\n");
+    expect(err, "captiond-transcribe: an empty file name\n");
+    unlink(path);
 }
 
 static void test_cut_prompts_are_told(void **state)

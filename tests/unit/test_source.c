@@ -182,7 +182,7 @@ static void what_is_wrong_with_a_file_is_said(void **state)
     expect_error(spec_of("silent.wav"), -ENODATA, "silent.wav holds no sound");
     assert_int_equal(mkfifo(spec_of("fifo") + 5, 0600), 0);
     expect_error(spec_of("fifo"), -EINVAL, "not a regular file"); /* and does not wait for its other end */
-    expect_error("file:/dev/null", -EINVAL, "not a regular file");
+    expect_error("file:/dev/null", -EINVAL, "not a regular file; for a pipe use pipe:RATE,CHANNELS,FORMAT");
     if (geteuid() != 0) {
         write_bytes("secret.wav", "x", 1);
         chmod(spec_of("secret.wav") + 5, 0);
