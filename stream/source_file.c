@@ -95,6 +95,7 @@ static int check_file(const char *path, struct err *err)
 /* Where a WAV's sound is by its header; libsndfile goes by the size of the file where that is less. */
 struct wav_sound {
     int64_t begin, n_bytes;
+    int64_t n_bytes_riff; /* of the file but for its first 8 bytes */
 };
 
 static int64_t little_endian(const unsigned char b[4])
@@ -107,11 +108,11 @@ static bool find_wav_sound(FILE *f, struct wav_sound *sound)
     unsigned char head[12];
     if (fread(head, 1, 12, f) < 12 || memcmp(head, "RIFF", 4) != 0 || memcmp(head + 8, "WAVE", 4) != 0)
         return false;
-    int64_t at = 12;
+    int64_t at = 12, n_bytes_riff = little_endian(head + 4);
     for (int i = 0; i < WAV_CHUNKS_MAX && fseeko(f, at, SEEK_SET) == 0 && fread(head, 1, 8, f) == 8; i++) {
         int64_t n = little_endian(head + 4);
         if (memcmp(head, "data", 4) == 0) {
-            *sound = (struct wav_sound){.begin = at + 8, .n_bytes = n};
+            *sound = (struct wav_sound){.begin = at + 8, .n_bytes = n, .n_bytes_riff = n_bytes_riff};
             return true;
         }
         at += 8 + n + n % 2;
@@ -153,6 +154,20 @@ static int64_t frames_told(const char *path, const SF_INFO *info)
     return told;
 }
 
+/* True for a WAV whose recorder was ended before it could complete the header, which says that no sound follows. Behind no
+ * sound in a complete file there may be other chunks, with which the size of it all is right. */
+static bool is_incomplete_wav(const char *path)
+{
+    struct stat st;
+    struct wav_sound sound;
+    FILE *f = fopen(path, "rbe");
+    bool incomplete = f && find_wav_sound(f, &sound) && sound.n_bytes == 0 && fstat(fileno(f), &st) == 0 &&
+                      st.st_size > sound.begin && sound.n_bytes_riff + 8 != st.st_size;
+    if (f)
+        fclose(f);
+    return incomplete;
+}
+
 /* --- opening ------------------------------------------------------------------------------------------------ */
 
 int source_file_open(const char *path, struct source **out, struct err *err)
@@ -170,7 +185,12 @@ int source_file_open(const char *path, struct source **out, struct err *err)
         r = err_set(err, -EINVAL, "%s is not a sound file that can be read (WAV, FLAC, Ogg, MP3): %s", path,
                     sf_strerror(NULL));
     } else if (info.frames == 0) {
-        r = err_set(err, -ENODATA, "%s holds no sound", path);
+        r = err_set(err, -ENODATA,
+                    is_incomplete_wav(path)
+                        ? "%s: its header says that it holds no sound, but there is more: its recorder was "
+                          "ended before it was complete; sox --ignore-length reads it"
+                        : "%s holds no sound",
+                    path);
     }
     if (r < 0) {
         file_close(&s->base);

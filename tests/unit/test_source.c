@@ -180,6 +180,12 @@ static void what_is_wrong_with_a_file_is_said(void **state)
     expect_error(spec_of("text.wav"), -EINVAL, "text.wav");
     write_tone("silent.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 0);
     expect_error(spec_of("silent.wav"), -ENODATA, "silent.wav holds no sound");
+    write_tone("killed.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 1000);
+    put_bytes("killed.wav", 40, "\0\0\0\0",
+              4); /* bytes of sound; the size of it all is right: what follows is no sound */
+    expect_error(spec_of("killed.wav"), -ENODATA, "killed.wav holds no sound");
+    put_bytes("killed.wav", 4, "\x24\0\0\0", 4);
+    expect_error(spec_of("killed.wav"), -ENODATA, "killed.wav: its header says that it holds no sound, but");
     assert_int_equal(mkfifo(spec_of("fifo") + 5, 0600), 0);
     expect_error(spec_of("fifo"), -EINVAL, "not a regular file"); /* and does not wait for its other end */
     expect_error("file:/dev/null", -EINVAL, "not a regular file; for a pipe use pipe:RATE,CHANNELS,FORMAT");
