@@ -170,6 +170,31 @@ static bool is_incomplete_wav(const char *path)
 
 /* --- opening ------------------------------------------------------------------------------------------------ */
 
+/* Some of libsndfile's own reasons for a file that is there are about itself, or wrong. */
+static int say_unreadable(const char *path, struct err *err)
+{
+    const char *said = sf_strerror(NULL);
+    char reason[128];
+    if (strncmp(said, "Internal error", 14) == 0)
+        said = "its header is damaged";
+    else if (strncmp(said, "File does not exist", 19) == 0)
+        said = "";
+    copy_reason(said, reason, sizeof(reason));
+    return err_set(err, -EINVAL, "%s is not a sound file that can be read (WAV, FLAC, Ogg, MP3)%s%s", path,
+                   reason[0] ? ": " : "", reason);
+}
+
+static int say_silent(const char *path, struct err *err)
+{
+    if (is_incomplete_wav(path))
+        return err_set(
+            err, -ENODATA,
+            "%s: its header says that it holds no sound, but there is more: its recorder was ended before it "
+            "was complete; sox --ignore-length reads it",
+            path);
+    return err_set(err, -ENODATA, "%s holds no sound", path);
+}
+
 int source_file_open(const char *path, struct source **out, struct err *err)
 {
     int r = check_file(path, err);
@@ -181,17 +206,7 @@ int source_file_open(const char *path, struct source **out, struct err *err)
         return err_set(err, -ENOMEM, "out of memory for %s", path);
     SF_INFO info = {0};
     s->file = sf_open(path, SFM_READ, &info);
-    if (!s->file) {
-        r = err_set(err, -EINVAL, "%s is not a sound file that can be read (WAV, FLAC, Ogg, MP3): %s", path,
-                    sf_strerror(NULL));
-    } else if (info.frames == 0) {
-        r = err_set(err, -ENODATA,
-                    is_incomplete_wav(path)
-                        ? "%s: its header says that it holds no sound, but there is more: its recorder was "
-                          "ended before it was complete; sox --ignore-length reads it"
-                        : "%s holds no sound",
-                    path);
-    }
+    r = !s->file ? say_unreadable(path, err) : info.frames == 0 ? say_silent(path, err) : 0;
     if (r < 0) {
         file_close(&s->base);
         return r;

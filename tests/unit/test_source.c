@@ -172,12 +172,21 @@ static void put_bytes(const char *name, long at, const char *bytes, size_t n)
 
 static void what_is_wrong_with_a_file_is_said(void **state)
 {
+    static const char tag[300] = "ID3\3\0\0\0\0\17\177";
+    struct err err = {0};
     expect_error(spec_of("missing.wav"), -ENOENT, "missing.wav");
     expect_error(spec_of("."), -EISDIR, dir);
     write_bytes("empty.wav", "", 0);
     expect_error(spec_of("empty.wav"), -ENODATA, "empty.wav is empty");
     write_bytes("text.wav", "this is no sound at all, it only says so", 40);
-    expect_error(spec_of("text.wav"), -EINVAL, "text.wav");
+    expect_error(spec_of("text.wav"), -EINVAL, "text.wav is not a sound file");
+    write_tone("damaged.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 1000);
+    put_bytes("damaged.wav", 24, "\0\0\0\0", 4); /* its rate */
+    expect_error(spec_of("damaged.wav"), -EINVAL, "(WAV, FLAC, Ogg, MP3): its header is damaged");
+    write_bytes("tag.mp3", tag, sizeof(tag)); /* of which libsndfile says that it does not exist */
+    expect_error(spec_of("tag.mp3"), -EINVAL, "tag.mp3 is not a sound file");
+    assert_int_equal(source_open(spec_of("tag.mp3"), &(struct source *){NULL}, &err), -EINVAL);
+    assert_null(strstr(err.msg, "exist"));
     write_tone("silent.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 0);
     expect_error(spec_of("silent.wav"), -ENODATA, "silent.wav holds no sound");
     write_tone("killed.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 1000);
