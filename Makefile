@@ -498,7 +498,8 @@ install: programs
 	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
 	$(if $(filter 1,$(CUDA)),install -m 644 $(CUDA_PLUGIN) '$(DESTDIR)$(PREFIX)/lib/captiond',$(plugin_uninstall))
 	for unit in $(addprefix system/,$(UNITS)) $(addprefix user/,$(UNITS)); do \
-		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >'$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit || exit 1; \
+		to='$(DESTDIR)$(PREFIX)'/lib/systemd/$$unit; \
+		sed 's,@bindir@,$(PREFIX)/bin,' systemd/$$unit >"$$to" && chmod 644 "$$to" || exit 1; \
 	done
 	for manager in system user; do \
 		install -m 644 $(addprefix systemd/,$(UNITS_OF_BOTH)) '$(DESTDIR)$(PREFIX)'/lib/systemd/$$manager || exit 1; \
@@ -506,11 +507,12 @@ install: programs
 	install -m 644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/captiond.conf'
 	install -m 644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/captiond.conf'
 	$(BUILD)/captiond --config /dev/null --print-config >'$(DESTDIR)$(PREFIX)/share/captiond/captiond.conf.example'
+	chmod 644 '$(DESTDIR)$(PREFIX)/share/captiond/captiond.conf.example'
 
 uninstall:
 	rm -f $(foreach f,$(INSTALLED),'$(DESTDIR)$(PREFIX)/$(f)')
 	$(plugin_uninstall)
-	-rmdir '$(DESTDIR)$(PREFIX)/share/captiond'
+	rmdir '$(DESTDIR)$(PREFIX)/share/captiond' 2>/dev/null || :
 
 clean:
 	rm -rf build build-*

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/base/socket_path.h"
+#include "daemon/base/stdout_finish.h"
 #include "tools/cells.h"
 #include "tools/control_call.h"
 #include "tools/follow.h"
@@ -192,11 +193,13 @@ int main(int argc, char **argv)
 {
     static const char *const commands[] = {"status", "flush", "pause", "resume", "devices", "set"};
     struct options o;
+    struct err err = {0};
     int status;
     cells_init();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
     if (parse_options(argc, argv, &o, &status))
-        return status;
+        return status ? status : exit_status(stdout_finish(&err), &err);
     if (optind >= argc)
         return usage_error("a command is needed", NULL);
     const char *command = argv[optind];

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/base/stdout_finish.h"
 #include "daemon/model_path.h"
 #include "tools/model_fetch.h"
 #include "tools/model_import.h"
@@ -267,7 +268,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *status)
     return 0;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     struct options o = {0};
     int status;
@@ -291,4 +292,12 @@ int main(int argc, char **argv)
     if (strcmp(command, "get") == 0)
         return get(&o, argument);
     return strcmp(command, "path") == 0 ? print_path(&o, argument) : import(&o, argument);
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
+    struct err err = {0};
+    int status = run(argc, argv);
+    return status != EXIT_SUCCESS ? status : report(stdout_finish(&err), &err);
 }

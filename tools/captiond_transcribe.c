@@ -2,11 +2,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/stdout_finish.h"
+#include "daemon/base/utf8.h"
 #include "daemon/model_path.h"
 #include "daemon/whisper_model.h"
 #include "decoder/longform.h"
@@ -32,6 +35,20 @@ struct transcriber {
     struct err *err;
     double audio_seconds, wall_seconds; /* of all recordings */
 };
+
+#define LINE_BYTES 8192 /* longer than any path */
+
+/* A line on standard error. What is in a name shall not get hold of the terminal. */
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+{
+    char line[LINE_BYTES];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(line, sizeof(line), format, list);
+    va_end(list);
+    utf8_make_printable(line);
+    fprintf(stderr, "%s\n", line);
+}
 
 /* --- interruption: the recording in work is given up, so that no half file is left --- */
 
@@ -92,7 +109,7 @@ static int take_over(void *ctx, struct err *err)
     if (interrupted || !whisper_on_device(t->model.whisper) || strcmp(t->engine.engine, "auto") != 0)
         return err->code;
     progress_clear(&t->progress);
-    fprintf(stderr, PROGRAM ": %s: the host engine takes over\n", err->msg);
+    say(PROGRAM ": %s: the host engine takes over", err->msg);
     progress_restore(&t->progress);
     t->engine.engine = "host";
     int r = whisper_model_reopen(&t->model, t->model_path, &t->engine, err);
@@ -157,10 +174,10 @@ static int transcribe_pcm(struct transcriber *t, const struct recording *recordi
                                result, err);
 }
 
-static void print_summary(const struct transcriber *t, const char *what, double audio, double wall)
+static void print_summary(const char *what, double audio, double wall, const char *more)
 {
-    fprintf(stderr, "%s: %.1f s of audio in %.2f s, real-time factor %.3f", what, audio, wall,
-            audio > 0.0 ? wall / audio : 0.0);
+    say("%s: %.1f s of audio in %.2f s, real-time factor %.3f%s", what, audio, wall,
+        audio > 0.0 ? wall / audio : 0.0, more);
 }
 
 static int transcribe_to_output(struct transcriber *t, const char *path, const struct recording *recording,
@@ -199,6 +216,20 @@ static int transcribe_recording(struct transcriber *t, const char *path, const s
     return r;
 }
 
+#define MISSING_S 0.1 /* less may be what a codec adds or takes at the ends */
+
+/* Sound that is not there, although nothing was wrong with what is: told, but no error. */
+static void tell_missing(struct transcriber *t, const char *path, const struct recording *r)
+{
+    double seconds = (double)r->n_samples / SAMPLE_RATE;
+    if (r->damage.code || r->seconds_told < seconds + MISSING_S)
+        return;
+    progress_clear(&t->progress);
+    say(PROGRAM ": %s has %.1f s of sound, but %.1f s by its header: it was cut short or is damaged",
+        strcmp(path, "-") == 0 ? "standard input" : path, seconds, r->seconds_told);
+    progress_restore(&t->progress);
+}
+
 /* 0 or a negative errno, with err. */
 static int transcribe_file(struct transcriber *t, const char *path, struct err *err)
 {
@@ -209,22 +240,26 @@ static int transcribe_file(struct transcriber *t, const char *path, struct err *
     int r = strcmp(path, "-") == 0 ? recording_read_stdin(&recording, err)
                                    : recording_read(path, &recording, err);
     if (r == 0) {
+        tell_missing(t, path, &recording);
         r = transcribe_recording(t, path, &recording, &result, err);
         if (r < 0)
             err_prefix(err, "%s", path);
     }
     double audio = (double)recording.n_samples / SAMPLE_RATE, wall = seconds_since(start);
+    const struct err damage = recording.damage;
     recording_free(&recording);
     if (r < 0)
         return r;
     t->audio_seconds += audio;
     t->wall_seconds += wall;
     if (!t->options.quiet) {
-        print_summary(t, path, audio, wall);
-        fprintf(stderr, " (%s, %d window%s, %d decoder steps; loading took %.2f s)\n", result.language,
-                result.n_windows, result.n_windows == 1 ? "" : "s", result.n_steps, t->load_seconds);
+        char more[128];
+        snprintf(more, sizeof(more), " (%s, %d window%s, %d decoder steps; loading took %.2f s)",
+                 result.language, result.n_windows, result.n_windows == 1 ? "" : "s", result.n_steps,
+                 t->load_seconds);
+        print_summary(path, audio, wall, more);
     }
-    return 0;
+    return damage.code ? err_set(err, damage.code, "%s; what is behind it is left out", damage.msg) : 0;
 }
 
 /* --- all of them --- */
@@ -262,11 +297,9 @@ static int check_prompt(const struct transcriber *t, struct err *err)
     int r = prompt_init(&told, t->model.tokenizer, t->model.base.n_text_ctx, o->hotwords, o->prompt,
                         o->carry_prompt, err);
     if (r == 0 && told.n_cut > 0)
-        fprintf(stderr,
-                PROGRAM
-                ": hotwords or prompt are too long: %d of their %d tokens do not fit and are left out; "
-                "of hotwords the last ones, of the prompt the %s\n",
-                told.n_cut, told.n_cut + told.n_fixed + told.n_history, o->carry_prompt ? "last" : "first");
+        say(PROGRAM ": hotwords or prompt are too long: %d of their %d tokens do not fit and are left out; "
+                    "of hotwords the last ones, of the prompt the %s",
+            told.n_cut, told.n_cut + told.n_fixed + told.n_history, o->carry_prompt ? "last" : "first");
     return r;
 }
 
@@ -301,7 +334,7 @@ static void tell_no_device(const struct transcriber *t)
 {
     const struct err *why = whisper_no_device(t->model.whisper);
     if (why->code && why->code != -ENOENT && !t->options.quiet)
-        fprintf(stderr, PROGRAM ": the host engine computes: %s\n", why->msg);
+        say(PROGRAM ": the host engine computes: %s", why->msg);
 }
 
 /* Recordings whose files would overwrite each other are a mistake that is better told before than after. */
@@ -312,8 +345,8 @@ static int check_names(const struct transcribe_options *o, char **paths, int n)
             bool twice = strcmp(paths[i], "-") == 0 && strcmp(paths[k], "-") == 0;
             if (!twice && !(o->output_dir && transcript_same_name(paths[i], paths[k])))
                 continue;
-            fprintf(stderr, PROGRAM ": %s and %s would be written to the same file%s\n", paths[k], paths[i],
-                    twice ? ": standard input can be read only once" : "");
+            say(PROGRAM ": %s and %s would be written to the same file%s", paths[k], paths[i],
+                twice ? ": standard input can be read only once" : "");
             return TRANSCRIBE_USAGE;
         }
     }
@@ -329,15 +362,13 @@ static int transcribe_all(struct transcriber *t, char **paths, int n)
         int r = transcribe_file(t, paths[i], &err);
         progress_clear(&t->progress);
         if (r < 0) {
-            fprintf(stderr, PROGRAM ": %s\n", err.msg);
+            say(PROGRAM ": %s", err.msg);
             status = EXIT_FAILURE;
         }
         n_done += r == 0;
     }
-    if (n_done > 1 && !t->options.quiet) {
-        print_summary(t, "total", t->audio_seconds, t->wall_seconds);
-        fputc('\n', stderr);
-    }
+    if (n_done > 1 && !t->options.quiet)
+        print_summary("total", t->audio_seconds, t->wall_seconds, "");
     return interrupted ? 128 + interrupted : status;
 }
 
@@ -346,10 +377,15 @@ int main(int argc, char **argv)
     static struct transcriber t;
     struct err err = {0};
     int first;
-    cells_init(); /* numbers stay as in C */
+    cells_init();             /* numbers stay as in C */
+    signal(SIGXFSZ, SIG_IGN); /* a limit to the size of files is told like a full disk */
     int status = transcribe_options_parse(&t.options, argc, argv, &first);
     if (status < 0)
         status = check_names(&t.options, argv + first, argc - first);
+    if (status == EXIT_SUCCESS && stdout_finish(&err) < 0) {
+        say(PROGRAM ": %s", err.msg);
+        status = EXIT_FAILURE;
+    }
     if (status >= 0)
         return status;
     progress_init(&t.progress, t.options.quiet);
@@ -363,7 +399,7 @@ int main(int argc, char **argv)
         stop_signals_catch(interrupt, 0);
         status = transcribe_all(&t, argv + first, argc - first);
     } else {
-        fprintf(stderr, PROGRAM ": %s\n", err.msg);
+        say(PROGRAM ": %s", err.msg);
         status = EXIT_FAILURE;
     }
     whisper_model_close(&t.model);

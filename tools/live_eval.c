@@ -127,6 +127,8 @@ static int evaluate(struct whisper_model *model, const struct live_options *opti
     struct err err = {0};
     struct eval e = {.step = (int64_t)step_ms * RATE / 1000, .recording = &recording};
     int r = recording_read(path, &recording, &err);
+    if (r == 0 && recording.damage.code) /* half a recording would be compared with all of its text */
+        r = err_set(&err, recording.damage.code, "%s", recording.damage.msg);
     if (r >= 0)
         r = live_create(&model->base, model->tokenizer, options, &e.live, &err);
     if (r < 0) {

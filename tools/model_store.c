@@ -15,6 +15,20 @@
 
 /* --- the folder ---------------------------------------------------------------------------------------------- */
 
+static int make_one_public(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)ftw;
+    if (type != FTW_SL && chmod(path, S_ISDIR(st->st_mode) ? 0755 : 0644) < 0)
+        return 0; /* some file systems have no permissions */
+    return 0;
+}
+
+/* What root gets or imports is for the user that the service runs as, whatever root's umask: models are no secret. */
+static void make_public(const char *path)
+{
+    nftw(path, make_one_public, 8, FTW_PHYS);
+}
+
 static int make_folders(const char *path, struct err *err)
 {
     char part[MODEL_PATH_MAX];
@@ -30,7 +44,9 @@ static int make_folders(const char *path, struct err *err)
             return err_set(err, -errno, "%s: %s", part, strerror(errno));
         *slash = '/';
     }
-    if (mkdir(part, 0755) < 0 && errno != EEXIST)
+    if (mkdir(part, 0755) == 0)
+        make_public(part);
+    else if (errno != EEXIST)
         return err_set(err, -errno, "%s: %s", part, strerror(errno));
     return 0;
 }
@@ -113,6 +129,7 @@ int model_store_place(const struct model_store *s, const char *hidden, const cha
     int r = model_store_hidden(s, name, "old", old, err);
     if (r < 0 || n >= MODEL_PATH_MAX)
         return err_set(err, -ENAMETOOLONG, "%s: the path is too long", s->folder);
+    make_public(hidden);
     r = sync_path(hidden);
     /* A folder cannot be renamed over one that is not empty. */
     bool replaces = rename(path, old) == 0;

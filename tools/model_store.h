@@ -32,7 +32,8 @@ int model_store_hidden(const struct model_store *, const char *name, const char 
 /* -ENOSPC with a message where the folder's file system has less room. */
 int model_store_check_room(const struct model_store *, int64_t bytes, struct err *);
 
-/* Puts a hidden file or folder in place as FOLDER/name, durably; what was there is replaced. 0 or a negative errno. */
+/* Puts a hidden file or folder in place as FOLDER/name, durably and readable for everybody; what was there is replaced.
+ * 0 or a negative errno. */
 int model_store_place(const struct model_store *, const char *hidden, const char *name, struct err *);
 
 /* Removes a file or a folder with all that is in it. What is not there is not missed. */

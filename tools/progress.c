@@ -6,14 +6,16 @@
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/utf8.h"
 #include "tools/cells.h"
 
-#define REDRAW_NS 100000000 /* 100 ms */
-#define COLUMNS   80        /* where the terminal does not tell */
-#define BAR_MOST  30
-#define PERCENT   5 /* characters of "  0 %" */
-#define NARROW    30
-#define NAME_MOST 40
+#define REDRAW_NS  100000000 /* 100 ms */
+#define COLUMNS    80        /* where the terminal does not tell */
+#define BAR_MOST   30
+#define PERCENT    5 /* characters of "  0 %" */
+#define NARROW     30
+#define NAME_MOST  40
+#define NAME_BYTES 256 /* no more of a name is ever shown */
 
 void progress_init(struct progress *p, bool quiet)
 {
@@ -61,8 +63,10 @@ void progress_line(const struct progress *p, double seconds, int columns, char *
         tail[PERCENT] = '\0';
     if (p->n > 1)
         snprintf(place, sizeof(place), "%d/%d ", p->index, p->n);
-    const char *slash = strrchr(p->name, '/'), *name = strcmp(p->name, "-") == 0 ? "standard input" : p->name;
-    name = slash ? slash + 1 : name;
+    const char *slash = strrchr(p->name, '/'), *last = slash ? slash + 1 : p->name;
+    char name[NAME_BYTES];
+    snprintf(name, sizeof(name), "%s", strcmp(p->name, "-") == 0 ? "standard input" : last);
+    utf8_make_printable(name);
     int room = columns - 1 - (int)strlen(place) - (int)strlen(tail) - 2;
     int name_most = room / 2 < NAME_MOST ? room / 2 : NAME_MOST;
     FILE *out = fmemopen(line, size, "w");

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "stream/gate.h"
@@ -28,18 +29,16 @@ static int reserve(struct recording *r, int64_t *capacity, int64_t more, struct 
     return 0;
 }
 
-/* Reads everything the source has into r. */
+/* Reads everything the source has into r, or what comes before a damaged place. */
 static int drain(struct source *source, struct resampler *resampler, float *frames, struct recording *r,
                  struct err *err)
 {
     int64_t capacity = 0;
     for (;;) {
-        int n = source->v->read(source, frames, RESAMPLER_FRAMES_MAX, READ_TIMEOUT_MS, err);
-        bool last = n == SOURCE_EOF;
+        int n = source->v->read(source, frames, RESAMPLER_FRAMES_MAX, READ_TIMEOUT_MS, &r->damage);
+        bool last = n < 0;
         if (n == SOURCE_TIMEOUT)
             continue;
-        if (n < 0 && !last)
-            return n;
         n = last ? 0 : n;
         int status = reserve(r, &capacity, resampler_output_max(resampler, n), err);
         if (status < 0)
@@ -49,8 +48,20 @@ static int drain(struct source *source, struct resampler *resampler, float *fram
             return n;
         r->n_samples += n;
         if (last)
-            return 0;
+            return r->n_samples == 0 && r->damage.code ? err_set(err, r->damage.code, "%s", r->damage.msg)
+                                                       : 0;
     }
+}
+
+/* What source_open would say of these is about the daemon's inputs. */
+static int check_path(const char *path, struct err *err)
+{
+    struct stat st;
+    if (!path[0])
+        return err_set(err, -EINVAL, "an empty file name");
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return err_set(err, -EINVAL, "%s is not a regular file; for a pipe use - as the name", path);
+    return 0;
 }
 
 int recording_read(const char *path, struct recording *out, struct err *err)
@@ -61,19 +72,25 @@ int recording_read(const char *path, struct recording *out, struct err *err)
     struct source *source = NULL;
     struct resampler *resampler = NULL;
     struct recording r = {0};
-    int status = source_open(spec, &source, err);
+    int status = check_path(path, err);
+    if (status < 0)
+        return status;
+    status = source_open(spec, &source, err);
     if (status < 0)
         return status;
     int channels = source->info.channels;
+    r.seconds_told = source->info.n_frames < 0 ? -1.0 : (double)source->info.n_frames / source->info.rate;
     float *frames = malloc((size_t)RESAMPLER_FRAMES_MAX * (size_t)channels * sizeof(*frames));
-    if (!frames) {
+    if (!frames)
         status = err_set(err, -ENOMEM, "no memory for the recording");
-        goto out;
-    }
-    status = resampler_create(source->info.rate, channels, &resampler, err);
+    if (status == 0)
+        status = resampler_create(source->info.rate, channels, &resampler, err);
     if (status == 0)
         status = drain(source, resampler, frames, &r, err);
-out:
+    if (status < 0)
+        err_prefix(err, "%s", path);
+    else if (r.damage.code && r.n_samples == 0)
+        status = err_set(err, r.damage.code, "%s", r.damage.msg);
     resampler_destroy(resampler);
     free(frames);
     source->v->close(source);
@@ -111,6 +128,14 @@ static int copy_stdin(struct err *err)
     }
 }
 
+/* Puts in an error what the user knows in the place of what we have made of it. */
+static void name_stdin(struct err *err, const char *path)
+{
+    struct err said = *err;
+    if (said.code && strncmp(said.msg, path, strlen(path)) == 0)
+        err_set(err, said.code, "standard input%s", said.msg + strlen(path));
+}
+
 int recording_read_stdin(struct recording *out, struct err *err)
 {
     char path[64];
@@ -120,10 +145,7 @@ int recording_read_stdin(struct recording *out, struct err *err)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     int status = recording_read(path, out, err);
     close(fd);
-    if (status < 0 && strncmp(err->msg, path, strlen(path)) == 0) {
-        struct err said = *err;
-        err_set(err, status, "standard input%s", said.msg + strlen(path));
-    }
+    name_stdin(status < 0 ? err : &out->damage, path);
     return status;
 }
 

@@ -11,10 +11,12 @@
 struct recording {
     float *pcm; /* SAMPLE_RATE, mono */
     int64_t n_samples;
+    double seconds_told; /* how long it is by its header; -1 where that does not tell */
+    struct err damage;   /* code 0; else why it ends before its end */
 };
 
-/* Reads a file of any format, rate and channel count that libsndfile knows. 0; -ENOENT; -EINVAL for what is no
- * audio; -EIO; -ENOMEM. Nothing is left to free on failure. */
+/* Reads a file of any format, rate and channel count that libsndfile knows. 0, also where there is sound before a damaged
+ * place; -ENOENT; -EINVAL for what is no audio; -EIO; -ENOMEM. Nothing is left to free on failure. */
 int recording_read(const char *path, struct recording *, struct err *);
 void recording_free(struct recording *); /* zeroed objects are accepted */
 

@@ -45,8 +45,8 @@ static const struct row rows[] = {
      "auto: the fastest, on the host with beams f32; f32: no GPU; int8: on a GPU, decoder weights of 8 bits"},
 
     {HEADING, 0, "What is said", 0, 0, 0, NULL, NULL, NULL},
-    {LANGUAGE, 'l', "language", FIELD(language), 0, 0, NULL, "CODE|NAME",
-     "the language spoken (found out by listening)"},
+    {LANGUAGE, 'l', "language", FIELD(language), 0, 0, NULL, "auto|CODE|NAME",
+     "the language spoken (auto: found out by listening)"},
     {CHOICE, 0, "task", FIELD(translate), 0, 0, "transcribe|translate", "transcribe|translate",
      "translate: into English (transcribe)"},
     {CHOICE, 0, "gate", FIELD(no_gate), 0, 0, "on|off", "on|off",
@@ -212,7 +212,9 @@ static int parse_row(const struct row *r, const char *value, struct transcribe_o
         return parse_formats(r, value, &o->formats);
     case LANGUAGE:
         o->language = tokenizer_language_code(value);
-        return o->language ? -1 : bad(r, value, "a language that Whisper knows, such as en or German");
+        return o->language || strcmp(value, "auto") == 0
+                   ? -1
+                   : bad(r, value, "auto or a language that Whisper knows, such as en or German");
     case HELP:
         print_help();
         return EXIT_SUCCESS;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/utf8.h"
+
 /* --- text and tsv --- */
 
 static const char *skip_spaces(const char *text)
@@ -102,12 +104,25 @@ static int dump(FILE *out, json_t *json, const char *before, const char *after)
     return r < 0 && !ferror(out) ? -ENOMEM : 0;
 }
 
+/* JSON has no other strings than of UTF-8. */
+static json_t *name_json(const char *name)
+{
+    size_t n = strlen(name);
+    char *clean = malloc(3 * n + 1);
+    if (!clean)
+        return NULL;
+    utf8_sanitize(name, n, clean);
+    json_t *json = json_string(clean);
+    free(clean);
+    return json;
+}
+
 static int jsonl_segment(struct transcript *t, const struct longform_segment *s)
 {
     json_t *line = segment_json(t, s);
     if (line) {
         json_object_set_new(line, "language", json_string(s->language));
-        json_object_set_new(line, "file", json_string(t->name)); /* missing where the name is no UTF-8 */
+        json_object_set_new(line, "file", name_json(t->name));
     }
     t->n_segments++;
     return dump(t->out, line, "", "\n");

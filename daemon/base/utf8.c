@@ -73,3 +73,16 @@ size_t utf8_sanitize(const char *s, size_t n, char *out)
     out[o] = '\0';
     return o;
 }
+
+void utf8_make_printable(char *s)
+{
+    for (size_t n = strlen(s); n > 0;) {
+        const unsigned char *c = (const unsigned char *)s;
+        int len = sequence_length(c, n);
+        size_t taken = len > 0 ? (size_t)len : 1;
+        if (len <= 0 || c[0] < 0x20 || c[0] == 0x7F || (c[0] == 0xC2 && c[1] < 0xA0))
+            memset(s, '?', taken);
+        s += taken;
+        n -= taken;
+    }
+}

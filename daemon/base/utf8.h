@@ -17,4 +17,8 @@ size_t utf8_complete_prefix(const char *s, size_t n);
  * without the NUL that ends them. */
 size_t utf8_sanitize(const char *s, size_t n, char *out);
 
+/* For a message with a file's or a device's name, which may hold anything: puts a ? in the place of each byte of a control
+ * character, which a terminal would obey, and of each invalid one. */
+void utf8_make_printable(char *s);
+
 #endif

@@ -458,6 +458,16 @@ static void bad_command_lines_end_with_2(void **state)
     assert_int_equal(finish(&c), 2);
 }
 
+static void help_that_cannot_be_written_is_an_error(void **state)
+{
+    (void)state;
+    char command[600];
+    snprintf(command, sizeof(command),
+             "[ \"$(%s --help 2>&1 >/dev/full; echo $?)\" = \"$(echo %s; echo 1)\" ]", program,
+             "captionctl: cannot write to standard output: No space left on device");
+    assert_int_equal(system(command), 0); /* NOLINT: the test's own words */
+}
+
 /* After the longest utterance the sentence goes on, so its line does too. */
 static void an_utterance_cut_for_its_length_ends_no_line(void **state)
 {
@@ -629,6 +639,7 @@ int main(void)
         cmocka_unit_test(what_is_not_captiond_is_refused),
         cmocka_unit_test(commands_go_to_the_control_socket),
         cmocka_unit_test(bad_command_lines_end_with_2),
+        cmocka_unit_test(help_that_cannot_be_written_is_an_error),
         cmocka_unit_test(an_utterance_cut_for_its_length_ends_no_line),
         cmocka_unit_test(ctrl_c_loses_no_word),
         cmocka_unit_test(a_daemon_that_goes_during_a_command_is_none),

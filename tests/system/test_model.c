@@ -499,6 +499,66 @@ static void bad_requests_have_one_clear_line(void **state)
     assert_int_equal(run_program("get tiny --from attic", text, sizeof(text)), 2);
     assert_int_equal(run_program("import /nowhere/at-all.bin", text, sizeof(text)), 1);
     assert_non_null(strstr(text, "/nowhere/at-all.bin"));
+    static const char *const printing[] = {"list", "--help"};
+    for (int i = 0; i < 2; i++) {
+        char arguments[64];
+        snprintf(arguments, sizeof(arguments), "%s 2>&1 >/dev/full #", printing[i]);
+        assert_int_equal(run_program(arguments, text, sizeof(text)), 1);
+        assert_string_equal(text,
+                            "captiond-model: cannot write to standard output: No space left on device\n");
+    }
+}
+
+static void a_limit_to_files_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    char command[1500], limited[300], said[300];
+    size_t n;
+    snprintf(limited, sizeof(limited), "%s/limited", root);
+    snprintf(said, sizeof(said), "%s/said", root);
+    snprintf(command, sizeof(command), "ulimit -f 1; %s import %s/toy.bin --folder %s 2>%s", program, root,
+             limited, said);
+    int status = system(command); /* NOLINT: the test's own words */
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    char *text = read_file(said, &n);
+    assert_non_null(strstr(text, "File too large"));
+    free(text);
+    assert_int_equal(rmdir(limited), 0); /* empty */
+}
+
+static int mode_of(const char *format, const char *where)
+{
+    char path[600];
+    struct stat st;
+    snprintf(path, sizeof(path), format, where);
+    assert_int_equal(stat(path, &st), 0);
+    return (int)st.st_mode & 0777;
+}
+
+/* The service runs as another user than who gets its models. */
+static void models_are_for_everybody(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    char command[1500], other[300];
+    snprintf(other, sizeof(other), "%s/other", root);
+    snprintf(command, sizeof(command),
+             "umask 077; for m in toy.bin toyfolder; do %s import %s/$m --folder %s/inner >%s/said || exit "
+             "1; done",
+             program, root, other, root);
+    assert_int_equal(system(command), 0);         /* NOLINT: the test's own words */
+    assert_int_equal(mode_of("%s", other), 0700); /* not the models' own */
+    assert_int_equal(mode_of("%s/inner", other), 0755);
+    assert_int_equal(mode_of("%s/inner/ggml-toy.bin", other), 0644);
+    assert_int_equal(mode_of("%s/inner/toyfolder", other), 0755);
+    assert_int_equal(mode_of("%s/inner/toyfolder/model.bin", other), 0644);
+    model_store_remove(other);
+    mode_t mask = umask(077);
+    int r = fetch_hub(&err);
+    umask(mask);
+    assert_int_equal(r, 0);
+    assert_int_equal(mode_of("%s/ggml-toy.bin", models), 0644);
 }
 
 /* The program itself with a hub whose file is not the pinned one, while another one is at work on the folder. */
@@ -546,6 +606,8 @@ int main(void)
         TEST(a_damaged_model_is_not_imported),
         TEST(list_shows_what_is_there),
         TEST(bad_requests_have_one_clear_line),
+        TEST(a_limit_to_files_leaves_nothing_behind),
+        TEST(models_are_for_everybody),
         TEST(two_at_once_wait_for_each_other),
     };
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);

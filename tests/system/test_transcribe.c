@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,6 +93,13 @@ static void expect(const char *text, const char *part)
         fail_msg("\"%s\" lacks \"%s\"", text, part);
 }
 
+static bool exists(const char *format, const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof(path), format, folder, name);
+    return access(path, F_OK) == 0;
+}
+
 static int lines(const char *text)
 {
     int n = 0;
@@ -118,6 +126,89 @@ static void test_silence_gives_no_words(void **state)
     assert_int_equal(lines(err), 1);
     expect(err, "3.0 s of audio");
     expect(err, "0 windows");
+}
+
+/* A file of noise, of which a part is then cut off. */
+static void write_cut(const char *path, int format, double kept)
+{
+    SF_INFO info = {.samplerate = 8000, .channels = 1, .format = format | SF_FORMAT_PCM_16};
+    SNDFILE *f = sf_open(path, SFM_WRITE, &info);
+    uint32_t noise = 1;
+    struct stat st;
+    assert_non_null(f);
+    for (int i = 0; i < 4 * 8000; i++) {
+        short frame = (short)((noise = noise * 1664525 + 1013904223) >> 20);
+        assert_int_equal(sf_writef_short(f, &frame, 1), 1);
+    }
+    sf_close(f);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, (off_t)((double)st.st_size * kept)), 0);
+}
+
+/* What comes before a damaged place is written; the status and a line say that it is not all. */
+static void test_a_damaged_recording_keeps_its_beginning(void **state)
+{
+    (void)state;
+    char damaged[300], cut[300];
+    snprintf(damaged, sizeof(damaged), "%s/damaged.flac", folder);
+    snprintf(cut, sizeof(cut), "%s/cut.wav", folder);
+    write_cut(damaged, SF_FORMAT_FLAC, 0.5);
+    assert_int_equal(transcribe("--model %s -q -f vtt -o %s/damaged %s", model, folder, damaged), 1);
+    assert_int_equal(lines(err), 1);
+    expect(err, "damaged.flac: damaged at ");
+    expect(err, "; what is behind it is left out");
+    assert_true(exists("%s/damaged/%s", "damaged.vtt"));
+    assert_int_equal(transcribe("--model %s -q - <%s", model, damaged), 1);
+    expect(err, "captiond-transcribe: standard input: damaged at ");
+    /* Nothing is there but the header. */
+    assert_int_equal(truncate(damaged, 100), 0);
+    assert_int_equal(transcribe("--model %s -q -f vtt %s", model, damaged), 1);
+    assert_string_equal(out, "");
+    expect(err, "damaged.flac: damaged at 0.0 s");
+    assert_null(strstr(err, "left out"));
+    /* No error, but said. */
+    write_cut(cut, SF_FORMAT_WAV, 0.25);
+    assert_int_equal(transcribe("--model %s -q %s", model, cut), 0);
+    assert_int_equal(lines(err), 1);
+    expect(err, "cut.wav has 1.0 s of sound, but 4.0 s by its header");
+    unlink(damaged);
+    unlink(cut);
+}
+
+/* One line for a file whose header is written over at `at`. */
+static void expect_refused(const char *path, long at, const char *bytes, size_t n, const char *says)
+{
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    assert_int_equal(transcribe("--model %s -q %s", model, path), 1);
+    assert_int_equal(lines(err), 1);
+    expect(err, path);
+    expect(err, says);
+}
+
+#define WAV_RATE 24 /* where a WAV's header has the rate */
+
+static void test_errors_name_the_file(void **state)
+{
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof(path), "%s/fast.wav", folder);
+    write_wav(path, 1);
+    expect_refused(path, WAV_RATE, "\x80\x84\x1e\0", 4, "sample rate 2000000 Hz is outside 1000 to 768000");
+    assert_int_equal(transcribe("--model %s -q - <%s", model, path), 1);
+    expect(err, "captiond-transcribe: standard input: sample rate");
+    unlink(path);
+    /* A terminal would obey what is in a name. */
+    assert_int_equal(transcribe("--model %s \"$(printf 'a\\033[2Jb.wav')\"", model), 1);
+    assert_string_equal(err, "captiond-transcribe: a?[2Jb.wav: No such file or directory\n");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(transcribe("--model %s -q %s ''", model, path), 1);
+    expect(err, "fast.wav is not a regular file; for a pipe use - as the name\n");
+    expect(err, "captiond-transcribe: an empty file name\n");
+    unlink(path);
 }
 
 static void test_cut_prompts_are_told(void **state)
@@ -170,11 +261,13 @@ static void test_auto_minds_the_language(void **state)
     static const struct {
         const char *options, *file;
     } cases[] = {{"", "ggml-tiny.en.bin"},
+                 {"--language auto", "ggml-tiny.en.bin"},
+                 {"--language German --language auto", "ggml-tiny.en.bin"},
                  {"--language en", "ggml-tiny.en.bin"},
                  {"--language German", "ggml-base.bin"},
                  {"--task translate", "ggml-base.bin"}};
     bool right = true;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         right &= transcribe("--quiet %s %s", cases[i].options, silence) == 1;
         right &= strstr(err, cases[i].file) != NULL;
     }
@@ -260,6 +353,19 @@ static void test_bad_command_lines(void **state)
     assert_string_equal(err, "");
 }
 
+static void test_help_that_cannot_be_written_is_an_error(void **state)
+{
+    (void)state;
+    char usual[300];
+    memcpy(usual, out_path, sizeof(usual));
+    strcpy(out_path, "/dev/full");
+    int status = transcribe("--help");
+    memcpy(out_path, usual, sizeof(usual));
+    assert_int_equal(status, 1);
+    assert_string_equal(err,
+                        "captiond-transcribe: cannot write to standard output: No space left on device\n");
+}
+
 static void test_a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -331,13 +437,6 @@ static void test_seeds(void **state)
 
 /* --- files --- */
 
-static bool exists(const char *format, const char *name)
-{
-    char path[600];
-    snprintf(path, sizeof(path), format, folder, name);
-    return access(path, F_OK) == 0;
-}
-
 static int entries(const char *name)
 {
     char path[600];
@@ -365,6 +464,22 @@ static void test_a_failed_recording_leaves_no_file(void **state)
     assert_true(exists("%s/new/folder/%s", "silence.vtt"));
     assert_int_equal(transcribe("--model %s -q -o %s/junk.wav/under %s", model, folder, silence), 1);
     expect(err, "Not a directory");
+}
+
+/* The same as a full disk. */
+static void test_a_limit_to_files_leaves_none(void **state)
+{
+    (void)state;
+    char command[2000];
+    snprintf(command, sizeof(command),
+             "(ulimit -f 0; %s/captiond-transcribe --model %s -f json -o %s/limited %s 2>&1; echo status $?) "
+             "| cat >%s/err",
+             getenv("CAPTIOND_BUILD") ? getenv("CAPTIOND_BUILD") : "build", model, folder, silence, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof(command), "%s/err", folder);
+    slurp(command, err, sizeof(err));
+    expect(err, "limited/silence.json: File too large\nstatus 1\n");
+    assert_int_equal(entries("limited"), 0);
 }
 
 static void test_standard_input_is_a_recording(void **state)
@@ -603,16 +718,20 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_bad_recording_does_not_stop_the_others),
         cmocka_unit_test(test_silence_gives_no_words),
+        cmocka_unit_test(test_a_damaged_recording_keeps_its_beginning),
+        cmocka_unit_test(test_errors_name_the_file),
         cmocka_unit_test(test_cut_prompts_are_told),
         cmocka_unit_test(test_a_bad_model_is_said_once),
         cmocka_unit_test(test_auto_minds_the_language),
         cmocka_unit_test(test_no_gpu_is_told_once),
         cmocka_unit_test(test_bad_command_lines),
+        cmocka_unit_test(test_help_that_cannot_be_written_is_an_error),
         cmocka_unit_test(test_a_full_disk_is_told),
         cmocka_unit_test(test_beams_compute_in_f32),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_speech_becomes_text),
         cmocka_unit_test(test_a_failed_recording_leaves_no_file),
+        cmocka_unit_test(test_a_limit_to_files_leaves_none),
         cmocka_unit_test(test_standard_input_is_a_recording),
         cmocka_unit_test(test_a_terminal_has_a_bar_and_ctrl_c),
         cmocka_unit_test(test_an_interrupted_transcript_keeps_its_beginning),

@@ -160,19 +160,44 @@ static void write_bytes(const char *name, const char *bytes, size_t n)
     fclose(f);
 }
 
+/* Writes over what is there. */
+static void put_bytes(const char *name, long at, const char *bytes, size_t n)
+{
+    FILE *f = fopen(spec_of(name) + 5, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
 static void what_is_wrong_with_a_file_is_said(void **state)
 {
+    static const char tag[300] = "ID3\3\0\0\0\0\17\177";
+    struct err err = {0};
     expect_error(spec_of("missing.wav"), -ENOENT, "missing.wav");
     expect_error(spec_of("."), -EISDIR, dir);
     write_bytes("empty.wav", "", 0);
     expect_error(spec_of("empty.wav"), -ENODATA, "empty.wav is empty");
     write_bytes("text.wav", "this is no sound at all, it only says so", 40);
-    expect_error(spec_of("text.wav"), -EINVAL, "text.wav");
+    expect_error(spec_of("text.wav"), -EINVAL, "text.wav is not a sound file");
+    write_tone("damaged.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 1000);
+    put_bytes("damaged.wav", 24, "\0\0\0\0", 4); /* its rate */
+    expect_error(spec_of("damaged.wav"), -EINVAL, "(WAV, FLAC, Ogg, MP3): its header is damaged");
+    write_bytes("tag.mp3", tag, sizeof(tag)); /* of which libsndfile says that it does not exist */
+    expect_error(spec_of("tag.mp3"), -EINVAL, "tag.mp3 is not a sound file");
+    assert_int_equal(source_open(spec_of("tag.mp3"), &(struct source *){NULL}, &err), -EINVAL);
+    assert_null(strstr(err.msg, "exist"));
     write_tone("silent.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 0);
     expect_error(spec_of("silent.wav"), -ENODATA, "silent.wav holds no sound");
+    write_tone("killed.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 16000, 1, 1000);
+    put_bytes("killed.wav", 40, "\0\0\0\0",
+              4); /* bytes of sound; the size of it all is right: what follows is no sound */
+    expect_error(spec_of("killed.wav"), -ENODATA, "killed.wav holds no sound");
+    put_bytes("killed.wav", 4, "\x24\0\0\0", 4);
+    expect_error(spec_of("killed.wav"), -ENODATA, "killed.wav: its header says that it holds no sound, but");
     assert_int_equal(mkfifo(spec_of("fifo") + 5, 0600), 0);
     expect_error(spec_of("fifo"), -EINVAL, "not a regular file"); /* and does not wait for its other end */
-    expect_error("file:/dev/null", -EINVAL, "not a regular file");
+    expect_error("file:/dev/null", -EINVAL, "not a regular file; for a pipe use pipe:RATE,CHANNELS,FORMAT");
     if (geteuid() != 0) {
         write_bytes("secret.wav", "x", 1);
         chmod(spec_of("secret.wav") + 5, 0);
@@ -188,9 +213,68 @@ static void a_truncated_file_is_read_as_far_as_it_goes(void **state)
     struct source *source = must_open(spec_of("cut.wav"));
     static float frames[20000];
     struct err err;
+    assert_int_equal(source->info.n_frames, 10000); /* as its header says */
     assert_int_equal(source->v->read(source, frames, 20000, 0, &err), 4000);
     assert_int_equal(source->v->read(source, frames, 20000, 0, &err), SOURCE_EOF);
     source->v->close(source);
+    /* What a recorder writes into a pipe says nothing. */
+    put_bytes("cut.wav", 40, "\xff\xff\xff\xff", 4);
+    source = must_open(spec_of("cut.wav"));
+    assert_int_equal(source->info.n_frames, 4000);
+    source->v->close(source);
+}
+
+/* Only where an MP3 says how long it is, is that more than an estimate. */
+static void an_mp3_need_not_tell_its_length(void **state)
+{
+    SF_INFO info = {.samplerate = 16000, .channels = 1, .format = SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III};
+    if (!sf_format_check(&info))
+        test_skip("this libsndfile has no MP3");
+    char head[512];
+    write_tone("told.mp3", info.format, 16000, 1, 40000);
+    FILE *f = fopen(spec_of("told.mp3") + 5, "rb");
+    assert_int_equal(fread(head, 1, sizeof(head), f), sizeof(head));
+    fclose(f);
+    struct source *source = must_open(spec_of("told.mp3"));
+    assert_int_equal(source->info.n_frames, 40000);
+    source->v->close(source);
+    const char *mark = memmem(head, sizeof(head), "Xing", 4);
+    mark = mark ? mark : memmem(head, sizeof(head), "Info", 4);
+    assert_non_null(mark);
+    put_bytes("told.mp3", mark - head, "none", 4);
+    source = must_open(spec_of("told.mp3"));
+    assert_int_equal(source->info.n_frames, -1);
+    source->v->close(source);
+}
+
+/* What comes before a damaged place is heard, and why no more comes is said, however much is asked for at a time. */
+static void a_damaged_file_is_read_up_to_the_damage(void **state)
+{
+    static const int sizes[] = {100, 4096, 16384};
+    static float frames[16384];
+    struct stat st;
+    write_tone("cut.flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, 16000, 1, 100000);
+    assert_int_equal(stat(spec_of("cut.flac") + 5, &st), 0);
+    assert_int_equal(truncate(spec_of("cut.flac") + 5, st.st_size / 2), 0);
+    for (int i = 0; i < 3; i++) {
+        struct source *source = must_open(spec_of("cut.flac"));
+        struct err err = {0};
+        char wanted[64];
+        int at = 0, got;
+        while ((got = source->v->read(source, frames, sizes[i], 0, &err)) > 0) {
+            for (int k = 0; k < got; k++)
+                assert_true(fabsf(frames[k] - tone(at + k, 0)) < 1.0f / 32768);
+            at += got;
+        }
+        assert_in_range(at, 30000, 70000);
+        snprintf(wanted, sizeof(wanted), "/cut.flac: damaged at %.1f s: ", at / 16000.0);
+        for (int twice = 0; twice < 2; twice++) {
+            assert_int_equal(got, -EIO);
+            assert_non_null(strstr(err.msg, wanted));
+            got = source->v->read(source, frames, sizes[i], 0, &err);
+        }
+        source->v->close(source);
+    }
 }
 
 static void specs_are_checked(void **state)
@@ -579,6 +663,8 @@ int main(void)
         cmocka_unit_test(every_format_is_read),
         cmocka_unit_test(what_is_wrong_with_a_file_is_said),
         cmocka_unit_test(a_truncated_file_is_read_as_far_as_it_goes),
+        cmocka_unit_test(an_mp3_need_not_tell_its_length),
+        cmocka_unit_test(a_damaged_file_is_read_up_to_the_damage),
         cmocka_unit_test(specs_are_checked),
         cmocka_unit_test(every_pcm_format_is_read),
         cmocka_unit_test(frames_are_put_together_from_pieces),

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/base/utf8.h"
 #include "tools/cells.h"
 #include "tools/progress.h"
 #include "tools/transcript.h"
@@ -59,6 +60,8 @@ static const struct transcript_format *format_of(const char *name)
     return NULL;
 }
 
+static const char *recording = "a.wav";
+
 /* What the first n of the segments become. The text is the caller's. */
 static char *write_all(const char *name, const struct longform_segment *list, int n, int width, int count)
 {
@@ -68,7 +71,7 @@ static char *write_all(const char *name, const struct longform_segment *list, in
     struct transcript *t = calloc(1, sizeof(*t));
     assert_non_null(t);
     t->out = open_memstream(&text, &size);
-    t->name = "a.wav";
+    t->name = recording;
     t->layout = (struct subtitle_layout){width, count};
     if (f->begin)
         assert_int_equal(f->begin(t), 0);
@@ -229,6 +232,14 @@ static void jsonl_has_an_object_a_line(void **state)
     assert_int_equal(json_integer_value(json_object_get(object, "id")), 1);
     json_decref(object);
     free(text);
+    /* A name of an older system is none of UTF-8. */
+    recording = "caf\xe9.wav";
+    text = write_all("jsonl", segments, 1, 0, 0);
+    recording = "a.wav";
+    object = json_loads(text, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(object, "file")), "caf\xef\xbf\xbd.wav");
+    json_decref(object);
+    free(text);
 }
 
 static void the_progress_line_fits(void **state)
@@ -253,6 +264,17 @@ static void the_progress_line_fits(void **state)
     progress_line(&p, 0.0, 80, line, sizeof(line));
     assert_non_null(strstr(line, "standard input"));
     assert_null(strstr(line, "left"));
+    p.name = "a\x1b[31mb.wav";
+    progress_line(&p, 0.0, 80, line, sizeof(line));
+    assert_non_null(strstr(line, "a?[31mb.wav"));
+}
+
+static void names_are_made_printable(void **state)
+{
+    (void)state;
+    char text[] = "a\x1b[2J\n\tb \x7f Ä \xc2\x9b \xc2\xa0 \xe9. € 😀 \xe2\x82";
+    utf8_make_printable(text);
+    assert_string_equal(text, "a?[2J??b ? Ä ?? \xc2\xa0 ?. € 😀 ??");
 }
 
 int main(void)
@@ -265,6 +287,7 @@ int main(void)
         cmocka_unit_test(json_has_the_shape_of_openai_whispers),
         cmocka_unit_test(jsonl_has_an_object_a_line),
         cmocka_unit_test(the_progress_line_fits),
+        cmocka_unit_test(names_are_made_printable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
