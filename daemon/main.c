@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "daemon/base/stdout_finish.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/service.h"
@@ -50,14 +51,14 @@ static void protect_memory(void)
         log_warning("core dumps cannot be turned off: %s", strerror(errno));
 }
 
-/* A full disk shows only where what stdio has kept is written. */
 static int finish_output(void)
 {
-    errno = was_closed[STDOUT_FILENO] ? EBADF : 0;
-    if (!errno && fflush(stdout) == 0 && !ferror(stdout))
-        return EXIT_OK;
-    log_error("standard output: %s", errno ? strerror(errno) : "not everything could be written");
-    return EXIT_RUNTIME;
+    struct err err = {0};
+    int r =
+        was_closed[STDOUT_FILENO] ? err_set(&err, -EBADF, "standard output is closed") : stdout_finish(&err);
+    if (r < 0)
+        log_error("%s", err.msg);
+    return r < 0 ? EXIT_RUNTIME : EXIT_OK;
 }
 
 static int list_devices(void)

@@ -32,7 +32,7 @@ static const char usage[] =
     "  --no-reconnect     end when the connection is lost, with exit status 3\n"
     "status      what the daemon is doing; --json for programs\n"
     "flush       end the utterance here: commit what has been heard\n"
-    "pause       stop listening and close the device; --stream NAME for one input\n"
+    "pause       stop listening; --stream NAME for one input\n"
     "resume      listen again\n"
     "set         what can be changed while the daemon runs, and what it is now\n"
     "set KEY=VALUE      change it until the daemon ends or rereads its file: set language=de\n"

@@ -18,8 +18,8 @@
 static int make_one_public(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)ftw;
-    if (type != FTW_SL && chmod(path, S_ISDIR(st->st_mode) ? 0755 : 0644) < 0)
-        return 0; /* some file systems have no permissions */
+    if (type != FTW_SL)
+        chmod(path, S_ISDIR(st->st_mode) ? 0755 : 0644); /* some file systems have no permissions */
     return 0;
 }
 

@@ -175,9 +175,10 @@ static void says_that_nothing_is_written(void **state)
     static const char *const asked[] = {"--help", "--version", "--print-config"};
     for (int i = 0; i < 3; i++) {
         assert_int_equal(run_shell(asked[i], ">/dev/full"), 1);
-        assert_string_equal(daemon_log(&d), "captiond: error: standard output: No space left on device\n");
+        assert_string_equal(daemon_log(&d),
+                            "captiond: error: cannot write to standard output: No space left on device\n");
         assert_int_equal(run_shell(asked[i], ">&-"), 1);
-        assert_string_equal(daemon_log(&d), "captiond: error: standard output: Bad file descriptor\n");
+        assert_string_equal(daemon_log(&d), "captiond: error: standard output is closed\n");
     }
 }
 
