@@ -142,11 +142,8 @@ static void test_little_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_machines),
-        cmocka_unit_test(test_terms),
-        cmocka_unit_test(test_waits),
-        cmocka_unit_test(test_gives_back),
-        cmocka_unit_test(test_little_memory),
+        cmocka_unit_test(test_machines),   cmocka_unit_test(test_terms),         cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_gives_back), cmocka_unit_test(test_little_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
