@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "daemon/base/clock.h"
 
@@ -63,4 +65,25 @@ int notify_socket(const char *name)
     }
     free(names);
     return found;
+}
+
+/* A descriptor is all that can be kept: its name says what for, and it has nothing in it. */
+#define PAUSE_NAME "paused-%s"
+
+void notify_keep_pause(const char *stream, bool paused)
+{
+    char message[128];
+    int fd = paused ? eventfd(0, EFD_CLOEXEC) : -1;
+    snprintf(message, sizeof(message), "%s=1\nFDNAME=" PAUSE_NAME, paused ? "FDSTORE" : "FDSTOREREMOVE",
+             stream);
+    sd_pid_notify_with_fds(0, 0, message, &fd, fd >= 0);
+    if (fd >= 0)
+        close(fd);
+}
+
+bool notify_kept_pause(const char *stream)
+{
+    char name[64];
+    snprintf(name, sizeof(name), PAUSE_NAME, stream);
+    return notify_socket(name) >= 0;
 }

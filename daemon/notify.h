@@ -19,4 +19,8 @@ uint64_t notify_watchdog_ms(void);
 /* The socket passed under this FileDescriptorName, −1 if there is none. To be called before other threads run. */
 int notify_socket(const char *name);
 
+/* What a restart of the service shall still know (FDSTORE=1: until the service is stopped): whether this stream is paused. */
+void notify_keep_pause(const char *stream, bool paused);
+bool notify_kept_pause(const char *stream);
+
 #endif

@@ -277,8 +277,25 @@ static void control_flush(void *ctx)
 static void control_pause(void *ctx, unsigned streams, bool pause)
 {
     struct service *s = ctx;
+    unsigned before = s->paused;
     pipeline_pause(&s->pipeline, streams, pause);
     s->paused = pause ? s->paused | streams : s->paused & ~streams;
+    for (int i = 0; i < s->config->n_inputs; i++) {
+        if ((before ^ s->paused) >> i & 1)
+            notify_keep_pause(s->config->inputs[i].name, pause);
+    }
+}
+
+/* Who has paused a microphone and sees captiond start anew, be it after a crash, trusts that it is paused still. */
+static void find_kept_pauses(struct service *s)
+{
+    for (int i = 0; i < s->config->n_inputs; i++) {
+        const char *name = s->config->inputs[i].name;
+        if (!notify_kept_pause(name))
+            continue;
+        s->paused |= 1u << i;
+        log_info("input %s is paused, as before the restart: captionctl resume ends it", name);
+    }
 }
 
 static int control_set(void *ctx, const char *name, const char *value, struct err *err)
@@ -326,9 +343,10 @@ static int start(struct service *s, struct err *err)
     int r = listener_start(&s->captions_socket, &s->loop, subscribers_accept, &s->subscribers, err);
     if (r == 0)
         r = listener_start(&s->control_socket, &s->loop, control_accept, &s->control, err);
-    if (r == 0)
-        r = pipeline_start(&s->pipeline, err);
-    return r;
+    if (r < 0)
+        return r;
+    pipeline_pause(&s->pipeline, s->paused, true);
+    return pipeline_start(&s->pipeline, err);
 }
 
 static void work_load(uv_work_t *work)
@@ -410,6 +428,7 @@ int service_create(struct config *config, int argc, char *const *argv, struct se
         return err_set(err, r, "no event loop: %s", uv_strerror(r));
     }
     init_handles(s);
+    find_kept_pauses(s);
     r = sockets_bind(config, &s->captions_socket, &s->control_socket, err);
     if (r == 0)
         r = init_hub(s, err);

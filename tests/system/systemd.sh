@@ -198,6 +198,28 @@ is_restarted_when_killed() {
     ask /run/captiond/captions.sock && await 20 restarted_from "$pid"
 }
 
+ctl() { # COMMAND…
+    within captionctl --control /run/captiond/control.sock "$@"
+}
+
+is_paused() {
+    ctl status --json | grep '"state":"paused"'
+}
+
+is_not_paused() {
+    ctl status --json | grep '"type"' && ! is_paused
+}
+
+stays_paused_when_killed() {
+    local pid
+    ctl pause && pid=$(main_pid) || return 1
+    within kill -KILL "$pid"
+    await 20 restarted_from "$pid" && await 10 is_paused && log_has "as before the restart" || return 1
+    ctl resume && pid=$(main_pid) || return 1
+    within systemctl restart captiond.service
+    restarted_from "$pid" && await 10 is_not_paused
+}
+
 is_restarted_when_it_hangs() {
     local pid
     pid=$(main_pid) || return 1
@@ -262,6 +284,7 @@ check "priorities in the journal" logs_with_priorities
 check "device files of a GPU are made first" makes_devices_first
 check "feeds the watchdog" feeds_the_watchdog
 check "is restarted when killed, and the client that came meanwhile is served" is_restarted_when_killed
+check "stays paused when killed, and no longer than asked" stays_paused_when_killed
 check "is restarted when it hangs" is_restarted_when_it_hangs
 check "systemctl stop" stops_cleanly
 check "captions under all restrictions" captions_when_hardened

@@ -121,9 +121,12 @@ static void waits_for_its_device(void **state)
         await("WATCHDOG=1", NULL);
     int control = daemon_connect(d.control);
     send_all(control, "{\"cmd\":\"pause\"}\n");
+    assert_non_null(strstr(await("FDSTORE=1", NULL), "FDNAME=paused-mic"));
     assert_non_null(strstr(await("STATUS=", NULL), "paused"));
     for (int i = 0; i < 6; i++)
         await("WATCHDOG=1", NULL);
+    send_all(control, "{\"cmd\":\"pause\"}\n{\"cmd\":\"resume\"}\n"); /* it is paused already */
+    assert_non_null(strstr(await("FDSTOREREMOVE=1", "FDSTORE=1"), "FDNAME=paused-mic"));
     close(control);
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
