@@ -415,11 +415,16 @@ void intake_pause(struct intake *in, bool pause)
     wake_source(in);
 }
 
+void intake_ask_stop(struct intake *in)
+{
+    atomic_store(&in->stop, true);
+    wake_source(in);
+}
+
 int intake_stop(struct intake *in, int timeout_ms)
 {
     int64_t until = clock_now_ns() + timeout_ms * NS_A_MS;
-    atomic_store(&in->stop, true);
-    wake_source(in);
+    intake_ask_stop(in);
     while (in->started) {
         if (pthread_tryjoin_np(in->thread, NULL) == 0)
             in->started = false;

@@ -110,6 +110,9 @@ int intake_start(struct intake *, struct err *);
  * it is paced, left to be read afterwards, like the rest of a file. Any thread. */
 void intake_pause(struct intake *, bool pause);
 
+/* Has the thread end, which intake_stop waits for. */
+void intake_ask_stop(struct intake *);
+
 /* Ends the thread. 0, or -ETIMEDOUT when the sound server does not let go of the source: then the intake must not be
  * destroyed and the process should end soon. Idempotent. */
 int intake_stop(struct intake *, int timeout_ms);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/wake.h"
 
 /* How far a paced pipe may run ahead of the clock. One that is written as the sound is heard must be empty between two
  * blocks, or what has piled up in it (while the model was loaded, say) makes all that follows late. The kernel keeps
@@ -129,10 +130,8 @@ static void put_waiting(struct intake *in, const float *pcm, int n)
             judge(in, pcm, written);
         pcm += written;
         n -= written;
-        if (n > 0) {
-            const struct timespec until = clock_timespec(clock_now_ns() + 50 * NS_A_MS);
-            sem_clockwait(&in->room, CLOCK_MONOTONIC, &until);
-        }
+        if (n > 0)
+            wake_wait(&in->room, 50);
     }
 }
 

@@ -308,6 +308,8 @@ void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)
 
 void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
 {
+    for (int i = 0; i < p->n_inputs; i++) /* all of them, before one is waited for */
+        intake_ask_stop(p->inputs[i]);
     for (int i = 0; i < p->n_inputs; i++) {
         if (intake_stop(p->inputs[i], timeout_ms) < 0)
             p->inputs_stuck = true;

@@ -27,7 +27,7 @@ int resampler_output_max(const struct resampler *, int n_frames);
  * room for resampler_output_max, and returns their number or a negative errno. */
 int resampler_run(struct resampler *, const float *frames, int n_frames, bool last, float *out, struct err *);
 
-/* Forgets the past: for a reopened device. */
+/* Forgets the past, as `last` does. */
 void resampler_reset(struct resampler *);
 
 #endif

@@ -14,11 +14,6 @@ struct cue_style {
 
 /* --- writing a cue --- */
 
-static int64_t milliseconds(int64_t sample)
-{
-    return (sample * 1000 + SAMPLE_RATE / 2) / SAMPLE_RATE;
-}
-
 static void put_time(FILE *out, int64_t ms, char point)
 {
     fprintf(out, "%02lld:%02d:%02d%c%03d", (long long)(ms / 3600000), (int)(ms / 60000 % 60),
@@ -76,7 +71,7 @@ static void put_cue(struct transcript *t, const struct cue_style *style, int64_t
                     const char *text)
 {
     t->cue_start = start > t->cue_start ? start : t->cue_start;
-    int64_t start_ms = milliseconds(t->cue_start), end_ms = milliseconds(end);
+    int64_t start_ms = sample_to_ms(t->cue_start), end_ms = sample_to_ms(end);
     t->n_cues++;
     style->head(t, start_ms, end_ms < start_ms + LEAST_MS ? start_ms + LEAST_MS : end_ms);
     style->text(t->out, text);

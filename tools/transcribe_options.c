@@ -282,6 +282,23 @@ static const struct row *row_of(int option)
     return NULL;
 }
 
+static void set_defaults(struct transcribe_options *o)
+{
+    struct longform_options d;
+    longform_defaults(&d);
+    *o = (struct transcribe_options){.model = "auto",
+                                     .engine = "auto",
+                                     .precision = "auto",
+                                     .beam_size = d.beam_size,
+                                     .best_of = d.best_of,
+                                     .patience = d.patience,
+                                     .length_penalty = d.length_penalty,
+                                     .temperature_increment = d.temperatures[1],
+                                     .compression_ratio_threshold = d.compression_ratio_threshold,
+                                     .logprob_threshold = d.logprob_threshold,
+                                     .no_speech_threshold = d.no_speech_threshold};
+}
+
 int transcribe_options_parse(struct transcribe_options *o, int argc, char **argv, int *first)
 {
     struct option table[N_ROWS + 1];
@@ -298,17 +315,7 @@ int transcribe_options_parse(struct transcribe_options *o, int argc, char **argv
                      alone ? "" : ":");
     }
     table[n] = (struct option){0};
-    *o = (struct transcribe_options){.model = "auto",
-                                     .engine = "auto",
-                                     .precision = "auto",
-                                     .beam_size = 1,
-                                     .best_of = 5,
-                                     .patience = 1.0f,
-                                     .length_penalty = -1.0f,
-                                     .temperature_increment = 0.2f,
-                                     .compression_ratio_threshold = 2.4f,
-                                     .logprob_threshold = -1.0f,
-                                     .no_speech_threshold = 0.6f};
+    set_defaults(o);
     accept_underscores(argc, argv);
     for (int option; (option = getopt_long(argc, argv, letters, table, NULL)) != -1;) {
         const struct row *r = row_of(option);

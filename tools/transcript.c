@@ -38,14 +38,9 @@ static int tsv_begin(struct transcript *t)
     return 0;
 }
 
-static int64_t milliseconds(int64_t sample)
-{
-    return (sample * 1000 + SAMPLE_RATE / 2) / SAMPLE_RATE;
-}
-
 static int tsv_segment(struct transcript *t, const struct longform_segment *s)
 {
-    fprintf(t->out, "%lld\t%lld\t", (long long)milliseconds(s->start), (long long)milliseconds(s->end));
+    fprintf(t->out, "%lld\t%lld\t", (long long)sample_to_ms(s->start), (long long)sample_to_ms(s->end));
     put_line(t->out, skip_spaces(s->text));
     return 0;
 }
@@ -61,7 +56,7 @@ static double rounded(double x)
 
 static double seconds(int64_t sample)
 {
-    return (double)milliseconds(sample) / 1000.0;
+    return (double)sample_to_ms(sample) / 1000.0;
 }
 
 static json_t *words_json(const struct longform_segment *s)

@@ -7,4 +7,10 @@
 #define SAMPLE_RATE 16000 /* Hz */
 #define NS_A_SAMPLE (NS_A_SECOND / SAMPLE_RATE)
 
+/* The nearest millisecond. */
+static inline int64_t sample_to_ms(int64_t sample)
+{
+    return (sample * 1000 + SAMPLE_RATE / 2) / SAMPLE_RATE;
+}
+
 #endif
