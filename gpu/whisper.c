@@ -146,16 +146,7 @@ static int warm_up_steps(struct whisper *w, struct err *err)
     return whisper_wait(w, err);
 }
 
-/* "auto" is the GPU, or where there is none the host; *no_device then says why. */
-static int open_engine(const char *name, const struct engine_options *options, struct engine **out,
-                       struct err *no_device, struct err *err)
-{
-    if (strcmp(name, "auto") != 0)
-        return engine_open(name, options, out, err);
-    return engine_open("cuda", options, out, no_device) == 0 ? 0 : engine_open("host", options, out, err);
-}
-
-static int load(struct whisper *w, const struct whisper_options *options, struct err *no_device,
+static int load(struct whisper *w, const char *engine_name, const struct whisper_options *options,
                 struct err *err)
 {
     w->dims = weights_dims(w->weights);
@@ -169,56 +160,58 @@ static int load(struct whisper *w, const struct whisper_options *options, struct
                                           .n_windows = together ? options->n_audio_slots : 1,
                                           .deferred = options->deferred,
                                           .yields = options->yields};
-    int r = open_engine(options->engine, &engine, &w->engine, no_device, err);
+    int r = engine_open(engine_name, &engine, &w->engine, err);
     if (r < 0)
         return r;
     struct layer_loader loader;
     layer_loader_init(&loader, w->engine, w->weights, err);
     r = loader.code < 0 ? loader.code : build(w, &loader);
     layer_loader_finish(&loader);
-    weights_close_files(w->weights);
     if (r == 0)
         r = warm_up(w, err);
     return r < 0 ? r : warm_up_steps(w, err);
 }
 
-static int open_with(const char *path, const struct whisper_options *options, struct whisper **out,
-                     struct err *no_device, struct err *err)
+/* A model on the engine of this name, which has the weights from then on; they stay the caller's where that fails. */
+static int open_on(const char *engine_name, const struct whisper_options *options, struct weights *weights,
+                   struct whisper **out, struct err *err)
 {
     struct whisper *w = calloc(1, sizeof(*w));
     if (!w)
         return err_set(err, -ENOMEM, "out of memory for the model");
-    int r = weights_open(path, &w->weights, err);
-    if (r == 0)
-        r = load(w, options, no_device, err);
-    if (r < 0) {
-        if (no_device)
-            *no_device = w->engine && whisper_on_device(w) ? *err : (struct err){0};
-        whisper_close(w);
-        return r;
+    w->weights = weights;
+    int r = load(w, engine_name, options, err);
+    if (r == 0) {
+        *out = w;
+        return 0;
     }
-    if (no_device)
-        w->no_device = *no_device;
-    *out = w;
-    return 0;
+    w->weights = NULL;
+    whisper_close(w);
+    return r;
 }
 
+/* "auto" is the GPU, or the host: where there is none, or one that has too little memory or fails. */
 int whisper_open(const char *path, const struct whisper_options *options, struct whisper **out,
                  struct err *err)
 {
+    struct weights *weights = NULL;
     struct err no_device = {0};
+    bool either = strcmp(options->engine, "auto") == 0;
     int r = check_options(options, err);
+    if (r == 0)
+        r = weights_open(path, &weights, err);
     if (r < 0)
         return r;
-    if (strcmp(options->engine, "auto") != 0)
-        return open_with(path, options, out, NULL, err);
-    r = open_with(path, options, out, &no_device, err);
-    if (r == 0 || !no_device.code)
+    r = open_on(either ? "cuda" : options->engine, options, weights, out, either ? &no_device : err);
+    if (r < 0 && either)
+        r = open_on("host", options, weights, out, err);
+    if (r < 0) {
+        weights_close(weights);
         return r;
-    /* There is a GPU, with too little memory for the model perhaps. */
-    struct whisper_options host = *options;
-    host.engine = "host";
-    return open_with(path, &host, out, &no_device, err);
+    }
+    weights_close_files(weights);
+    (*out)->no_device = no_device;
+    return 0;
 }
 
 void whisper_close(struct whisper *w)
