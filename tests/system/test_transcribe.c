@@ -202,7 +202,7 @@ static void test_errors_name_the_file(void **state)
     expect(err, "captiond-transcribe: standard input: sample rate");
     unlink(path);
     /* A terminal would obey what is in a name. */
-    assert_int_equal(transcribe("--model %s \"$(printf 'a\\033[2Jb.wav')\"", model), 1);
+    assert_int_equal(transcribe("--model %s -q \"$(printf 'a\\033[2Jb.wav')\"", model), 1);
     assert_string_equal(err, "captiond-transcribe: a?[2Jb.wav: No such file or directory\n");
     assert_int_equal(mkfifo(path, 0600), 0);
     assert_int_equal(transcribe("--model %s -q %s ''", model, path), 1);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define ASAN 1
 #else
@@ -17,10 +18,11 @@
 #endif
 
 #define STACK_BYTES ((size_t)128 << 10)
-#define STACK_SKEW                                                                                           \
-    ((size_t)320) /* stacks that all began at the same place in a page would share a few lines of the caches */
-#define CANARY 16
-#define WARP   32u
+/* Stacks that all began at the same place in a page would share a few lines of the caches. */
+#define STACK_SKEW  ((size_t)320)
+#define STACK_SKEWS 64
+#define CANARY      16
+#define WARP        32u
 
 /* --- switching ---------------------------------------------------------------------------------------------------- */
 
@@ -314,8 +316,7 @@ void harness_meet(unsigned mask, void *arg, void (*fn)(void **, unsigned))
         harness_die("a warp operation's mask leaves out a lane that takes part");
     if (mask & ~exist)
         harness_die("a warp operation's mask names lanes that do not exist");
-    unsigned other =
-        there ? (unsigned)__builtin_ctz(there) : lane; /* who came later was held against it as well */
+    unsigned other = there ? (unsigned)__builtin_ctz(there) : lane; /* all that are there agree with it */
     if (there && (w->fn[other] != fn || w->mask[other] != mask))
         harness_die("lanes of a warp meet in different operations");
     w->fn[lane] = fn;
@@ -395,6 +396,17 @@ static std::vector<unsigned> count_to(unsigned n)
     return order;
 }
 
+/* Those that a fiber has never returned from, its first ones: to AddressSanitizer there would still be something between their
+ * variables. */
+static void forget_frames(char *stack)
+{
+#if ASAN
+    size_t first = STACK_BYTES - STACK_SKEWS * STACK_SKEW - 4096;
+    __asan_unpoison_memory_region(stack + first, STACK_BYTES - first);
+#endif
+    (void)stack;
+}
+
 /* The one that has been free for longest, if more than `spare` are. */
 static char *take_stack(size_t spare)
 {
@@ -431,7 +443,7 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         b->warps[f->warp].ready |= 1u << i % WARP;
         /* Not one of the block before: a stack is a thread to races.h. */
         f->stack = take_stack(n_threads);
-        context_init(&f->context, f->stack, STACK_BYTES - i % 64 * STACK_SKEW, fiber_entry);
+        context_init(&f->context, f->stack, STACK_BYTES - i % STACK_SKEWS * STACK_SKEW, fiber_entry);
     }
     block = b;
     b->index.dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
@@ -441,8 +453,10 @@ static void finish_block(struct block *b)
 {
     block = b;
     drop_arrays();
-    for (struct fiber &f : b->fibers)
+    for (struct fiber &f : b->fibers) {
+        forget_frames(f.stack);
         stacks.push_back(f.stack);
+    }
     block = nullptr;
     harness_block = nullptr;
 }
