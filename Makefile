@@ -376,17 +376,23 @@ cuda-race-mutants: export MUTANT_OBJECTS = $(CUDA_RACES_OBJ)
 cuda-race-mutants: export MUTANT_LIBS = $(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS) -lcmocka
 cuda-race-mutants: $(CUDA_RACES)
 	@tests/cuda/race-mutants $(BUILD) '$(or $(ONLY),.)'
-# The operations with each seed. WHOLE=1: first the whole model once, without real speech, which takes as long as a seed; make
-# stress does so. test_lost is about captions, and takes longer.
+# The operations with each seed, side by side, since one test takes most of the time. WHOLE=1: the whole model once as well,
+# without real speech; make stress does so. test_lost is about captions, and takes longer.
 CUDA_SANITIZED := $(filter-out %/test_whisper %/test_lost,$(CUDA_TESTS))
 cuda-sanitize:
 	@$(MAKE) --no-print-directory -s $(JOBS) SAN=address BUILD=build-address \
 		$(patsubst $(BUILD)/%,build-address/%,$(CUDA_SANITIZED) $(if $(WHOLE),$(BUILD)/tests/cuda/test_whisper))
-	@for seed in 1 2 3; do \
-		echo "seed $$seed"; \
-		CAPTIOND_TEST_SEED=$$seed CAPTIOND_TEST_MODELS=/nonexistent CAPTIOND_TEST_PATIENCE=4 tests/run build-address \
-			$(if $(WHOLE),$$([ $$seed != 1 ] || echo cuda/test_whisper)) $(patsubst $(BUILD)/tests/%,%,$(CUDA_SANITIZED)) || exit 1; \
-	done
+	@logs=$$(mktemp -d); runs=; status=0; \
+	for seed in 1 2 3; do \
+		CAPTIOND_TEST_SEED=$$seed CAPTIOND_TEST_MODELS=/nonexistent CAPTIOND_TEST_PATIENCE=8 tests/run build-address \
+			$(if $(WHOLE),$$([ $$seed != 1 ] || echo cuda/test_whisper)) $(patsubst $(BUILD)/tests/%,%,$(CUDA_SANITIZED)) \
+			>$$logs/$$seed 2>&1 & runs="$$runs $$seed:$$!"; \
+	done; \
+	for run in $$runs; do \
+		wait $${run#*:} || status=1; \
+		echo "seed $${run%:*}" && cat $$logs/$${run%:*}; \
+	done; \
+	rm -r $$logs; exit $$status
 cuda-coverage:
 	@$(MAKE) --no-print-directory -s BUILD=build/coverage COVERAGE=--coverage CUDA_ARCHS=80 \
 		$(patsubst $(BUILD)/%,build/coverage/%,$(CUDA_TESTS))

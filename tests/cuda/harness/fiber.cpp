@@ -19,10 +19,10 @@
 
 #define STACK_BYTES ((size_t)128 << 10)
 /* Stacks that all began at the same place in a page would share a few lines of the caches. */
-#define STACK_SKEW  ((size_t)320)
-#define STACK_SKEWS 64
-#define CANARY      16
-#define WARP        32u
+#define STACK_BEGIN(thread) (STACK_BYTES - (thread) % 64 * (size_t)320)
+#define FRAMES_BYTES        2048 /* of fiber_entry and leave */
+#define CANARY              16
+#define WARP                32u
 
 /* --- switching ---------------------------------------------------------------------------------------------------- */
 
@@ -398,13 +398,12 @@ static std::vector<unsigned> count_to(unsigned n)
 
 /* Those that a fiber has never returned from, its first ones: to AddressSanitizer there would still be something between their
  * variables. */
-static void forget_frames(char *stack)
+static void forget_frames(char *begin)
 {
 #if ASAN
-    size_t first = STACK_BYTES - STACK_SKEWS * STACK_SKEW - 4096;
-    __asan_unpoison_memory_region(stack + first, STACK_BYTES - first);
+    __asan_unpoison_memory_region(begin - FRAMES_BYTES, FRAMES_BYTES);
 #endif
-    (void)stack;
+    (void)begin;
 }
 
 /* The one that has been free for longest, if more than `spare` are. */
@@ -443,7 +442,7 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         b->warps[f->warp].ready |= 1u << i % WARP;
         /* Not one of the block before: a stack is a thread to races.h. */
         f->stack = take_stack(n_threads);
-        context_init(&f->context, f->stack, STACK_BYTES - i % STACK_SKEWS * STACK_SKEW, fiber_entry);
+        context_init(&f->context, f->stack, STACK_BEGIN(i), fiber_entry);
     }
     block = b;
     b->index.dynamic = dynamic ? new_array(&dynamic_key, dynamic) : nullptr;
@@ -453,9 +452,9 @@ static void finish_block(struct block *b)
 {
     block = b;
     drop_arrays();
-    for (struct fiber &f : b->fibers) {
-        forget_frames(f.stack);
-        stacks.push_back(f.stack);
+    for (size_t i = 0; i < b->fibers.size(); i++) {
+        forget_frames(b->fibers[i].stack + STACK_BEGIN(i));
+        stacks.push_back(b->fibers[i].stack);
     }
     block = nullptr;
     harness_block = nullptr;
