@@ -98,19 +98,14 @@ struct wav_sound {
     int64_t n_bytes_riff; /* of the file but for its first 8 bytes */
 };
 
-static int64_t little_endian(const unsigned char b[4])
-{
-    return (int64_t)b[0] | (int64_t)b[1] << 8 | (int64_t)b[2] << 16 | (int64_t)b[3] << 24;
-}
-
 static bool find_wav_sound(FILE *f, struct wav_sound *sound)
 {
     unsigned char head[12];
     if (fread(head, 1, 12, f) < 12 || memcmp(head, "RIFF", 4) != 0 || memcmp(head + 8, "WAVE", 4) != 0)
         return false;
-    int64_t at = 12, n_bytes_riff = little_endian(head + 4);
+    int64_t at = 12, n_bytes_riff = little_endian(head + 4, 4);
     for (int i = 0; i < WAV_CHUNKS_MAX && fseeko(f, at, SEEK_SET) == 0 && fread(head, 1, 8, f) == 8; i++) {
-        int64_t n = little_endian(head + 4);
+        int64_t n = little_endian(head + 4, 4);
         if (memcmp(head, "data", 4) == 0) {
             *sound = (struct wav_sound){.begin = at + 8, .n_bytes = n, .n_bytes_riff = n_bytes_riff};
             return true;

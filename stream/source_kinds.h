@@ -3,7 +3,18 @@
 #ifndef CAPTIOND_STREAM_SOURCE_KINDS_H
 #define CAPTIOND_STREAM_SOURCE_KINDS_H
 
+#include <stdint.h>
+
 #include "stream/source.h"
+
+/* A number of one to four bytes, as samples and the headers of WAV have them. */
+static inline uint32_t little_endian(const unsigned char *p, int bytes)
+{
+    uint32_t x = 0;
+    for (int i = 0; i < bytes; i++)
+        x |= (uint32_t)p[i] << 8 * i;
+    return x;
+}
 
 int source_file_open(const char *path, struct source **, struct err *);
 

@@ -62,14 +62,6 @@ int source_pipe_check(const char *text, struct err *err)
     return parse(text, &layout, err);
 }
 
-static uint32_t little_endian(const unsigned char *p, int bytes)
-{
-    uint32_t x = 0;
-    for (int i = 0; i < bytes; i++)
-        x |= (uint32_t)p[i] << 8 * i;
-    return x;
-}
-
 static float to_float(const unsigned char *p, const struct format *format)
 {
     uint32_t bits = little_endian(p, format->bytes);

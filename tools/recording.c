@@ -48,8 +48,7 @@ static int drain(struct source *source, struct resampler *resampler, float *fram
             return n;
         r->n_samples += n;
         if (last)
-            return r->n_samples == 0 && r->damage.code ? err_set(err, r->damage.code, "%s", r->damage.msg)
-                                                       : 0;
+            return 0;
     }
 }
 
