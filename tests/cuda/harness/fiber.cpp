@@ -406,14 +406,18 @@ static void forget_frames(char *begin)
     (void)begin;
 }
 
-/* The one that has been free for longest, if more than `spare` are. */
-static char *take_stack(size_t spare)
+/* The one that somebody used last, for the caches' sake. To races.h a stack is a thread, which is not to be one of the block
+ * before: there it is the one that has been free for longest, if more than a block's are. */
+static char *take_stack(size_t n_threads)
 {
-    if (stacks.size() <= spare)
+    if (stacks.size() <= (RACES ? n_threads : 0))
         return (char *)mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    char *stack = stacks.front();
-    stacks.pop_front();
+    char *stack = RACES ? stacks.front() : stacks.back();
+    if (RACES)
+        stacks.pop_front();
+    else
+        stacks.pop_back();
     return stack;
 }
 
@@ -440,7 +444,6 @@ static void start_block(struct block *b, unsigned index, dim3 threads, dim3 bloc
         f->thread.lane = i % WARP;
         f->warp = i / WARP;
         b->warps[f->warp].ready |= 1u << i % WARP;
-        /* Not one of the block before: a stack is a thread to races.h. */
         f->stack = take_stack(n_threads);
         context_init(&f->context, f->stack, STACK_BEGIN(i), fiber_entry);
     }
@@ -452,7 +455,7 @@ static void finish_block(struct block *b)
 {
     block = b;
     drop_arrays();
-    for (size_t i = 0; i < b->fibers.size(); i++) {
+    for (size_t i = b->fibers.size(); i-- > 0;) { /* each thread will have the same one again */
         forget_frames(b->fibers[i].stack + STACK_BEGIN(i));
         stacks.push_back(b->fibers[i].stack);
     }

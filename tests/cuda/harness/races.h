@@ -11,6 +11,7 @@
 #include <cstddef>
 
 #ifdef HARNESS_RACES
+#define RACES 1
 #include <sanitizer/tsan_interface.h>
 
 extern "C" {
@@ -78,6 +79,7 @@ static inline void races_write(void *p, size_t bytes)
     __tsan_write_range(p, bytes);
 }
 #else
+#define RACES 0
 struct races_quiet {
     races_quiet()
     {
