@@ -22,12 +22,18 @@ void harness_open_memory(bool open);
 void harness_hide_cublas(bool hide);
 void harness_cooperative(bool has, int multiprocessors);
 void harness_shared_bytes(size_t of_a_block);
+void __tsan_acquire(void *) __attribute__((weak)); /* under ThreadSanitizer */
 /* tests/cuda/device.cu, on a real GPU */
 void *test_device_alloc(struct engine *, size_t bytes, struct err *) __attribute__((weak));
 
 bool test_on_gpu(void)
 {
     return test_device_alloc;
+}
+
+int test_rounds(int own, int emulated)
+{
+    return __tsan_acquire ? (emulated + 3) / 4 : emulated;
 }
 
 static struct engine *open_seeded(unsigned seed, const struct engine_options *options)

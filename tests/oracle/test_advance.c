@@ -161,7 +161,7 @@ static void test_runs(void **state)
     test_rng_init(&rng, 13);
     struct world w = make_world();
     struct slot_state *expected = calloc(SLOTS, sizeof(*expected));
-    int stops[4] = {0}, accepted = 0, rounds = test_engines_emulated ? 60 : 300;
+    int stops[4] = {0}, accepted = 0, rounds = test_rounds(300, 60);
     for (int round = 0; round < rounds; round++) {
         int n = 0;
         *w.n_active = SLOTS;

@@ -165,8 +165,8 @@ static void test_offers(void **state)
             struct select_world w = make_select_world(isa_names[isa], threads, threads == 2 ? large : small);
             if (!w.e)
                 continue;
-            int rounds = test_engines_emulated ? 24 : 100;
-            check_select(&w, &rng, threads == 2 ? 8 : rounds, &rows, &near);
+            int rounds = test_rounds(100, 24);
+            check_select(&w, &rng, threads == 2 ? test_rounds(8, 8) : rounds, &rows, &near);
             drop_select_world(&w);
         }
     }
@@ -526,7 +526,7 @@ static void test_searches(void **state)
     struct test_rng rng;
     struct tally tally = {0};
     struct advance_world w = make_advance_world();
-    int rounds = test_engines_emulated ? 40 : 400;
+    int rounds = test_rounds(400, 40);
     test_rng_init(&rng, 23);
     for (int round = 0; round < rounds; round++) {
         int n = draw_searches(&rng, &w, searches);

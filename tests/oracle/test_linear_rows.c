@@ -183,7 +183,7 @@ static void check_engine(struct engine *e, struct test_rng *rng, struct rounding
         for (size_t j = 0; j < sizeof(ins) / sizeof(ins[0]); j++) {
             bool exact = (i + j) % 2;
             struct layer l = make_layer(e, rng, outs[i], ins[j], exact);
-            for (int t = 0; t < 3; t++) {
+            for (int t = 0; t < test_rounds(3, 3); t++) {
                 int bits = test_rng_int(rng, 0, 15), n_rows = test_rng_int(rng, 1, t ? 9 : 40);
                 struct variant v = {bits & 1, bits & 2, bits & 4, bits & 8};
                 check_rows(e, rng, &l, v, n_rows,
@@ -385,9 +385,9 @@ static void test_batch_invariance(void **state)
                 struct engine *e = openers[i](isa_names[isa], threads, PRECISION_AUTO);
                 if (!e)
                     continue;
-                check_batches(e, 403, 384, 1, &first);
+                check_batches(e, test_rounds(403, 403), 384, 1, &first);
                 if (openers[i] == open_engine_of_many)
-                    check_batches(e, WIDE, 70, 7, &first_wide);
+                    check_batches(e, test_rounds(WIDE, WIDE), 70, 7, &first_wide);
                 engine_close(e);
             }
             free(first);

@@ -129,8 +129,8 @@ static void test_rules(void **state)
             struct world w = make_world(isa_names[isa], threads, threads == 2 ? large : small);
             if (!w.e)
                 continue;
-            int rounds = test_engines_emulated ? 24 : 150;
-            check_rules(&w, &rng, threads == 2 ? 8 : rounds, &rows, &near);
+            int rounds = test_rounds(150, 24);
+            check_rules(&w, &rng, threads == 2 ? test_rounds(8, 8) : rounds, &rows, &near);
             drop_world(&w);
         }
     }
@@ -192,7 +192,7 @@ static struct slot_state sampling_slot(const struct world *w, float temperature,
 /* Draws from softmax(logits / T): Pearson's chi-squared over the outcomes, and never a suppressed token. */
 static void check_distribution(struct world *w, struct test_rng *rng, float temperature)
 {
-    const int draws = test_engines_emulated ? 800 : 20000;
+    const int draws = test_rounds(20000, 800);
     double *x = calloc((size_t)w->f.v.n, sizeof(double));
     int *count = calloc((size_t)w->f.v.n, sizeof(int));
     float *given = malloc((size_t)w->f.v.n * sizeof(float));

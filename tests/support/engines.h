@@ -27,6 +27,9 @@ struct engine *test_engine_open(const struct engine_case *, int n_mels);
 
 /* Whether the engines are emulated, a thousand times slower than they are: tests leave out what is only large. */
 extern const bool test_engines_emulated;
+/* How often to try: on a processor's own engines, and on emulated ones. Where each access of a kernel is looked at for races as
+ * well, a quarter of that: it is the same places that access each time. */
+int test_rounds(int own, int emulated);
 /* Whether there is a real GPU under the engine instead: nothing is too large for it. */
 bool test_on_gpu(void);
 
