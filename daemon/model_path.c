@@ -118,17 +118,18 @@ int model_path_each(const char *folder, int (*each)(void *ctx, const char *name,
     return r;
 }
 
+/* "a, b, c": those that fit, whole. */
 struct name_list {
-    char text[ERR_MSG_MAX / 2];
-    size_t n;
+    char text[ERR_MSG_MAX];
+    size_t n, size;
 };
 
 static int append_name(void *ctx, const char *name, const char *path)
 {
     (void)path;
     struct name_list *list = ctx;
-    int n = snprintf(list->text + list->n, sizeof(list->text) - list->n, "%s%s", list->n ? ", " : "", name);
-    if (n < 0 || (size_t)n >= sizeof(list->text) - list->n) {
+    int n = snprintf(list->text + list->n, list->size - list->n, "%s%s", list->n ? ", " : "", name);
+    if (n < 0 || (size_t)n >= list->size - list->n) {
         list->text[list->n] = 0;
         return 1;
     }
@@ -136,14 +137,23 @@ static int append_name(void *ctx, const char *name, const char *path)
     return 0;
 }
 
+/* The service has other folders than the user who gets it a model: they are named. */
 static int not_installed(const char *name, char folders[][MODEL_PATH_MAX], int n_folders, struct err *err)
 {
-    struct name_list list = {.n = 0};
+    struct name_list where = {.size = ERR_MSG_MAX / 2}, installed = {.size = 1};
     for (int i = 0; i < n_folders; i++)
-        if (model_path_each(folders[i], append_name, &list))
+        append_name(&where, folders[i], NULL);
+    char text[ERR_MSG_MAX];
+    int n = snprintf(
+        text, sizeof(text),
+        "model %s is not installed: run `captiond-model get %s` (--folder is one of %s; installed: ", name,
+        name, where.text);
+    if (n < ERR_MSG_MAX - 2)
+        installed.size = ERR_MSG_MAX - 1 - (size_t)n;
+    for (int i = 0; i < n_folders; i++)
+        if (model_path_each(folders[i], append_name, &installed))
             break;
-    return err_set(err, -ENOENT, "model %s is not installed: run `captiond-model get %s` (installed: %s)",
-                   name, name, list.n ? list.text : "none");
+    return err_set(err, -ENOENT, "%s%s)", text, installed.n ? installed.text : "none");
 }
 
 static int copy_path(const char *from, char *path, size_t size, struct err *err)

@@ -96,6 +96,12 @@ static void a_missing_model_names_the_command_and_what_is_there(void **state)
     assert_non_null(strstr(err.msg, "captiond-model get unfinished"));
     assert_non_null(strstr(err.msg, "small"));
     assert_non_null(strstr(err.msg, "medium"));
+    /* Who runs the command may look elsewhere than who said so. */
+    char folders[256];
+    snprintf(folders, sizeof(folders),
+             "(--folder is one of %s/own, %s/cache/captiond/models, /var/lib/captiond/models; ", root, root);
+    assert_non_null(strstr(err.msg, folders));
+    assert_int_equal(err.msg[strlen(err.msg) - 1], ')');
     assert_string_equal(path, "untouched");
 }
 
