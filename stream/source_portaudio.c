@@ -96,7 +96,7 @@ static int take_lock(struct err *err)
     int64_t until = clock_now_ns() + LOCK_MS * NS_A_MS;
     while (pthread_mutex_trylock(&lock) != 0) {
         if (clock_now_ns() >= until)
-            return err_set(err, -EBUSY, "the sound server holds a device that is being closed");
+            return err_set(err, -EBUSY, "PortAudio is still busy with another device or search");
         nanosleep(&pause, NULL);
     }
     return 0;
