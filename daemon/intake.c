@@ -156,7 +156,8 @@ static void end_of_input(struct intake *in, int r, const struct err *err)
 static int take_frames(struct intake *in, const float *frames, int n, struct err *err)
 {
     struct source *source = in->source;
-    int64_t dropped = source->v->take_dropped(source);
+    int64_t dropped = source->dropped;
+    source->dropped = 0;
     if (source->warning[0])
         log_warning("%s: %s", in->options.name, source->warning);
     source->warning[0] = '\0';
@@ -308,7 +309,7 @@ static void discard_backlog(struct intake *in, float *frames)
         return;
     while (in->source && !told_to_yield(in) &&
            in->source->v->read(in->source, frames, READ_FRAMES, 0, &err) > 0)
-        in->source->v->take_dropped(in->source);
+        in->source->dropped = 0;
     in->heard_ns = clock_now_ns();
 }
 

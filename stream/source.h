@@ -30,8 +30,6 @@ enum {
 struct source_vtable {
     /* Reads up to max_frames frames, waiting at most timeout_ms for the first. Returns frames, or as above. */
     int (*read)(struct source *, float *frames, int max_frames, int timeout_ms, struct err *);
-    /* Frames that were lost directly before the ones last read, because they were not read in time. */
-    int64_t (*take_dropped)(struct source *);
     /* Makes a waiting read return soon. */
     void (*wake)(struct source *);
     /* Ends capture and frees the source. May block while a sound server is stopped: see source_close_timeout. */
@@ -42,6 +40,7 @@ struct source {
     const struct source_vtable *v;
     struct source_info info;
     int64_t heard_ns;  /* live: when the newest frame read was heard, on CLOCK_MONOTONIC; set by read */
+    int64_t dropped;   /* lost before the frames last read, as not read in time; whoever takes it clears it */
     char warning[256]; /* what read has noticed, for people; whoever tells it clears it */
 };
 

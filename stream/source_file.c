@@ -45,11 +45,6 @@ static int file_read(struct source *base, float *frames, int max_frames, int tim
     return s->damage.code ? err_set(err, s->damage.code, "%s", s->damage.msg) : SOURCE_EOF;
 }
 
-static int64_t file_take_dropped(struct source *base)
-{
-    return 0;
-}
-
 static void file_wake(struct source *base)
 {
     /* a read of a file never waits */
@@ -63,8 +58,7 @@ static void file_close(struct source *base)
     free(s);
 }
 
-static const struct source_vtable file_vtable = {
-    .read = file_read, .take_dropped = file_take_dropped, .wake = file_wake, .close = file_close};
+static const struct source_vtable file_vtable = {.read = file_read, .wake = file_wake, .close = file_close};
 
 /* libsndfile's own errors for these are vague ("System error."), and it would wait for ever on a FIFO. */
 static int check_file(const char *path, struct err *err)

@@ -217,11 +217,6 @@ static int pipe_read(struct source *base, float *frames, int max_frames, int tim
     return (int)n;
 }
 
-static int64_t pipe_take_dropped(struct source *base)
-{
-    return 0;
-}
-
 static void pipe_wake(struct source *base)
 {
     eventfd_write(((struct pipe_source *)base)->wake_fd, 1);
@@ -235,8 +230,7 @@ static void pipe_close(struct source *base)
     atomic_store(&stdin_taken, false);
 }
 
-static const struct source_vtable pipe_vtable = {
-    .read = pipe_read, .take_dropped = pipe_take_dropped, .wake = pipe_wake, .close = pipe_close};
+static const struct source_vtable pipe_vtable = {.read = pipe_read, .wake = pipe_wake, .close = pipe_close};
 
 int source_pipe_open(const char *text, struct source **out, struct err *err)
 {

@@ -50,9 +50,7 @@ struct device_source {
     _Atomic int64_t origin_ns;   /* when frame 0 was heard, by the newest frame; lost ones count */
     _Atomic bool finished, woken;
 
-    /* The reader's own. */
-    int64_t dropped; /* not yet reported */
-    int64_t late_since;
+    int64_t late_since; /* the reader's own */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -283,7 +281,7 @@ static int take(struct device_source *s, float *frames, int max_frames)
 {
     int64_t dropped;
     int n = frame_fifo_take(&s->fifo, frames, max_frames, &dropped);
-    s->dropped += dropped;
+    s->base.dropped += dropped;
     s->base.heard_ns = atomic_load(&s->origin_ns) + frames_to_ns(s, s->fifo.n_passed);
     return n;
 }
@@ -320,14 +318,6 @@ static int device_read(struct source *base, float *frames, int max_frames, int t
     }
 }
 
-static int64_t device_take_dropped(struct source *base)
-{
-    struct device_source *s = (struct device_source *)base;
-    int64_t n = s->dropped;
-    s->dropped = 0;
-    return n;
-}
-
 static void device_wake(struct source *base)
 {
     struct device_source *s = (struct device_source *)base;
@@ -355,7 +345,7 @@ static void device_close(struct source *base)
 }
 
 static const struct source_vtable device_vtable = {
-    .read = device_read, .take_dropped = device_take_dropped, .wake = device_wake, .close = device_close};
+    .read = device_read, .wake = device_wake, .close = device_close};
 
 /* --- opening ------------------------------------------------------------------------------------------------ */
 

@@ -221,7 +221,8 @@ static int capture(struct source *source, int ms, int64_t *n_lost)
         struct err err = {0};
         int n = source->v->read(source, frames, 4096, 100, &err);
         assert_true(n >= 0);
-        int64_t lost = n > 0 ? source->v->take_dropped(source) : 0;
+        int64_t lost = source->dropped;
+        source->dropped = 0;
         assert_true(n_heard + lost + n <= HEARD_MAX);
         n_heard += (int)lost;
         if (n_lost)

@@ -41,7 +41,6 @@ static struct device {
     int64_t opened_ns[16]; /* attempts */
     int n_attempts, n_open, n_closed;
     bool close_hangs;
-    int64_t dropped;
     struct source base;
 } device;
 
@@ -68,7 +67,7 @@ static int device_read(struct source *base, float *frames, int max, int timeout_
             device.at++;
         } else {
             if (device.done == 0)
-                device.dropped = s->dropped;
+                base->dropped = s->dropped;
             r = s->n - device.done < max ? s->n - device.done : max;
             for (int i = 0; i < r * base->info.channels; i++)
                 frames[i] = s->value;
@@ -83,13 +82,6 @@ static int device_read(struct source *base, float *frames, int max, int timeout_
     }
     pthread_mutex_unlock(&device.lock);
     return r;
-}
-
-static int64_t device_take_dropped(struct source *base)
-{
-    int64_t n = device.dropped;
-    device.dropped = 0;
-    return n;
 }
 
 static void device_wake(struct source *base)
@@ -111,7 +103,7 @@ static void device_close(struct source *base)
 }
 
 static const struct source_vtable device_vtable = {
-    .read = device_read, .take_dropped = device_take_dropped, .wake = device_wake, .close = device_close};
+    .read = device_read, .wake = device_wake, .close = device_close};
 
 static int device_open(const char *spec, struct source **out, struct err *err)
 {
