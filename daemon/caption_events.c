@@ -12,7 +12,7 @@
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
 {
-    return (sample + s->skipped) * 1000 / SAMPLE_RATE;
+    return sample_to_ms(sample + s->skipped);
 }
 
 static struct event *begin_event(struct stream *s, enum event_type type)
@@ -48,7 +48,7 @@ void caption_gap(struct stream *s, int64_t start, int64_t n_samples, enum gap_ca
 {
     struct event *e = begin_event(s, EVENT_GAP);
     e->start_ms = to_ms(s, start);
-    e->lost_ms = n_samples * 1000 / SAMPLE_RATE;
+    e->lost_ms = to_ms(s, start + n_samples) - e->start_ms;
     e->end_ms = e->start_ms + e->lost_ms;
     e->cause = cause;
     send_event(s);
@@ -83,7 +83,7 @@ static void send_status(struct stream *s, enum status_use use)
     e->state = state_of(s);
     e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
     e->t0_unix_ms = t0_unix_ms(s);
-    e->queue_ms = s->open ? (int)((atomic_load(&s->in->judged) - s->seen) * 1000 / SAMPLE_RATE) : 0;
+    e->queue_ms = s->open ? (int)sample_to_ms(atomic_load(&s->in->judged) - s->seen) : 0;
     e->rtf = s->heard_s > 0.0f ? s->pass_s / s->heard_s : 0.0f;
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
     e->overruns = atomic_load(&s->in->overruns);

@@ -303,7 +303,7 @@ bool pipeline_is_live(const struct pipeline *p)
 void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)
 {
     for (int i = 0; i < p->n_inputs; i++)
-        ms[i] = ring_head(&p->inputs[i]->ring) * 1000 / SAMPLE_RATE;
+        ms[i] = sample_to_ms(ring_head(&p->inputs[i]->ring));
 }
 
 void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)

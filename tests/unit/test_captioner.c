@@ -368,6 +368,25 @@ static void a_skip_moves_the_clock(void **state)
     close_stage(s);
 }
 
+/* As in transcripts; what follows a gap begins where it ends. */
+static void times_are_the_nearest_millisecond(void **state)
+{
+    const int64_t at = MS(5000) + 8, skip = MS(2000) + 8;
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){0});
+    put_mark(&s->in[0], MARK_SKIP, at, at, skip);
+    put_mark(&s->in[0], MARK_START, at, MS(5300), 0);
+    put_mark(&s->in[0], MARK_EOF, MS(10000), MS(10000), 0);
+    hear(&s->in[0], MS(10000));
+    start(s);
+    await_flag(s, captioner_ended);
+    const struct event *gap = nth(s, EVENT_GAP, 0);
+    assert_int_equal(gap->start_ms, 5001);
+    assert_int_equal(gap->start_ms + gap->lost_ms, 7001);
+    assert_int_equal(nth(s, EVENT_SPEECH_START, 0)->start_ms, 7001);
+    close_stage(s);
+}
+
 /* Real time, and 12 s at once where 5 s of lag are allowed: what is tentative is kept, the rest is told as a gap, and the
  * captions go on with what comes. */
 static void overload_becomes_a_gap(void **state)
@@ -785,6 +804,7 @@ int main(void)
         cmocka_unit_test(fast_pace_is_deterministic),
         cmocka_unit_test(two_streams_stay_apart),
         cmocka_unit_test(a_skip_moves_the_clock),
+        cmocka_unit_test(times_are_the_nearest_millisecond),
         cmocka_unit_test(overload_becomes_a_gap),
         cmocka_unit_test(late_utterances_become_gaps),
         cmocka_unit_test(a_long_buffer_loses_nothing),
