@@ -68,7 +68,8 @@ static void tells_a_recording(void **state)
     assert_int_equal(strlen(line_string(line, "session")), 32);
     assert_true(line_int(line, "t0_unix_ms") > 1500000000000);
     while (!line_is(line = lines_next(a, DAEMON_TIMEOUT_MS), "bye")) {
-        if (!line_is(line, "partial"))
+        bool beat = line_is(line, "status") && line_int(line, "seq") < 0; /* where it takes over 5 s */
+        if (!line_is(line, "partial") && !beat)
             assert_int_equal(line_int(line, "seq"), ++seq);
         assert_string_equal(line_string(line, "stream"), "mic");
         if (line_is(line, "commit"))
