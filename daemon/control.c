@@ -1,5 +1,6 @@
 #include "daemon/control.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +145,8 @@ static void answer(struct control_peer *p, const struct request *r)
     struct err err;
     begin_reply(&j, buf, r->cmd);
     switch (r->cmd) {
+    case REQUEST_UNKNOWN:
+        assert(false); /* no such request is parsed */
     case REQUEST_FLUSH:
         control->ops->flush(control->ctx);
         break;
@@ -183,7 +186,7 @@ static void on_line(struct client *c, const char *line, size_t n)
         c->stats->clients_bad++;
         client_refuse(c, err.msg);
     } else {
-        send_error(p, NULL, err.msg);
+        send_error(p, protocol_cmd_name(request.cmd), err.msg);
     }
 }
 

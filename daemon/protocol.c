@@ -310,13 +310,16 @@ int protocol_parse_request(const char *line, size_t n, const char *const *stream
                            struct request *request, struct err *err)
 {
     json_error_t why;
-    struct request parsed;
+    struct request parsed = {.cmd = REQUEST_UNKNOWN};
     json_t *object = json_loadb(line, n, JSON_REJECT_DUPLICATES, &why);
+    request->cmd = REQUEST_UNKNOWN;
     if (!object)
         return err_set(err, -EINVAL, "not JSON: %s", why.text);
     int r = parse_object(object, streams, n_streams, &parsed, err);
     json_decref(object);
     if (r == 0)
         *request = parsed;
+    else
+        request->cmd = parsed.cmd;
     return r;
 }

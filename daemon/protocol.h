@@ -5,7 +5,7 @@
  * followed by events: speech_start, partial, commit, final, gap, status. A status has the t0_unix_ms of its stream, by the
  * newest sound; hello's is what it began with. Besides there are
  *   {"type":"missed","from_seq":3,"to_seq":17}   these events are no longer in the history
- *   {"type":"error","message":"…"}               about the client's last request
+ *   {"type":"error","cmd":"…","message":"…"}     about the client's last request; cmd: unless it is not known
  *   {"type":"bye","reason":"shutdown|end|error","message":"…"}   the last line of a connection
  * Events but partials carry `seq`, which grows by one and begins at 1 in each session (a run of the daemon). A partial is
  * the tail behind all commits before it and holds until the stream's next partial, commit or final.
@@ -71,6 +71,7 @@ const char *protocol_state_name(enum stream_state);
 const char *protocol_cause_name(enum gap_cause);
 
 enum request_cmd {
+    REQUEST_UNKNOWN, /* of none that was parsed */
     REQUEST_SUBSCRIBE,
     REQUEST_STATUS,
     REQUEST_FLUSH,
@@ -89,10 +90,10 @@ struct request {
     unsigned streams; /* bit i: stream i is meant; all unless given */
 };
 
-const char *protocol_cmd_name(enum request_cmd);
+const char *protocol_cmd_name(enum request_cmd); /* NULL for REQUEST_UNKNOWN */
 
 /* Parses one request of n bytes (newline excluded). 0; -EINVAL where the line is no JSON object; -ENOTSUP where the
- * object is no request we know, names what is not there, or holds a wrong type. */
+ * object is no request we know, names what is not there, or holds a wrong type. On failure only `cmd` is set, for the answer. */
 int protocol_parse_request(const char *line, size_t n, const char *const *streams, int n_streams,
                            struct request *, struct err *);
 

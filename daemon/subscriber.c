@@ -89,17 +89,14 @@ static void on_line(struct client *c, const char *line, size_t n)
         client_refuse(c, err.msg);
         return;
     }
-    const char *cmd = NULL;
-    if (r == 0 && request.cmd != REQUEST_SUBSCRIBE) {
-        cmd = protocol_cmd_name(request.cmd);
+    if (r == 0 && request.cmd != REQUEST_SUBSCRIBE)
         r = err_set(&err, -ENOTSUP, "this socket is for captions, it takes only subscribe");
-    }
     if (r == 0) {
         subscribe(s, &request);
         return;
     }
-    struct message *m =
-        message_create(MESSAGE_OTHER, text, protocol_write_error(text, sizeof(text), cmd, err.msg));
+    size_t n_text = protocol_write_error(text, sizeof(text), protocol_cmd_name(request.cmd), err.msg);
+    struct message *m = message_create(MESSAGE_OTHER, text, n_text);
     if (m)
         client_write(c, &m, 1);
 }

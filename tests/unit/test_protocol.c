@@ -244,13 +244,15 @@ static void takes_values_of_any_length(void **state)
     assert_string_equal(err.msg, "\"value\" must be a string of 0 to 2047 bytes");
 }
 
-/* Each is refused with the code that tells "garbage" from "not this", a message, and the request untouched. */
+/* Each is refused with the code that tells "garbage" from "not this", a message and, if it is known, what was
+ * asked; else the request is untouched. */
 static void refuses_bad_requests(void **state)
 {
     static const struct {
         const char *text;
         int code;
         const char *says;
+        enum request_cmd cmd;
     } cases[] = {
         {"", -EINVAL, "not JSON"},
         {"hello", -EINVAL, "not JSON"},
@@ -261,30 +263,32 @@ static void refuses_bad_requests(void **state)
         {"{}", -ENOTSUP, "\"cmd\""},
         {"{\"cmd\":1}", -ENOTSUP, "\"cmd\""},
         {"{\"cmd\":\"sing\"}", -ENOTSUP, "unknown cmd"},
-        {"{\"cmd\":\"subscribe\",\"from_sec\":1}", -ENOTSUP, "takes no \"from_sec\""},
-        {"{\"cmd\":\"subscribe\",\"from_seq\":\"1\"}", -ENOTSUP, "from_seq"},
-        {"{\"cmd\":\"subscribe\",\"from_seq\":-1}", -ENOTSUP, "from_seq"},
-        {"{\"cmd\":\"subscribe\",\"from_seq\":1e3}", -ENOTSUP, "from_seq"},
-        {"{\"cmd\":\"subscribe\",\"types\":\"commit\"}", -ENOTSUP, "types"},
-        {"{\"cmd\":\"subscribe\",\"types\":[\"hello\"]}", -ENOTSUP, "no \"hello\""},
-        {"{\"cmd\":\"subscribe\",\"streams\":[\"mice\"]}", -ENOTSUP, "no \"mice\""},
-        {"{\"cmd\":\"pause\",\"from_seq\":1}", -ENOTSUP, "pause takes no"},
-        {"{\"cmd\":\"status\",\"streams\":[]}", -ENOTSUP, "status takes no"},
-        {"{\"cmd\":\"status\",\"key\":\"task\"}", -ENOTSUP, "status takes no"},
-        {"{\"cmd\":\"set\",\"key\":\"task\"}", -ENOTSUP, "both"},
-        {"{\"cmd\":\"set\",\"value\":\"de\"}", -ENOTSUP, "both"},
-        {"{\"cmd\":\"set\",\"key\":\"\",\"value\":\"\"}", -ENOTSUP, "\"key\" must be a string"},
-        {"{\"cmd\":\"set\",\"key\":\"clients-max\",\"value\":5}", -ENOTSUP, "\"value\" must be a string"},
+        {"{\"cmd\":\"subscribe\",\"from_sec\":1}", -ENOTSUP, "takes no \"from_sec\"", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"from_seq\":\"1\"}", -ENOTSUP, "from_seq", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"from_seq\":-1}", -ENOTSUP, "from_seq", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"from_seq\":1e3}", -ENOTSUP, "from_seq", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"types\":\"commit\"}", -ENOTSUP, "types", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"types\":[\"hello\"]}", -ENOTSUP, "no \"hello\"", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"subscribe\",\"streams\":[\"mice\"]}", -ENOTSUP, "no \"mice\"", REQUEST_SUBSCRIBE},
+        {"{\"cmd\":\"pause\",\"from_seq\":1}", -ENOTSUP, "pause takes no", REQUEST_PAUSE},
+        {"{\"cmd\":\"status\",\"streams\":[]}", -ENOTSUP, "status takes no", REQUEST_STATUS},
+        {"{\"cmd\":\"status\",\"key\":\"task\"}", -ENOTSUP, "status takes no", REQUEST_STATUS},
+        {"{\"cmd\":\"set\",\"key\":\"task\"}", -ENOTSUP, "both", REQUEST_SET},
+        {"{\"cmd\":\"set\",\"value\":\"de\"}", -ENOTSUP, "both", REQUEST_SET},
+        {"{\"cmd\":\"set\",\"key\":\"\",\"value\":\"\"}", -ENOTSUP, "\"key\" must be a string", REQUEST_SET},
+        {"{\"cmd\":\"set\",\"key\":\"clients-max\",\"value\":5}", -ENOTSUP, "\"value\" must be a string",
+         REQUEST_SET},
         {"{\"cmd\":\"set\",\"value\":\"x\",\"key\":"
          "\"0123456789012345678901234567890123456789012345678901234567890123\"}",
-         -ENOTSUP, "\"key\" must be a string of 1 to 63"},
+         -ENOTSUP, "\"key\" must be a string of 1 to 63", REQUEST_SET},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct request r = {.from_seq = 4711};
+        struct request r = {.cmd = REQUEST_DEVICES, .from_seq = 4711};
         struct err err = {0};
         int code = parse_request(cases[i].text, &r, &err);
         if (code != cases[i].code || !strstr(err.msg, cases[i].says))
             fail_msg("%s: %d %s", cases[i].text, code, err.msg);
+        assert_int_equal(r.cmd, cases[i].cmd);
         assert_int_equal(r.from_seq, 4711);
     }
 }
