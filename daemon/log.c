@@ -42,7 +42,6 @@ static void write_line(enum log_level l, const char *fmt, va_list ap)
         [LOG_LEVEL_ERROR] = {"<3>", "captiond: error: "},
         [LOG_LEVEL_WARNING] = {"<4>", "captiond: warning: "},
         [LOG_LEVEL_INFO] = {"<6>", "captiond: "},
-        [LOG_LEVEL_DEBUG] = {"<7>", "captiond: debug: "},
     };
     if ((int)l > atomic_load_explicit(&level, memory_order_relaxed))
         return;
@@ -73,4 +72,3 @@ static void write_line(enum log_level l, const char *fmt, va_list ap)
 DEFINE_LOG(log_error, LOG_LEVEL_ERROR)
 DEFINE_LOG(log_warning, LOG_LEVEL_WARNING)
 DEFINE_LOG(log_info, LOG_LEVEL_INFO)
-DEFINE_LOG(log_debug, LOG_LEVEL_DEBUG)

@@ -4,7 +4,7 @@
 #ifndef CAPTIOND_DAEMON_LOG_H
 #define CAPTIOND_DAEMON_LOG_H
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO };
 
 /* Finds out whether stderr is the journal ($JOURNAL_STREAM names its device and inode). */
 void log_init(enum log_level);
@@ -13,6 +13,5 @@ void log_set_level(enum log_level);
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -62,8 +62,8 @@ static void refuses_what_the_model_cannot(void **state)
     assert_true(line_is(line, "reply"));
     expect(line, "\"settings\":{\"language\":\"auto\",\"language-lock\":\"on\",\"task\":\"transcribe\",");
     expect(line, "\"log-level\":\"info\"}");
-    expect(SET("log-level", "debug"), "\"log-level\":\"debug\"");
-    expect(daemon_log(&d), "log-level is now debug");
+    expect(SET("log-level", "warning"), "\"log-level\":\"warning\"");
+    expect(daemon_log(&d), "log-level is now warning");
     expect(SET("language", "English"), "\"language\":\"English\"");
     line = ask("{\"cmd\":\"status\"}\n");
     assert_string_equal(line_string(line, "language"), "en");

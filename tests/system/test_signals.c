@@ -173,7 +173,7 @@ static void rereads_the_configuration(void **state)
 {
     write_config("history-events = 100\n");
     daemon_start_idle(&d, NULL);
-    write_config("history-events = 200\nstep = 900\nlog-level = debug\n");
+    write_config("history-events = 200\nstep = 900\n");
     kill(d.pid, SIGHUP);
     daemon_wait_log(&d, "configuration reread");
     assert_non_null(strstr(daemon_log(&d), "history-events is now 200"));
@@ -254,7 +254,7 @@ static void prints_what_it_tells(void **state)
 static void keeps_speech_out_of_the_log(void **state)
 {
     start_on("en_arctic_aew_a0001.flac",
-             (const char *[]){"--log-level", "debug", "--stdout", "text", "--pace", "fast", "--once", NULL});
+             (const char *[]){"--log-level", "info", "--stdout", "text", "--pace", "fast", "--once", NULL});
     assert_int_equal(daemon_wait(&d), 0);
     static const char *const words[] = {"author", "danger", "trail", "philip"};
     for (int i = 0; i < 4; i++)

@@ -56,13 +56,13 @@ static void layers_values(void **state)
     struct config c;
     load_ok(&c,
             "# comment\n; another\n\nstep = 700\nmodel=base\ninput = a=portaudio\n"
-            "  input = portaudio:USB Mic\n log-level: debug\n",
+            "  input = portaudio:USB Mic\n log-level: error\n",
             (const char *[]){"--step", "800", "--pace=fast", "--once", NULL});
     assert_int_equal(c.step_ms, 800);
     assert_string_equal(c.model, "base");
     assert_int_equal(c.pace, PACE_FAST);
     assert_true(c.once);
-    assert_int_equal(c.log_level, 3);
+    assert_int_equal(c.log_level, 0);
     assert_int_equal(c.n_inputs, 2);
     assert_string_equal(c.inputs[0].name, "a");
     assert_string_equal(c.inputs[1].name, "mic");
