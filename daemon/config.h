@@ -88,7 +88,8 @@ struct config_key {
     double min, max;     /* numbers */
     const char *choices; /* "a|b|c" */
     const char *argument;
-    bool live; /* SIGHUP and `captionctl set` change it in a running daemon */
+    bool live;     /* SIGHUP and `captionctl set` change it in a running daemon */
+    bool decoding; /* pipeline_settings reads it: a captioner has to be told */
     const char *help;
     int (*check)(const char *value, struct err *); /* in addition to type and bounds; NULL: nothing more */
 };

@@ -141,12 +141,14 @@ static const struct config_key keys[] = {
      .fallback = "auto",
      .argument = "CODE",
      .check = check_language,
+     .decoding = true,
      .live = true,
      .help = "Language that is spoken (en, de, …); auto: heard from the first words"},
     {.name = "language-lock",
      .type = CONFIG_SWITCH,
      .offset = FIELD(language_lock),
      .fallback = "on",
+     .decoding = true,
      .live = true,
      .help = "With language auto, keep to the language that was heard first; off: listen for it in every "
              "utterance,\n"
@@ -156,6 +158,7 @@ static const struct config_key keys[] = {
      .offset = FIELD(task),
      .fallback = "transcribe",
      .choices = "transcribe|translate",
+     .decoding = true,
      .live = true,
      .help = "Write what is said, or translate it into English"},
     {.name = "hotwords",
@@ -163,6 +166,7 @@ static const struct config_key keys[] = {
      .offset = FIELD(hotwords),
      .fallback = "",
      .argument = "WORDS",
+     .decoding = true,
      .live = true,
      .help =
          "Names and terms that are likely to be said, with commas between them. With the prompt at most 111\n"
@@ -172,6 +176,7 @@ static const struct config_key keys[] = {
      .offset = FIELD(prompt),
      .fallback = "",
      .argument = "TEXT",
+     .decoding = true,
      .live = true,
      .help = "Text that goes before all that is said: its subject, style and spelling are taken up"},
 
@@ -220,6 +225,7 @@ static const struct config_key keys[] = {
      .min = 1,
      .max = RUN_BEAMS_MAX,
      .argument = "N",
+     .decoding = true,
      .live = true,
      .help = "Hypotheses that a pass weighs against each other: fewer errors, slower passes; 1: greedy. A "
              "running\n"
@@ -228,6 +234,7 @@ static const struct config_key keys[] = {
      .type = CONFIG_SWITCH,
      .offset = FIELD(guard),
      .fallback = "on",
+     .decoding = true,
      .live = true,
      .help = "Leave out words that the model writes where nothing is heard, or that the model itself "
              "rates as no speech"},

@@ -3,22 +3,6 @@
 #include "daemon/notify.h"
 #include "daemon/service_state.h"
 
-/* Those that a captioner knows. */
-static bool is_decoding_key(const struct config_key *key)
-{
-    static const size_t fields[] = {
-        offsetof(struct config, language), offsetof(struct config, language_lock),
-        offsetof(struct config, task),     offsetof(struct config, hotwords),
-        offsetof(struct config, prompt),   offsetof(struct config, beam_size),
-        offsetof(struct config, guard),
-    };
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        if (key->offset == fields[i])
-            return true;
-    }
-    return false;
-}
-
 /* Takes the value of one key from another configuration. */
 static void take_setting(struct service *s, struct config *from, const struct config_key *key)
 {
@@ -26,7 +10,7 @@ static void take_setting(struct service *s, struct config *from, const struct co
     config_swap(s->config, from, key);
     if (key->offset == offsetof(struct config, language))
         s->language_choice++;
-    s->decoding_changes |= is_decoding_key(key);
+    s->decoding_changes |= key->decoding;
     config_value(s->config, key, 0, value, sizeof(value));
     if (key->type == CONFIG_TEXT)
         log_info("%s has changed", key->name); /* names of people, perhaps */
@@ -82,7 +66,7 @@ void service_reload(struct service *s)
             continue;
         if (!keys[i].live)
             log_warning("%s has changed: it takes effect after a restart", keys[i].name);
-        else if (decodable || !is_decoding_key(&keys[i]))
+        else if (decodable || !keys[i].decoding)
             take_setting(s, &fresh, &keys[i]);
     }
     char *file = s->config->file; /* another may be there now, or none any more */
