@@ -30,7 +30,7 @@ static void open_utterance(struct stream *s, int64_t start)
         start = ring_tail(&s->in->ring);
     s->open = true;
     s->utt_start = s->seen = s->word_end = start;
-    live_begin(s->live, start, s->joinable ? ring_tail(&s->in->ring) : start, false);
+    live_begin(s->live, start, s->joinable ? ring_tail(&s->in->ring) : start);
 }
 
 static void close_utterance(struct stream *s, int64_t end, enum final_reason reason)

@@ -277,13 +277,12 @@ static bool follow_language(struct live *l)
 
 /* --- passes --------------------------------------------------------------------------------------------------- */
 
-void live_begin(struct live *l, int64_t start, int64_t oldest, bool reset)
+void live_begin(struct live *l, int64_t start, int64_t oldest)
 {
     struct live_buffer *b = &l->b;
     l->before->n_words = l->tail = 0;
     b->opening = true;
-    reset |= take_settings(l);
-    bool alone = reset | follow_language(l);
+    bool reset = take_settings(l), alone = reset | follow_language(l);
     if (alone || !live_buffer_joins(b, start, oldest))
         live_buffer_restart(b, start, reset);
 }

@@ -62,8 +62,8 @@ void live_destroy(struct live *); /* NULL is accepted */
 
 /* A new utterance whose audio begins at sample `start`. `oldest` is the first sample that the caller still has: where
  * the old buffer is complete and the pause short, it goes on, since the model hears better with context. Earlier
- * text stays as prompt unless reset is set. */
-void live_begin(struct live *, int64_t start, int64_t oldest, bool reset);
+ * text stays as prompt, unless new settings make it none. */
+void live_begin(struct live *, int64_t start, int64_t oldest);
 
 /* The first sample of the stream that the next update still needs. Never decreases within an utterance. */
 int64_t live_buffer_start(const struct live *);

@@ -85,7 +85,7 @@ static int act(struct eval *e, int64_t known, const struct gate_event *event)
     if (event->type == GATE_START) {
         e->open = true;
         e->seen = event->at;
-        live_begin(e->live, event->at, 0, false);
+        live_begin(e->live, event->at, 0);
     } else if (event->type == GATE_END && e->open) {
         e->open = false;
         return pass(e, event->at > live_buffer_start(e->live) ? event->at : live_buffer_start(e->live),

@@ -105,7 +105,7 @@ static int update(struct listener *t, int64_t end, enum live_update_kind kind)
 static void speak(struct listener *t, int64_t start, int64_t end, int step_min_ms, int step_max_ms)
 {
     t->last_end = start > t->last_end ? start : t->last_end;
-    live_begin(t->live, start, start, false);
+    live_begin(t->live, start, start);
     int64_t at = start;
     for (;;) {
         at += MS(test_rng_int(&t->rng, step_min_ms, step_max_ms));
@@ -187,7 +187,7 @@ static void short_pauses_keep_the_buffer(void **state)
         open_listener(t, words, 40, 15000);
         speak(t, 0, words[19].end, 250, 250);
         int64_t buffer = live_buffer_start(t->live);
-        live_begin(t->live, words[20].start, 0, false);
+        live_begin(t->live, words[20].start, 0);
         assert_int_equal(live_buffer_start(t->live), long_pause ? words[20].start : buffer);
         for (int64_t at = words[20].start + MS(500); at < words[39].end; at += MS(500))
             assert_int_equal(update(t, at, LIVE_TICK), 0);
@@ -199,7 +199,8 @@ static void short_pauses_keep_the_buffer(void **state)
     }
 }
 
-static void reset_forgets_the_prompt(void **state)
+/* A language that is chosen once more, for one. */
+static void new_settings_forget_the_text_before(void **state)
 {
     struct test_rng rng;
     test_rng_init(&rng, 4);
@@ -207,7 +208,8 @@ static void reset_forgets_the_prompt(void **state)
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 20, 15000);
     speak(t, 0, words[9].end, 300, 300);
-    live_begin(t->live, words[9].end, words[9].end, true);
+    live_set(t->live, &(struct live_settings){.language_choice = 1});
+    live_begin(t->live, words[9].end, words[9].end);
     assert_int_equal(update(t, words[19].end, LIVE_FINAL), 0);
     assert_int_equal(t->model.n_prompt_text, 0);
     expect_words(t->text, 20);
@@ -252,7 +254,7 @@ static void words_show_first_and_commit_next(void **state)
     struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000);
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     assert_int_equal(update(t, MS(900), LIVE_TICK), 0);
     assert_string_equal(t->text, "");
     assert_true(strncmp(t->out.partial, " w0", 3) == 0);
@@ -313,7 +315,7 @@ static void failures_change_nothing(void **state)
         struct listener *t = malloc(sizeof(*t));
         open_listener(t, words, 40, 6000);
         t->model.fail_in = when;
-        live_begin(t->live, 0, 0, false);
+        live_begin(t->live, 0, 0);
         int failed = 0;
         for (int64_t at = MS(500); at < words[39].end; at += MS(500)) {
             while (update(t, at, LIVE_TICK) < 0)
@@ -337,7 +339,7 @@ static void overlong_windows_are_cut(void **state)
     struct script_word *words = make_words(&rng, 100, MS(400), 300, 500, 200);
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 100, 15000);
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     assert_int_equal(update(t, MS(6000), LIVE_TICK), 0);
     assert_int_equal(update(t, MS(42000), LIVE_TICK), 0);
     assert_int_equal(t->model.n_overlong, 0);
@@ -353,7 +355,7 @@ static void abandon_keeps_tentative_words(void **state)
     struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000);
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     assert_int_equal(update(t, MS(1200), LIVE_TICK), 0);
     assert_string_equal(t->text, "");
     live_abandon(t->live, &t->out);
@@ -371,7 +373,7 @@ static void empty_updates_lose_nothing(void **state)
     struct script_word words[] = {{SCRIPT_WORD, MS(400), MS(700)}, {SCRIPT_WORD + 1, MS(800), MS(1000)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000);
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     assert_int_equal(update(t, MS(1200), LIVE_TICK), 0);
     assert_int_equal(update(t, 0, LIVE_TICK), 0);
     assert_string_equal(t->out.partial, " w0 w1");
@@ -394,7 +396,7 @@ static void stalls_are_overcome(void **state)
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 41, 15000);
     t->model.deaf = true;
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     for (int64_t at = MS(250); at < words[40].end; at += MS(250)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         if (at > MS(4000))
@@ -436,7 +438,7 @@ static void disagreement_is_bounded(void **state)
     open_listener(t, words, 120, 10000);
     t->model.rng = &rng;
     t->model.substitute = 1.0f;
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     for (int64_t at = MS(500); at < words[119].end; at += MS(500)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         assert_true(at - live_buffer_start(t->live) <= MS(10000));
@@ -526,7 +528,7 @@ static void characters_stay_whole(void **state)
                                   {SCRIPT_WORD + 1, MS(1400), MS(1700)}};
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 2, 15000); /* the model hears the first two tokens only */
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     for (int64_t at = MS(500); at <= MS(1300); at += MS(100)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         assert_null(strchr(t->text, '\xC3'));
@@ -548,7 +550,7 @@ static void translations_have_whole_words(void **state)
         struct listener *t = malloc(sizeof(*t));
         struct live_settings settings = {.language = "ja", .translate = translate};
         open_listener_vocab(t, words, 3, 51865, (struct live_options){.draft = true, .settings = settings});
-        live_begin(t->live, 0, 0, false);
+        live_begin(t->live, 0, 0);
         assert_int_equal(update(t, MS(1800), LIVE_FINAL), 0);
         assert_string_equal(t->text, " w0x w1");
         assert_int_equal(t->n_words, translate ? 2 : 3);
@@ -587,7 +589,7 @@ static void language_is_found_and_locked(void **state)
     open_listener_vocab(t, words, 40, 51865, (struct live_options){.draft = true});
     t->model.language = "de";
     t->model.language_prob = 0.4f;
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     for (int64_t at = MS(500); at <= MS(3000); at += MS(500))
         assert_int_equal(update(t, at, LIVE_TICK), 0);
     assert_int_equal(t->model.n_detections, 6);
@@ -605,7 +607,7 @@ static void language_is_found_and_locked(void **state)
     assert_int_equal(t->model.language_token, tokenizer_language_token(t->model.tokenizer, "de"));
     /* A new language takes effect with the next utterance. */
     live_set(t->live, &(struct live_settings){.language = "fr"});
-    live_begin(t->live, words[39].end, words[39].end, true);
+    live_begin(t->live, words[39].end, words[39].end);
     assert_int_equal(update(t, words[39].end + SECOND, LIVE_TICK), 0);
     assert_string_equal(t->out.language, "fr");
     close_listener(t);
@@ -626,7 +628,7 @@ static void passes_are_told(void **state)
     settings.n_told = LIVE_TOLD_MAX;
     for (int i = 0; i < LIVE_TOLD_MAX; i++)
         settings.told[i] = SCRIPT_WORD + 600 + i;
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     live_set(t->live, &settings);
     for (int64_t at = MS(500); at < words[9].end; at += MS(500))
         assert_int_equal(update(t, at, LIVE_TICK), 0);
@@ -717,7 +719,7 @@ static void language_is_followed(void **state)
         int64_t start = i ? words[20 * i - 1].end : 0, end = words[20 * i + 19].end;
         t->model.language = utterances[i].heard;
         t->model.language_prob = utterances[i].how_surely;
-        live_begin(t->live, start, 0, false);
+        live_begin(t->live, start, 0);
         assert_int_equal(live_buffer_start(t->live), start);
         for (int64_t at = start + MS(500); at < end; at += MS(500)) {
             assert_int_equal(update(t, at, LIVE_TICK), 0);
@@ -744,9 +746,9 @@ static void late_periods_are_not_shown(void **state)
         words[i].token = SCRIPT_WORD + i - 1;
     struct listener *t = malloc(sizeof(*t));
     open_listener(t, words, 7, 15000);
-    live_begin(t->live, 0, 0, false);
+    live_begin(t->live, 0, 0);
     assert_int_equal(update(t, words[2].end, LIVE_FINAL), 0);
-    live_begin(t->live, words[2].end, 0, false);
+    live_begin(t->live, words[2].end, 0);
     for (int64_t at = words[3].start + MS(250); at < words[6].end; at += MS(250)) {
         assert_int_equal(update(t, at, LIVE_TICK), 0);
         assert_true(t->out.partial[0] != '.');
@@ -776,7 +778,7 @@ int main(void)
         cmocka_unit_test(transcript_is_the_script),
         cmocka_unit_test(utterances_follow_one_another),
         cmocka_unit_test(short_pauses_keep_the_buffer),
-        cmocka_unit_test(reset_forgets_the_prompt),
+        cmocka_unit_test(new_settings_forget_the_text_before),
         cmocka_unit_test(mistakes_lose_no_place),
         cmocka_unit_test(words_show_first_and_commit_next),
         cmocka_unit_test(repeats_survive),
