@@ -81,12 +81,6 @@ static void work_stop_inputs(uv_work_t *work)
     pipeline_stop_inputs(&s->pipeline, FINISH_MS);
 }
 
-static void on_inputs_stopped(uv_work_t *work, int status)
-{
-    struct service *s = work->data;
-    s->stopping_inputs = false;
-}
-
 /* Begins the end. At the end of a recording it has no deadline, since the words are all there and only have to be read,
  * unless it is given one later. */
 static void begin_stop(struct service *s, bool hurried)
@@ -109,7 +103,7 @@ static void begin_stop(struct service *s, bool hurried)
         return;
     }
     pipeline_stop(&s->pipeline, clock_now_ns() + FINISH_MS * NS_A_MS);
-    s->stopping_inputs = uv_queue_work(&s->loop, &s->stop_inputs, work_stop_inputs, on_inputs_stopped) == 0;
+    uv_queue_work(&s->loop, &s->stop_inputs, work_stop_inputs, NULL);
     uv_async_send(&s->wake); /* a captioner that never started has finished, and nobody else says so */
 }
 
@@ -358,7 +352,6 @@ static void work_load(uv_work_t *work)
 static void on_loaded(uv_work_t *work, int status)
 {
     struct service *s = work->data;
-    s->loading = false;
     s->opened = s->load_result == 0;
     if (s->phase != PHASE_LOADING)
         return;
@@ -451,7 +444,6 @@ int service_run(struct service *s)
         log_error("no worker thread: %s", uv_strerror(r));
         return r;
     }
-    s->loading = true;
     uv_run(&s->loop, UV_RUN_DEFAULT);
     /* A thread that was given up cannot be joined, nor what it uses be freed. */
     if (s->unfinished || s->pipeline.inputs_stuck)

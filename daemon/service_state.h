@@ -33,7 +33,6 @@ struct service {
     uv_async_t wake;
     uv_timer_t deadline, watchdog;
     uv_work_t load, stop_inputs;
-    bool loading, stopping_inputs;
     bool reload_due; /* asked for while the model was loading */
     struct err load_error;
     int load_result;
