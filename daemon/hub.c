@@ -239,7 +239,7 @@ static void begin_with_present(struct hub *hub, struct reader *r)
 
 void hub_attach(struct hub *hub, struct reader *r, int64_t from_seq)
 {
-    hub_detach(hub, r);
+    hub_detach(r);
     r->present_end = 0;
     r->status_due = 0;
     r->next_seq = from_seq;
@@ -260,9 +260,8 @@ void hub_attach(struct hub *hub, struct reader *r, int64_t from_seq)
     hub->readers = r;
 }
 
-void hub_detach(struct hub *hub, struct reader *r)
+void hub_detach(struct reader *r)
 {
-    (void)hub;
     if (!r->link)
         return;
     *r->link = r->next;

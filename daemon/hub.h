@@ -95,7 +95,7 @@ enum { HUB_FROM_PRESENT = -1 };
 /* Adds a reader; its poke, types and streams are set by the caller. It begins at from_seq, or with what makes the present
  * complete: the latest status of every stream and the events of utterances that are open. */
 void hub_attach(struct hub *, struct reader *, int64_t from_seq);
-void hub_detach(struct hub *, struct reader *); /* does nothing where it is not attached */
+void hub_detach(struct reader *); /* does nothing where it is not attached */
 
 /* The next lines for the reader: at most `max` messages, ended once they have max_bytes together. References go to
  * the caller. Returns their number, 0 when it is up to date. */

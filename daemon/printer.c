@@ -130,7 +130,7 @@ static void write_out(uv_work_t *work)
 static void stop(struct printer *p)
 {
     p->gone = true;
-    hub_detach(p->hub, &p->reader);
+    hub_detach(&p->reader);
 }
 
 static void on_written(uv_work_t *work, int status)
@@ -250,7 +250,7 @@ void printer_finish(struct printer *p)
     if (!p || !p->hub)
         return;
     message_unref(p->bye);
-    hub_detach(p->hub, &p->reader);
+    hub_detach(&p->reader);
     free(p->out);
     free(p->busy);
     memset(p, 0, sizeof(*p));

@@ -111,7 +111,7 @@ static void on_drained(struct client *c)
 static void on_closed(struct client *c)
 {
     struct subscriber *s = of_client(c);
-    hub_detach(s->all->hub, &s->reader);
+    hub_detach(&s->reader);
     if (s->link) {
         *s->link = s->next;
         if (s->next)

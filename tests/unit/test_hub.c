@@ -87,10 +87,10 @@ static void tells_everyone_everything_in_order(void **state)
     assert_string_equal(read_all(&f, &b.reader, 1), "sc( one)c( two)f( one two)");
     assert_string_equal(read_all(&f, &b.reader, 1), "");
     assert_int_equal(f.stats.commits, 2);
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     publish(&f, EVENT_SPEECH_START, 0, 2, "");
     assert_int_equal(f.pokes, 9);
-    hub_detach(&f.hub, &b.reader);
+    hub_detach(&b.reader);
     hub_finish(&f.hub);
 }
 
@@ -112,7 +112,7 @@ static void joins_commits_by_utterance(void **state)
     a.reader.types = 1u << MESSAGE_FINAL;
     hub_attach(&f.hub, &a.reader, 1);
     assert_string_equal(read_all(&f, &a.reader, 16), "f( one)f( uno)f( two)");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -136,7 +136,7 @@ static void coalesces_partials(void **state)
     publish(&f, EVENT_PARTIAL, 0, 1, " two th");
     publish(&f, EVENT_FINAL, 0, 1, "");
     assert_string_equal(read_all(&f, &a.reader, 16), "f( one)");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -156,7 +156,7 @@ static void keeps_partials_behind_commits(void **state)
         assert_int_equal(m->type, i < 2 ? MESSAGE_COMMIT : MESSAGE_PARTIAL);
         message_unref(m);
     }
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -184,7 +184,7 @@ static void replays_and_tells_what_is_missing(void **state)
     hub_attach(&f.hub, &a.reader, 1000);
     publish(&f, EVENT_COMMIT, 0, 1, " z");
     assert_string_equal(read_all(&f, &a.reader, 16), "c( z)");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -208,7 +208,7 @@ static void begins_with_the_present(void **state)
     publish(&f, EVENT_FINAL, 1, 2, "");
     publish(&f, EVENT_SPEECH_START, 0, 1, "");
     assert_string_equal(read_all(&f, &a.reader, 16), "f( new)s");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -232,7 +232,7 @@ static void remembers_old_statuses(void **state)
     }
     publish(&f, EVENT_COMMIT, 0, 1, " y");
     assert_string_equal(read_all(&f, &a.reader, 16), "c( y)");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -266,9 +266,9 @@ static void beats_outside_the_history(void **state)
     hub_publish(&f.hub, &beat);
     publish(&f, EVENT_STATUS, 1, 0, ""); /* newer than the heartbeat, which is no news any more */
     assert_string_equal(read_all(&f, &a.reader, 16), "t");
-    hub_detach(&f.hub, &a.reader);
-    hub_detach(&f.hub, &late.reader);
-    hub_detach(&f.hub, &deaf.reader);
+    hub_detach(&a.reader);
+    hub_detach(&late.reader);
+    hub_detach(&deaf.reader);
     hub_finish(&f.hub);
 }
 
@@ -299,7 +299,7 @@ static void closes_utterances(void **state)
     assert_int_equal(f.stats.lost_ms, 2500);
     hub_close_utterances(&f.hub, now_ms);
     assert_string_equal(read_all(&f, &a.reader, 16), "");
-    hub_detach(&f.hub, &a.reader);
+    hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
 
@@ -343,7 +343,7 @@ static void never_loses_silently(void **state)
     }
     assert_true(f.stats.missed > 0);
     for (int i = 0; i < 8; i++)
-        hub_detach(&f.hub, &readers[i].reader);
+        hub_detach(&readers[i].reader);
     hub_finish(&f.hub);
 }
 
@@ -368,7 +368,7 @@ static void tells_who_nearly_misses(void **state)
         assert_in_range(n, 9, 16);
         assert_null(strchr(read_all(&f, &a.reader, 16), 'm'));
         assert_false(hub_nearly_forgets(&f.hub, &a.reader));
-        hub_detach(&f.hub, &a.reader);
+        hub_detach(&a.reader);
         hub_finish(&f.hub);
     }
 }
