@@ -65,7 +65,8 @@ static void on_written(uv_write_t *req, int status)
         return;
     }
     uv_timer_stop(&c->timer);
-    c->ops->drained(c);
+    if (c->ops->drained)
+        c->ops->drained(c);
     if (client_ready(c))
         process_input(c);
 }

@@ -21,9 +21,9 @@ struct client;
 
 struct client_ops {
     void (*line)(struct client *, const char *line, size_t n); /* a request, newline excluded */
-    void (*drained)(struct client *);                          /* the write is done: the next may begin */
-    void (*closed)(struct client *); /* the last call: the handles are gone, the object may be freed */
-    bool one_way;                    /* a peer that only shuts down its writing side still wants to read */
+    void (*drained)(struct client *); /* the write is done: the next may begin; NULL: none is due */
+    void (*closed)(struct client *);  /* the last call: the handles are gone, the object may be freed */
+    bool one_way;                     /* a peer that only shuts down its writing side still wants to read */
 };
 
 enum client_state { CLIENT_OPEN, CLIENT_ENDING, CLIENT_CLOSING };

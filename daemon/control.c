@@ -190,11 +190,6 @@ static void on_line(struct client *c, const char *line, size_t n)
     }
 }
 
-static void on_drained(struct client *c)
-{
-    (void)c; /* the next request is read by itself */
-}
-
 static void on_closed(struct client *c)
 {
     struct control_peer *p = of_client(c);
@@ -219,7 +214,7 @@ void control_init(struct control *control, struct hub *hub, const struct control
 
 void control_accept(void *ctx, uv_stream_t *server)
 {
-    static const struct client_ops ops = {.line = on_line, .drained = on_drained, .closed = on_closed};
+    static const struct client_ops ops = {.line = on_line, .closed = on_closed};
     struct control *control = ctx;
     struct control_peer *p = calloc(1, sizeof(*p));
     if (!p)
