@@ -65,7 +65,6 @@ void gate_judge(struct gate *gate, float probability, int64_t start, struct gate
     bool speech = probability >= o->threshold || (gate->speaking && probability >= o->threshold - BAND);
     event->type = GATE_NONE;
     event->at = 0;
-    gate->probability = probability;
     if (speech && !gate->speaking) {
         gate->speech_since = start;
         gate->peak = probability;

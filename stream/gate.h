@@ -49,7 +49,6 @@ struct gate {
     int64_t speech_last;  /* sample after the last speech frame */
     int64_t last_end;     /* no start before this */
     float peak;           /* highest probability of the burst */
-    float probability;    /* of the last frame */
 };
 
 void gate_init(struct gate *, const struct gate_options *, int64_t position);
