@@ -49,7 +49,6 @@ void caption_gap(struct stream *s, int64_t start, int64_t n_samples, enum gap_ca
     struct event *e = begin_event(s, EVENT_GAP);
     e->start_ms = to_ms(s, start);
     e->lost_ms = to_ms(s, start + n_samples) - e->start_ms;
-    e->end_ms = e->start_ms + e->lost_ms;
     e->cause = cause;
     send_event(s);
 }
@@ -81,7 +80,7 @@ static void send_status(struct stream *s, enum status_use use)
     struct event *e = begin_event(s, EVENT_STATUS);
     e->use = use;
     e->state = state_of(s);
-    e->start_ms = e->end_ms = to_ms(s, ring_head(&s->in->ring));
+    e->start_ms = to_ms(s, ring_head(&s->in->ring));
     e->t0_unix_ms = t0_unix_ms(s);
     e->queue_ms = s->open ? (int)sample_to_ms(atomic_load(&s->in->judged) - s->seen) : 0;
     e->rtf = s->heard_s > 0.0f ? s->pass_s / s->heard_s : 0.0f;
@@ -131,7 +130,7 @@ void caption_announce(struct stream *s)
     s->utt++;
     s->rev = 0;
     struct event *e = begin_event(s, EVENT_SPEECH_START);
-    e->start_ms = e->end_ms = to_ms(s, s->utt_start);
+    e->start_ms = to_ms(s, s->utt_start);
     send_event(s);
 }
 

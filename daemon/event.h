@@ -48,11 +48,11 @@ struct event_word {
 
 struct event {
     enum event_type type;
-    int stream;  /* index of the input */
-    int64_t utt; /* utterance of the stream, from 1 */
-    int rev;     /* of the partial within the utterance */
-    int64_t start_ms, end_ms;
-    int64_t lag_ms; /* COMMIT: from the end of the last word to the hand-over; −1 in fast pace */
+    int stream;               /* index of the input */
+    int64_t utt;              /* utterance of the stream, from 1 */
+    int rev;                  /* of the partial within the utterance */
+    int64_t start_ms, end_ms; /* the latter: PARTIAL, COMMIT, FINAL */
+    int64_t lag_ms;           /* COMMIT: from the end of the last word to the hand-over; −1 in fast pace */
     enum final_reason reason;
     enum gap_cause cause;
     int64_t lost_ms;
