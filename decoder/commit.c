@@ -1,30 +1,10 @@
 #include "decoder/commit.h"
 
-#include <stddef.h>
+#include <string.h>
+
+#include "daemon/base/utf8.h"
 
 #define REPEAT_MAX 5
-
-/* One code point of UTF-8; malformed bytes come one by one. Returns the bytes used, 0 at the end. */
-static int next_code(const char *s, uint32_t *code)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    if (u[0] == 0)
-        return 0;
-    int n = u[0] < 0x80             ? 1
-            : (u[0] & 0xE0) == 0xC0 ? 2
-            : (u[0] & 0xF0) == 0xE0 ? 3
-            : (u[0] & 0xF8) == 0xF0 ? 4
-                                    : 1;
-    *code = n == 1 ? u[0] : u[0] & (0xFFu >> (n + 1));
-    for (int i = 1; i < n; i++) {
-        if ((u[i] & 0xC0) != 0x80) {
-            *code = u[0];
-            return 1;
-        }
-        *code = *code << 6 | (u[i] & 0x3F);
-    }
-    return n;
-}
 
 /* Letters, digits and whatever lies outside the blocks of punctuation. */
 static bool counts(uint32_t c)
@@ -55,9 +35,10 @@ static uint32_t lower(uint32_t c)
 
 static uint32_t next_counted(const char **s)
 {
-    uint32_t c;
-    for (int n = next_code(*s, &c); n > 0; n = next_code(*s, &c)) {
-        *s += n;
+    while (**s) {
+        uint32_t c = (unsigned char)**s; /* malformed bytes come one by one */
+        int n = utf8_next(*s, strnlen(*s, 4), &c);
+        *s += n ? n : 1;
         if (counts(c))
             return lower(c);
     }

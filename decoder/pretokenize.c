@@ -8,17 +8,10 @@
 /* The class of the character at s[0], and its bytes. n > 0. */
 static enum unicode_class class_at(const char *s, size_t n, size_t *bytes)
 {
-    unsigned char lead = (unsigned char)s[0];
-    size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    if (length > n || utf8_valid_prefix(s, length) != length) {
-        *bytes = 1;
-        return UNICODE_OTHER;
-    }
-    uint32_t code = length == 1 ? lead : lead & (0xFFu >> (length + 1));
-    for (size_t i = 1; i < length; i++)
-        code = code << 6 | ((unsigned char)s[i] & 0x3F);
-    *bytes = length;
-    return unicode_classify(code);
+    uint32_t code;
+    int length = utf8_next(s, n, &code);
+    *bytes = length ? (size_t)length : 1;
+    return length ? unicode_classify(code) : UNICODE_OTHER;
 }
 
 static size_t contraction(const char *s, size_t n)

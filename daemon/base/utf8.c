@@ -55,6 +55,18 @@ size_t utf8_complete_prefix(const char *s, size_t n)
     return n;
 }
 
+int utf8_next(const char *s, size_t n, uint32_t *code)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    int len = sequence_length(u, n);
+    if (len <= 0)
+        return 0;
+    *code = len == 1 ? u[0] : u[0] & (0xFFu >> (len + 1));
+    for (int i = 1; i < len; i++)
+        *code = *code << 6 | (u[i] & 0x3F);
+    return len;
+}
+
 size_t utf8_sanitize(const char *s, size_t n, char *out)
 {
     size_t o = 0;

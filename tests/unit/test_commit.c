@@ -59,6 +59,7 @@ static void same_words(void **state)
     assert_false(commit_same(" can", " can't"));
     assert_false(commit_same("東京", "東"));
     assert_false(commit_same(" a", " b"));
+    assert_false(commit_same("\xC1\x81", "a")); /* no overlong forms */
     assert_true(commit_is_mark(" ..."));
     assert_true(commit_is_mark("。"));
     assert_false(commit_is_mark(" 5"));
