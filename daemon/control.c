@@ -10,8 +10,7 @@
 #include "daemon/protocol.h"
 #include "stream/source.h"
 
-#define REPLY_MAX   (64 * 1024)
-#define DEVICES_MAX 64
+#define REPLY_MAX (64 * 1024)
 
 struct control_peer {
     struct client client; /* first: the client's callbacks cast */
@@ -22,7 +21,7 @@ struct control_peer {
     bool working, closed;
     int n_devices;
     struct err err;
-    struct source_device *devices; /* [DEVICES_MAX] */
+    struct source_device *devices; /* [SOURCE_DEVICES_MAX] */
 };
 
 static struct control_peer *of_client(struct client *c)
@@ -68,7 +67,7 @@ static void end_reply(struct control_peer *p, struct jsonl *j, enum request_cmd 
 static void search_devices(uv_work_t *work)
 {
     struct control_peer *p = work->data;
-    p->n_devices = source_list_devices(p->devices, DEVICES_MAX, &p->err);
+    p->n_devices = source_list_devices(p->devices, SOURCE_DEVICES_MAX, &p->err);
 }
 
 static void write_devices(struct jsonl *j, const struct source_device *devices, int n)
@@ -112,7 +111,7 @@ static void on_devices(uv_work_t *work, int status)
 
 static void start_devices(struct control_peer *p)
 {
-    p->devices = calloc(DEVICES_MAX, sizeof(*p->devices));
+    p->devices = calloc(SOURCE_DEVICES_MAX, sizeof(*p->devices));
     p->work.data = p;
     if (!p->devices || uv_queue_work(p->client.pipe.loop, &p->work, search_devices, on_devices) < 0) {
         free(p->devices);

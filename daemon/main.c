@@ -16,8 +16,6 @@
 
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
 
-#define DEVICES_MAX 64
-
 static bool was_closed[3]; /* standard input, output and error, when the program began */
 
 /* A socket or a library's descriptor that took one of these numbers would be read as sound or written to as a log, and libuv
@@ -63,9 +61,9 @@ static int finish_output(void)
 
 static int list_devices(void)
 {
-    struct source_device devices[DEVICES_MAX];
+    struct source_device devices[SOURCE_DEVICES_MAX];
     struct err err;
-    int n = source_list_devices(devices, DEVICES_MAX, &err);
+    int n = source_list_devices(devices, SOURCE_DEVICES_MAX, &err);
     if (n < 0) {
         log_error("%s", err.msg);
         return EXIT_RUNTIME;

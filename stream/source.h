@@ -56,6 +56,8 @@ int source_check_spec(const char *spec, struct err *);
  * where no thread can be started. */
 int source_close_timeout(struct source *, int timeout_ms);
 
+#define SOURCE_DEVICES_MAX 64 /* that anybody looks for */
+
 struct source_device {
     char name[128]; /* what portaudio:NAME takes */
     char host_api[32];

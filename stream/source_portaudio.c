@@ -425,13 +425,11 @@ static struct device_source *create_source(void)
 
 /* --- the rehearsal ------------------------------------------------------------------------------------------ */
 
-#define DEVICES_MAX 64
-
 /* What a child does: "list" says the devices; "find NAME" looks for one, "open NAME" opens it too and waits for sound;
  * without a name it is the default device. It ends with an errno and says why. */
 __attribute__((constructor)) static void rehearse(void)
 {
-    static struct source_device devices[DEVICES_MAX];
+    static struct source_device devices[SOURCE_DEVICES_MAX];
     const char *task = trial_task();
     struct err err = {0};
     if (!task)
@@ -439,7 +437,7 @@ __attribute__((constructor)) static void rehearse(void)
     PaError code = initialize();
     int r = code == paNoError ? 0 : from_pa(code, "cannot start PortAudio", &err);
     if (r == 0 && strcmp(task, "list") == 0)
-        trial_end(0, devices, sizeof(*devices) * (size_t)list_devices(devices, DEVICES_MAX));
+        trial_end(0, devices, sizeof(*devices) * (size_t)list_devices(devices, SOURCE_DEVICES_MAX));
     const char *space = strchr(task, ' '), *name = space ? space + 1 : NULL;
     if (r == 0 && strncmp(task, "open", 4) == 0) {
         struct device_source *s = create_source();
@@ -549,14 +547,14 @@ static int add_device(struct source_device *devices, int n, int max, const struc
 /* What is plugged in now is seen by a child; a device that is open may be hidden from it, but not from us. */
 int source_list_devices(struct source_device *devices, int max, struct err *err)
 {
-    struct source_device ours[DEVICES_MAX];
+    struct source_device ours[SOURCE_DEVICES_MAX];
     size_t n_said = 0;
     int n_ours = 0, r = take_lock(err);
     if (r < 0)
         return r;
     r = try_elsewhere("list", devices, sizeof(*devices) * (size_t)max, &n_said, err);
     if (n_users > 0 || (r == -ECHILD && initialize() == paNoError)) {
-        n_ours = list_devices(ours, DEVICES_MAX);
+        n_ours = list_devices(ours, SOURCE_DEVICES_MAX);
         if (n_users == 0)
             Pa_Terminate();
         r = 0;
