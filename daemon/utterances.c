@@ -5,8 +5,6 @@
 #include "daemon/captioner_state.h"
 
 #define IDLE_KEEP (4 * SAMPLE_RATE) /* behind the newest sample: pre-roll, and speech until it is known */
-#define WINDOW    (30 * SAMPLE_RATE)
-#define BEFORE    200 /* samples left of a window that the first frame sees */
 
 static bool new_settings(const struct stream *s)
 {
@@ -46,7 +44,7 @@ static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
 {
     struct ring *ring = &s->in->ring;
     int64_t start = live_buffer_start(s->live);
-    int before = start - ring_tail(ring) < BEFORE ? (int)(start - ring_tail(ring)) : BEFORE;
+    int before = start - ring_tail(ring) < AUDIO_BESIDE ? (int)(start - ring_tail(ring)) : AUDIO_BESIDE;
     const float *pcm = ring_span(ring, start - before, (size_t)(end - start + before));
     if (!pcm)
         return -ERANGE;
@@ -89,7 +87,7 @@ static void abandon(struct stream *s, int64_t until, enum gap_cause cause)
  * words are kept. */
 static bool fits(const struct stream *s, int64_t end)
 {
-    return end - s->seen <= WINDOW;
+    return end - s->seen <= AUDIO_WINDOW;
 }
 
 /* The gate tells the end of speech when silence has lasted, and ticks have heard some of that. The last pass leaves it out,
@@ -213,9 +211,9 @@ static void release(struct stream *s, int64_t judged)
     take_mark(s);
     int64_t keep = judged - IDLE_KEEP;
     if (s->open || may_join(s, judged))
-        keep = live_buffer_start(s->live) - BEFORE;
-    else if (s->has_mark && s->mark.at - BEFORE < keep)
-        keep = s->mark.at - BEFORE;
+        keep = live_buffer_start(s->live) - AUDIO_BESIDE;
+    else if (s->has_mark && s->mark.at - AUDIO_BESIDE < keep)
+        keep = s->mark.at - AUDIO_BESIDE;
     if (keep > ring_tail(&s->in->ring)) {
         ring_release(&s->in->ring, keep);
         sem_post(&s->in->room);

@@ -151,13 +151,6 @@ static struct text_run prepare_run(struct hypothesizer *h, const struct hypothes
     };
 }
 
-static int run_and_wait(struct hypothesizer *h, struct text_run *run, struct err *err)
-{
-    int r = h->model->ops->run(h->model, run, 1, err);
-    int waited = h->model->ops->wait(h->model, r < 0 ? NULL : err);
-    return r < 0 ? r : waited;
-}
-
 /* Asks for timestamps instead of alignment rows. */
 static void stamp_run(struct text_run *run)
 {
@@ -197,7 +190,7 @@ static int align_stamped(struct hypothesizer *h, const struct hypothesis_request
     run->beam = (struct beam_search){0};
     run->out_tokens = &last;
     run->out_logprobs = &logprob;
-    return run_and_wait(h, run, err);
+    return text_model_run(h->model, run, 1, err);
 }
 
 int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q, struct hypothesis *out,
@@ -206,7 +199,7 @@ int hypothesizer_run(struct hypothesizer *h, const struct hypothesis_request *q,
     struct text_run run = prepare_run(h, q);
     if (q->stamped)
         stamp_run(&run);
-    int r = run_and_wait(h, &run, err);
+    int r = text_model_run(h->model, &run, 1, err);
     if (r < 0)
         return r;
     if (q->stamped)

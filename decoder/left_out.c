@@ -9,21 +9,16 @@
 #define DOUBT_SAMPLES (2 * SAMPLE_RATE) /* between two attempts to hear more than a pass did */
 #define MORE_LETTERS  5                 /* that a second hypothesis of the same audio must have */
 
-static int frame_of(const struct live_buffer *b, int64_t at)
-{
-    return (int)((at - b->start) / GUARD_FRAME);
-}
-
 /* Sound that the hypothesis does not account for, somewhere before or in its words. A mark has none of its own. */
 static bool leaves_out(const struct live_buffer *b, const struct hypothesis *h, const float *levels,
                        int n_levels)
 {
-    int at = b->n_kept > 0 ? frame_of(b, b->last_end) : 0;
+    int at = b->n_kept > 0 ? live_buffer_frame(b, b->last_end) : 0;
     for (int i = 0; i < h->n_words; i++) {
         const struct word *w = &h->words[i];
         if (commit_is_mark(w->text))
             continue;
-        int end = frame_of(b, w->end);
+        int end = live_buffer_frame(b, w->end);
         if (guard_left_out(levels, n_levels, at, end, words_letters(w->text)))
             return true;
         at = end;
@@ -37,7 +32,7 @@ int64_t left_out_find(const struct live_buffer *b, const struct hypothesis *h, c
     bool again = b->end - b->doubted_end >= DOUBT_SAMPLES || last;
     if (!again || (b->stamped && b->n_committed == 0))
         return -1;
-    int word_end = frame_of(b, b->last_end), heard = frame_of(b, b->heard_end);
+    int word_end = live_buffer_frame(b, b->last_end), heard = live_buffer_frame(b, b->heard_end);
     if (h->n_words > 0) {
         if (!leaves_out(b, h, levels, n_levels))
             return -1;

@@ -16,7 +16,6 @@
 #include "decoder/words.h"
 
 #define MS(x)        ((int64_t)(x)*SAMPLE_RATE / 1000)
-#define WINDOW       (30 * SAMPLE_RATE)
 #define MASK         0 /* suppressed everywhere: non-speech symbols, special tokens, timestamps */
 #define MASK_FIRST   1 /* and at the beginning */
 #define MASK_STAMPED 2 /* as MASK, with timestamps allowed */
@@ -292,11 +291,6 @@ int64_t live_buffer_start(const struct live *l)
     return l->b.start;
 }
 
-static int frame_of(const struct live *l, int64_t at)
-{
-    return (int)((at - l->b.start) / GUARD_FRAME);
-}
-
 /* Takes out what nobody said: everything in a window without speech, words before a cut that are committed already, and words
  * at the end where there is no sound (left) to carry them. */
 static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, int n_samples)
@@ -316,7 +310,7 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
     l->n_levels = guard_levels(pcm, n_samples, l->levels);
     while (h->n_words > 0) {
         const struct word *w = &h->words[h->n_words - 1];
-        int first = frame_of(l, w->start), last = frame_of(l, w->end);
+        int first = live_buffer_frame(&l->b, w->start), last = live_buffer_frame(&l->b, w->end);
         bool past = w->start >= b->start + n_samples - MS(100);
         if (!past && !(guarded && guard_inaudible(l->levels, l->n_levels, first, last)))
             break;
@@ -325,8 +319,8 @@ static void guard_words(struct live *l, struct hypothesis *h, const float *pcm, 
     /* The alignment gives the silence before the first word to that word. */
     if (h->n_words > 0) {
         struct word *w = &h->words[0];
-        int first = frame_of(l, w->start);
-        int heard = guard_first_loud(l->levels, l->n_levels, first, frame_of(l, w->end));
+        int first = live_buffer_frame(&l->b, w->start);
+        int heard = guard_first_loud(l->levels, l->n_levels, first, live_buffer_frame(&l->b, w->end));
         w->start += GUARD_FRAME * (int64_t)(heard - first);
     }
 }
@@ -418,7 +412,7 @@ static int listen_again(struct live *l, int64_t at, const float *pcm, int n_samp
     if (offset > 0 || b->n_kept > 0)
         live_buffer_cut(b, at, b->n_kept);
     b->stamped = true;
-    n_before = offset + n_before < 200 ? offset + n_before : 200;
+    n_before = offset + n_before < AUDIO_BESIDE ? offset + n_before : AUDIO_BESIDE;
     int r = decode(l, pcm + offset, n_samples - offset, n_before, out, err);
     if (r >= 0)
         guard_words(l, l->now, pcm + offset, n_samples - offset);
@@ -457,7 +451,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
                 struct live_output *out, struct err *err)
 {
     struct live_buffer saved;
-    int saved_tail = l->tail, excess = n_samples > WINDOW ? n_samples - WINDOW : 0;
+    int saved_tail = l->tail, excess = n_samples > AUDIO_WINDOW ? n_samples - AUDIO_WINDOW : 0;
     if (n_samples <= 0 && kind == LIVE_FINAL) {
         live_abandon(l, out);
         return 0;
@@ -472,7 +466,7 @@ int live_update(struct live *l, const float *pcm, int n_samples, int n_before, e
         cut_window(l, excess);
         pcm += excess;
         n_samples -= excess;
-        n_before = 200;
+        n_before = AUDIO_BESIDE;
     }
     int r = listen(l, pcm, n_samples, n_before, kind == LIVE_FINAL, out, err);
     if (r < 0) {

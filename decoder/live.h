@@ -69,7 +69,7 @@ void live_begin(struct live *, int64_t start, int64_t oldest);
 int64_t live_buffer_start(const struct live *);
 
 /* One pass over samples [live_buffer_start(), live_buffer_start() + n_samples). `pcm` stays unchanged during the
- * call. `n_before` (0 to 200) samples before it are readable. More than 30 s is cut from the left, the uncommitted
+ * call. `n_before` (0 to AUDIO_BESIDE) samples before it are readable. More than 30 s is cut from the left, the uncommitted
  * words there being committed first. Returns 0, or the engine's error; then nothing is committed and the same
  * audio can be given again. */
 int live_update(struct live *, const float *pcm, int n_samples, int n_before, enum live_update_kind,

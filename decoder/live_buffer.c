@@ -4,6 +4,7 @@
 
 #include "daemon/base/sample_rate.h"
 #include "decoder/commit.h"
+#include "decoder/guard.h"
 #include "decoder/live.h"
 
 #define HISTORY_CHARS  200 /* of earlier text in a prompt */
@@ -57,6 +58,11 @@ void live_buffer_forget(struct live_buffer *b)
 {
     b->n_history = 0;
     b->n_said = 0;
+}
+
+int live_buffer_frame(const struct live_buffer *b, int64_t at)
+{
+    return (int)((at - b->start) / GUARD_FRAME);
 }
 
 void live_buffer_restart(struct live_buffer *b, int64_t start, bool reset)

@@ -40,6 +40,9 @@ struct live_buffer {
     bool opening; /* nothing has been put out in this utterance */
 };
 
+/* The frame of GUARD_FRAME samples in which sample `at` of the stream lies. */
+int live_buffer_frame(const struct live_buffer *, int64_t at);
+
 /* Empty from sample `start` on; its words become history, or with `reset` everything is forgotten. */
 void live_buffer_restart(struct live_buffer *, int64_t start, bool reset);
 

@@ -5,17 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "decoder/words.h"
+
 #define PROMPT_BYTES (1 << 16)
-#define SPACES       " \t\n\v\f\r"
 
 /* The tokens of " " and the text without the white space around it, in memory that the caller frees: their number, -E2BIG or
  * -ENOMEM. */
 static int encode(const struct tokenizer *t, const char *text, int32_t **tokens, struct err *err)
 {
-    text += strspn(text, SPACES);
     size_t n = strlen(text);
-    while (n > 0 && strchr(SPACES, text[n - 1]))
-        n--;
+    words_strip(&text, &n);
     if (n == 0)
         return 0;
     if (n > PROMPT_BYTES) {

@@ -11,8 +11,12 @@
 
 #include "daemon/base/err.h"
 #include "daemon/base/run.h"
+#include "daemon/base/sample_rate.h"
 
 struct text_model;
+
+#define AUDIO_WINDOW (30 * SAMPLE_RATE) /* samples that the model hears at once */
+#define AUDIO_BESIDE 200                /* samples beside a window that its outermost frames see */
 
 enum audio_scale {
     AUDIO_SCALE_OWN,  /* normalise the window by its own maximum: live */
@@ -22,8 +26,8 @@ enum audio_scale {
 };
 
 struct text_model_ops {
-    /* Submits the encoding of up to 30 s from pcm (16 kHz mono). n_samples counts from pcm and may exceed 30 s;
-     * n_before samples (0 to 200) before pcm are readable. pcm stays unchanged until wait. */
+    /* Submits the encoding of up to AUDIO_WINDOW samples from pcm. n_samples counts from pcm and may exceed that; n_before
+     * samples (0 to AUDIO_BESIDE) before pcm are readable. pcm stays unchanged until wait. */
     void (*encode)(struct text_model *, int audio_slot, const float *pcm, int n_samples, int n_before,
                    enum audio_scale);
     void (*reset_scale)(struct text_model *, int audio_slot);
@@ -45,5 +49,13 @@ struct text_model {
     int n_vocab, n_text_ctx, n_align; /* alignment heads */
     int n_audio_slots, n_text_slots;
 };
+
+/* Does n runs and waits for them, whatever becomes of them, for they are the caller's. */
+static inline int text_model_run(struct text_model *m, struct text_run *runs, int n, struct err *err)
+{
+    int r = m->ops->run(m, runs, n, err);
+    int waited = m->ops->wait(m, r < 0 ? NULL : err);
+    return r < 0 ? r : waited;
+}
 
 #endif

@@ -44,23 +44,14 @@ static void build_prompt(struct window *w)
     w->n_prompt = n + w->n_start;
 }
 
-static bool is_space(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
 /* Decodes into w->clean. Returns the bytes, and where the text without the white space around it lies. */
 static size_t clean_text(struct window *w, const int32_t *tokens, int n, const char **inner, size_t *n_inner)
 {
     size_t length = tokenizer_decode(w->tokenizer, tokens, n, w->text, sizeof(w->text));
     length = utf8_sanitize(w->text, length < WINDOW_TEXT_MAX ? length : WINDOW_TEXT_MAX, w->clean);
-    size_t first = 0, end = length;
-    while (end > 0 && is_space(w->clean[end - 1]))
-        end--;
-    while (first < end && is_space(w->clean[first]))
-        first++;
-    *inner = w->clean + first;
-    *n_inner = end - first;
+    *inner = w->clean;
+    *n_inner = length;
+    words_strip(inner, n_inner);
     return length;
 }
 
@@ -168,18 +159,15 @@ static struct text_run prepare_run(struct window *w, int sample, float temperatu
  * slot 0 with the prompt. */
 static int try_temperature(struct window *w, int index, uint64_t seed, float *no_speech_prob, struct err *err)
 {
-    const struct text_model_ops *ops = w->model->ops;
     struct text_run runs[WINDOW_SAMPLES];
     float temperature = w->options->temperatures[index];
     int n = temperature > 0.0f ? w->n_samples : 1;
     for (int i = 0; i < n; i++) {
         if (i > 0 && index > 0)
-            ops->copy_slot(w->model, 0, i, w->n_prompt - 1);
+            w->model->ops->copy_slot(w->model, 0, i, w->n_prompt - 1);
         runs[i] = prepare_run(w, i, temperature, index > 0, seed + (uint64_t)(index * WINDOW_SAMPLES));
     }
-    int r = ops->run(w->model, runs, n, err);
-    if (r == 0)
-        r = ops->wait(w->model, err);
+    int r = text_model_run(w->model, runs, n, err);
     if (r < 0)
         return r;
     if (index == 0)

@@ -6,17 +6,15 @@
 
 #include "decoder/window.h"
 
-#define EDGE 200 /* samples beside a window that its outermost frames see */
-
 static int encode(struct window_audio *a, int first, int n_frames, enum audio_scale scale, struct err *err)
 {
     a->encoded_first = first;
     a->encoded_n_frames = scale == AUDIO_SCALE_GIVEN ? n_frames : 0;
     int64_t at = (int64_t)first * MEL_FRAME, left = a->n_samples - at;
     /* The last frames see beyond their own samples; less than a whole frame more keeps their number. */
-    int64_t n = (int64_t)n_frames * MEL_FRAME + (n_frames == WINDOW_FRAMES ? EDGE : MEL_FRAME - 1);
+    int64_t n = (int64_t)n_frames * MEL_FRAME + (n_frames == WINDOW_FRAMES ? AUDIO_BESIDE : MEL_FRAME - 1);
     a->model->ops->encode(a->model, WINDOW_AUDIO_SLOT, a->pcm + at, (int)(n < left ? n : left),
-                          at < EDGE ? (int)at : EDGE, scale);
+                          at < AUDIO_BESIDE ? (int)at : AUDIO_BESIDE, scale);
     return a->model->ops->wait(a->model, err);
 }
 
@@ -41,7 +39,7 @@ int window_audio_encode(struct window_audio *a, int first, int n_frames, struct 
 static int encode_regions(struct window_audio *a, const struct longform_region *regions, int n_regions,
                           struct err *err)
 {
-    const int most = WINDOW_FRAMES * MEL_FRAME;
+    const int most = AUDIO_WINDOW;
     int used = 0;
     float *pcm = calloc((size_t)most, sizeof(*pcm));
     if (!pcm)

@@ -127,10 +127,9 @@ static int align(struct word_timer *t, const struct word_times_request *q, int n
         .out_logprobs = &logprob,
         .out_align = t->align,
     };
-    int r = t->model->ops->run(t->model, &run, 1, err);
-    int waited = t->model->ops->wait(t->model, r < 0 ? NULL : err);
-    if (r < 0 || waited < 0)
-        return r < 0 ? r : waited;
+    int r = text_model_run(t->model, &run, 1, err);
+    if (r < 0)
+        return r;
     if (run.n_align_rows < n_tokens)
         return err_set(err, -EIO, "the engine gave %d of %d rows of attention", run.n_align_rows, n_tokens);
     int n_frames = q->n_frames / FRAMES_A_ROW;

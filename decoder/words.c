@@ -38,7 +38,7 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-static void strip(const char **text, int *n)
+void words_strip(const char **text, size_t *n)
 {
     while (*n > 0 && is_space(**text)) {
         ++*text;
@@ -60,18 +60,19 @@ bool words_is_sentence_end(const char *text, int n_text)
 
 bool words_is_opening(const char *text, int n_text)
 {
-    if (n_text == 0 || text[0] != ' ')
+    size_t n = (size_t)n_text;
+    if (n == 0 || text[0] != ' ')
         return false;
-    strip(&text, &n_text);
-    return within(opening, text, n_text);
+    words_strip(&text, &n);
+    return within(opening, text, (int)n);
 }
 
-static bool begins_word(const char *text, int n)
+static bool begins_word(const char *text, size_t n)
 {
     if (n > 0 && text[0] == ' ')
         return true;
-    strip(&text, &n);
-    return within(ascii_punctuation, text, n);
+    words_strip(&text, &n);
+    return within(ascii_punctuation, text, (int)n);
 }
 
 int words_split(const struct tokenizer *t, const int32_t *tokens, int n, bool spaced, struct word_span *spans,
@@ -93,7 +94,7 @@ int words_split(const struct tokenizer *t, const int32_t *tokens, int n, bool sp
         if (used + 3 * n_piece + 1 > capacity)
             break;
         size_t n_text = utf8_sanitize(piece, n_piece, arena + used);
-        bool begins = !spaced || n_spans == 0 || begins_word(arena + used, (int)n_text);
+        bool begins = !spaced || n_spans == 0 || begins_word(arena + used, n_text);
         if (begins)
             spans[n_spans++] = (struct word_span){.first_token = piece_first, .text = (int)used};
         spans[n_spans - 1].n_tokens += i + 1 - piece_first;

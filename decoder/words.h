@@ -37,6 +37,9 @@ bool words_is_opening(const char *text, int n_text);
 /* True for ". 。 ! ！ ? ？" by itself. */
 bool words_is_sentence_end(const char *text, int n_text);
 
+/* Takes the white space around text[0..n) away. */
+void words_strip(const char **text, size_t *n);
+
 /* How long a text takes to say, in letters: a character each, a digit four, ASCII's marks and spaces none. */
 int words_letters(const char *text);
 

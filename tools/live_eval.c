@@ -57,7 +57,7 @@ static int pass(struct eval *e, int64_t end, enum live_update_kind kind)
     struct err err = {0};
     int64_t began = clock_now_ns();
     int r = live_update(e->live, e->recording->pcm + start, (int)(end - start),
-                        start < 200 ? (int)start : 200, kind, &out, &err);
+                        start < AUDIO_BESIDE ? (int)start : AUDIO_BESIDE, kind, &out, &err);
     e->spent_ns += clock_now_ns() - began;
     if (r < 0) {
         fprintf(stderr, "live-eval: %s\n", err.msg);
