@@ -12,9 +12,9 @@
 #define SOCKET_NAME_CONTROL  "control.sock"
 #define SOCKET_DIR_SYSTEM    "/run/captiond"
 
-/* Writes FOLDER/name to path, which has SOCKET_PATH_MAX bytes. FOLDER is $RUNTIME_DIRECTORY (set by systemd for the
- * service), else $XDG_RUNTIME_DIR/captiond, else /run/captiond for root. 0; -ENOENT where none of them applies;
- * -ENAMETOOLONG. */
+/* Writes FOLDER/name to path, which has SOCKET_PATH_MAX bytes. FOLDER is $RUNTIME_DIRECTORY (of a unit with
+ * RuntimeDirectory=; ours have socket units instead), else $XDG_RUNTIME_DIR/captiond, else /run/captiond for root. 0;
+ * -ENOENT where none of them applies; -ENAMETOOLONG. */
 int socket_path_default(const char *name, char *path, struct err *);
 
 /* 0, or -ENAMETOOLONG with a message: the kernel's limit is short and longer paths would be cut silently. */
