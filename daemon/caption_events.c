@@ -7,8 +7,8 @@
 #include "daemon/base/utf8.h"
 #include "daemon/captioner_state.h"
 
-#define STATUS_PERIOD_NS    500000000LL
-#define SAMPLES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
+#define STATUS_PERIOD_NS     500000000LL
+#define STATUSES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
 {
@@ -102,8 +102,8 @@ void caption_status(struct stream *s)
         s->stuck_told = stuck;
         send_status(s, STATUS_NEWS);
     } else if (!s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {
-        s->samples = (s->samples + 1) % SAMPLES_A_HEARTBEAT;
-        send_status(s, s->samples ? STATUS_SAMPLE : STATUS_HEARTBEAT);
+        s->n_statuses = (s->n_statuses + 1) % STATUSES_A_HEARTBEAT;
+        send_status(s, s->n_statuses ? STATUS_SAMPLE : STATUS_HEARTBEAT);
     }
 }
 

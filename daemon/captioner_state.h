@@ -29,7 +29,7 @@ struct stream {
     unsigned settings_taken; /* number of the newest settings that live has */
     int state_told;
     int64_t status_ns;
-    int samples;        /* statuses since the last heartbeat */
+    int n_statuses;     /* since the last heartbeat */
     float pass_s;       /* smoothed duration of a pass, waiting for other streams included */
     float heard_s;      /* the same of the new sound in a pass: a last one may have next to none */
     struct event event; /* being written */

@@ -14,7 +14,7 @@ _Static_assert((int)CONFIG_PRECISION_AUTO == (int)PRECISION_AUTO, "precisions di
 _Static_assert((int)CONFIG_PRECISION_F32 == (int)PRECISION_F32, "precisions differ");
 _Static_assert((int)CONFIG_PRECISION_INT8 == (int)PRECISION_INT8, "precisions differ");
 
-static const char *const engine_names[] = {
+static const char *const engine_choices[] = {
     [CONFIG_ENGINE_AUTO] = "auto", [CONFIG_ENGINE_CUDA] = "cuda", [CONFIG_ENGINE_HOST] = "host"};
 
 const char *pipeline_language(const struct config *config)
@@ -92,7 +92,7 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
         log_warning("beam-size: %d instead of %d, which is the most for %d inputs", p->beams_max,
                     config->beam_size, config->n_inputs);
     p->options = (struct whisper_options){
-        .engine = engine_names[config->engine],
+        .engine = engine_choices[config->engine],
         .n_threads = config->threads,
         .precision = (enum engine_precision)config->precision,
         .yields = true, /* a service takes no core to wait with */
