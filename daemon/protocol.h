@@ -32,7 +32,6 @@
 
 #include "daemon/base/err.h"
 #include "daemon/event.h"
-#include "daemon/message.h"
 
 #define PROTOCOL_VERSION     1
 #define PROTOCOL_REQUEST_MAX 4096        /* bytes of a request, newline included */

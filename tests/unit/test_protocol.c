@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/jsonl.h"
+#include "daemon/message.h"
 #include "daemon/protocol.h"
 
 static char line[PROTOCOL_LINE_MAX];
