@@ -95,27 +95,14 @@ int hallucination_find(const struct silence_search *q, const struct spoken_segme
     return n;
 }
 
-int64_t voice_within(const struct longform_region *spans, int n, int64_t start, int64_t end, int64_t margin)
-{
-    int64_t heard = 0, from = start;
-    for (int i = 0; i < n && spans[i].start - margin < end; i++) {
-        int64_t first = spans[i].start - margin > from ? spans[i].start - margin : from;
-        int64_t last = spans[i].end + margin < end ? spans[i].end + margin : end;
-        if (last <= first)
-            continue;
-        heard += last - first;
-        from = last;
-    }
-    return heard;
-}
-
 bool hallucination_unheard(const struct longform_region *spans, int n, int64_t start, int64_t end, bool timed,
                            const struct quality *q, const struct quality_limits *limits)
 {
     bool improbable = q->avg_logprob < limits->avg_logprob;
     if (q->no_speech_prob <= limits->no_speech_prob && !improbable)
         return false;
-    if (improbable && timed && IMPROBABLE_VOICE_PART * voice_within(spans, n, start, end, 0) < end - start)
+    if (improbable && timed &&
+        IMPROBABLE_VOICE_PART * longform_region_within(spans, n, start, end, 0) < end - start)
         return true;
-    return VOICE_PART * voice_within(spans, n, start, end, VOICE_MARGIN) < end - start;
+    return VOICE_PART * longform_region_within(spans, n, start, end, VOICE_MARGIN) < end - start;
 }

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "decoder/longform.h"
+#include "decoder/longform_region.h"
 #include "decoder/quality.h"
 #include "decoder/word.h"
 #include "decoder/word_times.h"
@@ -25,9 +25,6 @@ struct silence_search {
  * set to the sample from which to go on. */
 int hallucination_find(const struct silence_search *, const struct spoken_segment *segments, int n,
                        const struct word *words, int64_t *seek);
-
-/* Samples of [start, end) that are no further than `margin` from one of the ascending spans. */
-int64_t voice_within(const struct longform_region *spans, int n, int64_t start, int64_t end, int64_t margin);
 
 /* True for a segment where hardly anybody was heard and that the model does not believe in itself: less than a tenth of
  * it is within half a second of a voice, and the window is improbable or probably no speech, by the limits. An improbable

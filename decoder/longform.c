@@ -136,8 +136,8 @@ static bool voice_known(const struct longform *l)
 /* Samples of voice in frames [first, end), or no further than `margin` samples from it. */
 static int64_t voice_in(const struct longform *l, int first, int end, int64_t margin)
 {
-    return voice_within(l->options->voice, l->options->n_voice, (int64_t)first * MEL_FRAME,
-                        (int64_t)end * MEL_FRAME, margin);
+    return longform_region_within(l->options->voice, l->options->n_voice, (int64_t)first * MEL_FRAME,
+                                  (int64_t)end * MEL_FRAME, margin);
 }
 
 /* Makes the text behind the last segment, which the window's end cut off, one more segment of the request. Where there

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "daemon/base/err.h"
+#include "decoder/longform_region.h"
 #include "decoder/text_model.h"
 #include "decoder/tokenizer.h"
 #include "decoder/word.h"
@@ -25,10 +26,6 @@ struct longform_segment {
     const struct word
         *words; /* with word_times; punctuation belongs to its word. Borrowed for the callback */
     int n_words;
-};
-
-struct longform_region {
-    int64_t start, end; /* samples that hold speech */
 };
 
 struct longform_options {

@@ -355,11 +355,12 @@ static void voices_are_measured(void **state)
 {
     (void)state;
     const struct longform_region spans[] = {{100, 200}, {210, 300}, {500, 600}};
-    assert_int_equal(voice_within(spans, 3, 0, 1000, 0), 290);
-    assert_int_equal(voice_within(spans, 3, 150, 550, 0), 190);
-    assert_int_equal(voice_within(spans, 3, 0, 1000, 10), 220 + 120); /* margins that meet count once */
-    assert_int_equal(voice_within(spans, 3, 310, 490, 0), 0);
-    assert_int_equal(voice_within(spans, 0, 0, 1000, 10), 0);
+    assert_int_equal(longform_region_within(spans, 3, 0, 1000, 0), 290);
+    assert_int_equal(longform_region_within(spans, 3, 150, 550, 0), 190);
+    assert_int_equal(longform_region_within(spans, 3, 0, 1000, 10),
+                     220 + 120); /* margins that meet count once */
+    assert_int_equal(longform_region_within(spans, 3, 310, 490, 0), 0);
+    assert_int_equal(longform_region_within(spans, 0, 0, 1000, 10), 0);
 }
 
 static void unheard_text_goes_if_it_is_improbable(void **state)
