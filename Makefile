@@ -41,8 +41,8 @@ WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvl
 WARN     += $(if $(WERROR),-Werror)
 OPT      ?= -O2 -g
 DEFS     := -DCAPTIOND_VERSION='"$(VERSION)"'
-SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer
+SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -fno-var-tracking
+SAN_thread  := -fsanitize=thread -fno-omit-frame-pointer -fno-var-tracking
 SANFLAGS := $(if $(SAN),$(SAN_$(SAN)))
 
 PKGS     := libuv portaudio-2.0 alsa samplerate sndfile jansson inih libcurl libcrypto libsystemd zlib
@@ -180,7 +180,7 @@ define isa_rule
 $(BUILD)/%.$(1).o: %.c
 	$$(call say,CC,'$$< ($(1))')
 	@mkdir -p $$(@D)
-	$$(Q)$(CC) $(ALL_CFLAGS) -O3 -ffp-contract=fast $(if $(SAN),-fno-var-tracking) $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
+	$$(Q)$(CC) $(ALL_CFLAGS) $(if $(SAN),-O1,-O3) -ffp-contract=fast $(ISA_$(1)) -DKERNEL_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
