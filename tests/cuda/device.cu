@@ -2,7 +2,12 @@
  * may touch, and nothing to choose about the order. What test_step wants of the device comes from the calls that the engine
  * makes: the linker gives them to the __wrap_ functions here. */
 #include <cuda_runtime_api.h>
+#include <errno.h>
 #include <string.h>
+
+extern "C" {
+#include "daemon/base/err.h"
+}
 
 #define JOIN_(a, b)   a##b
 #define JOIN(a, b)    JOIN_(a, b)
