@@ -213,7 +213,9 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT_OBJ) $(LIB)
 
 # --- CUDA: for GPUs by nvcc, and for the tests by the C++ compiler --------------------------------------------------
 ifeq ($(CUDA),1)
-CUDA_HOME   := $(abspath $(dir $(realpath $(NVCC)))/..)
+# A distribution's nvcc is in /usr/bin. /usr/include, if it were named, would come before the C++ library's headers, whose
+# #include_next then find nothing.
+CUDA_INCLUDE := $(filter-out /usr/include,$(abspath $(dir $(realpath $(NVCC)))/../include))
 CXXSTD      := -std=c++20 -D_GNU_SOURCE
 CXXWARN     := -Wall -Wextra -Wshadow -Wno-unused-parameter $(if $(WERROR),-Werror)
 empty       :=
@@ -236,7 +238,7 @@ $(NVCC_STAMP):
 # whose bits are to be the same; where it is wanted there is fmaf. Kernels load eight half floats as one value of another
 # type; where such a value is not aligned a GPU faults, and so do the tests.
 HOST_CXXFLAGS = $(CXXSTD) $(OPT) $(CXXWARN) $(SANFLAGS) $(COVERAGE) -march=native -ffp-contract=off -fno-strict-aliasing -fPIC \
-	-MMD -MP -I. $(DEFS) -isystem $(CUDA_HOME)/include
+	-MMD -MP -I. $(DEFS) $(patsubst %,-isystem %,$(CUDA_INCLUDE))
 KERNEL_CXXFLAGS = $(HOST_CXXFLAGS) $(if $(SANFLAGS),,-fsanitize=alignment -fsanitize-undefined-trap-on-error) \
 	-include tests/cuda/harness/kernel.h
 CUDA_HOST_OBJ := $(patsubst %.cu,$(BUILD)/cuda-host/%.o,$(CUDA_SRC)) \
@@ -251,7 +253,7 @@ $(BUILD)/gpu/cuda/%.o: gpu/cuda/%.cu $(NVCC_STAMP)
 $(CUDA_PLUGIN): $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) $(BUILD)/daemon/base/err.o $(BUILD)/gpu/mel_filter.o \
 		gpu/cuda/exports.map
 	$(call say,LINK,$@)
-	$(Q)$(NVCC) -shared $(NVCC_ARCHS) -o $@ $(filter %.o,$^) -Xlinker --version-script=gpu/cuda/exports.map -ldl
+	$(Q)$(NVCC) -shared $(NVCC_ARCHS) -o $@ $(filter %.o,$^) -Xlinker --version-script=gpu/cuda/exports.map
 
 $(BUILD)/cuda-host/%.o: %.cu
 	$(call say,CXX,'$< (host)')
@@ -323,10 +325,14 @@ GPU_TESTS := $(patsubst %,$(BUILD)/tests/gpu/test_%,$(CUDA_TWINS) step harness)
 GPU_TEST_WRAPS := cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaLaunchCooperativeKernel
 GPU_TEST_OBJ := $(BUILD)/tests/cuda/engine_cases.o $(BUILD)/tests/gpu/device.o $(patsubst %.cu,$(BUILD)/%.o,$(CUDA_SRC)) \
 	$(filter-out %/engine_cases.o,$(TEST_SUPPORT_OBJ)) $(LIB)
+# Libraries are for the linker alone: nvcc would look for code of a GPU in them. The compiler that it takes can be older than the
+# one that made them, and then lacks symbols of the C++ library that are there when the program starts.
+GPU_TEST_LINK := $(patsubst %,-Xlinker %,$(GPU_TEST_WRAPS:%=--wrap=%) --allow-shlib-undefined \
+	$(filter-out -pthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka)
 define gpu_test_link
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_WRAPS:%=-Xlinker --wrap=%) $(patsubst -pthread,-lpthread,$(LIBS_STREAM) $(LIBS_DAEMON) $(LIBS_GPU) $(LIBS_TOOLS)) -lcmocka
+$(Q)$(NVCC) $(NVCC_ARCHS) -o $@ $^ $(GPU_TEST_LINK)
 endef
 $(BUILD)/tests/gpu/device.o: tests/cuda/device.cu $(NVCC_STAMP)
 $(BUILD)/tests/gpu/harness.o: tests/cuda/test_harness.cu $(NVCC_STAMP)
@@ -346,7 +352,7 @@ $(BUILD)/gpu-times: $(BUILD)/tools/bench/gpu_times.o $(LIB)
 $(BUILD)/gpu-probe: tools/bench/gpu_probe.cu $(NVCC_STAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $< -ldl
+	$(Q)$(NVCC) -std=c++20 -O2 -D_GNU_SOURCE $(NVCC_ARCHS) -o $@ $<
 .PHONY: gpu-tests release
 gpu-tests: $(GPU_TESTS) $(BUILD)/gpu-times $(BUILD)/gpu-probe $(CUDA_PLUGIN) programs
 # For a machine that has a GPU and nothing to build with: tools/bench/gpu_check/kit.
