@@ -230,7 +230,8 @@ static void engine_free(struct engine *e, void *p)
 static int host_register(struct engine *e, void *p, size_t bytes, struct err *err)
 {
     if (mlock(p, bytes) < 0)
-        return err_set(err, -errno, "cannot lock %zu kB of audio in memory: %s (raise the memlock limit)",
+        return err_set(err, -errno,
+                       "cannot lock %zu kB of audio, which may be swapped out: %s (see RLIMIT_MEMLOCK)",
                        bytes / 1024, strerror(errno));
     return 0;
 }

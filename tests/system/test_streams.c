@@ -4,8 +4,12 @@
 #include "tests/support/daemon.h"
 
 #include <ctype.h>
+#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <sndfile.h>
 
@@ -210,8 +214,8 @@ static void in_real_time_nothing_is_lost_in_silence(void **state)
     }
 }
 
-/* Sixteen inputs with the default number of hypotheses would be more than the engine has room for. */
-static void as_many_as_there_may_be(void **state)
+/* A second of silence for each of n inputs, to the end. */
+static void caption_silence(int n)
 {
     static const short silence[16000];
     const char *args[DAEMON_ARGS_MAX] = {"--model", test_model("tiny.en"), "--pace", "fast", "--once"};
@@ -219,7 +223,7 @@ static void as_many_as_there_may_be(void **state)
     int n_args = 5;
     if (!available)
         test_skip("no model tiny.en");
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < n; i++) {
         SF_INFO as = {.samplerate = 16000, .channels = 1, .format = SF_FORMAT_WAV | SF_FORMAT_PCM_16};
         snprintf(file[i], sizeof(file[i]), "file:%s/silence.wav", d.dir);
         SNDFILE *out = i == 0 ? sf_open(file[i] + 5, SFM_WRITE, &as) : NULL;
@@ -228,9 +232,33 @@ static void as_many_as_there_may_be(void **state)
         args[n_args++] = "--input";
         args[n_args++] = file[i];
     }
+    unlink(d.log);
     daemon_exec(&d, args, NULL, NULL, 0);
     assert_int_equal(daemon_wait(&d), 0);
+}
+
+/* Sixteen inputs with the default number of hypotheses would be more than the engine has room for. */
+static void as_many_as_there_may_be(void **state)
+{
+    caption_silence(16);
     assert_non_null(strstr(daemon_log(&d), "beam-size: 4 instead of 5, which is the most for 16 inputs"));
+}
+
+/* What a user may lock by default is enough for the sound of one input. */
+static void a_user_locks_the_sound_of_one_input(void **state)
+{
+    const struct rlimit usual = {8 << 20, 8 << 20};
+    if (DAEMON_SLOWNESS > 1)
+        test_skip("sanitizers lock no memory");
+    if (geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK) < 0) /* which knows no limit */
+        test_skip("root locks what it likes");
+    if (setrlimit(RLIMIT_MEMLOCK, &usual) < 0)
+        test_skip("less than 8 MiB may be locked");
+    caption_silence(1);
+    assert_null(strstr(daemon_log(&d), "cannot lock"));
+    caption_silence(2);
+    assert_non_null(strstr(daemon_log(&d), "captiond: input file-2: cannot lock 8000 kB of audio"));
+    assert_null(strstr(daemon_log(&d), "input file: cannot lock"));
 }
 
 static int set_up(void **state)
@@ -254,6 +282,7 @@ int main(void)
         cmocka_unit_test(each_says_what_it_says_alone),
         cmocka_unit_test(in_real_time_nothing_is_lost_in_silence),
         cmocka_unit_test(as_many_as_there_may_be),
+        cmocka_unit_test(a_user_locks_the_sound_of_one_input),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
