@@ -26,7 +26,8 @@ struct stream {
     int64_t skipped;  /* clock minus index, in samples */
     bool joinable;    /* the last utterance ended in a pause: the next may go on in its buffer */
     bool stuck_told;
-    unsigned settings_taken; /* number of the newest settings that live has */
+    char failure_told[ERR_MSG_MAX]; /* why passes fail; empty once one has worked */
+    unsigned settings_taken;        /* number of the newest settings that live has */
     int state_told;
     int64_t status_ns;
     int n_statuses;     /* since the last heartbeat */

@@ -1,8 +1,11 @@
 /* A stream's utterances: which passes are made, over which sound, and what becomes of their words. */
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "daemon/base/clock.h"
 #include "daemon/captioner_state.h"
+#include "daemon/log.h"
 
 #define IDLE_KEEP (4 * SAMPLE_RATE) /* behind the newest sample: pre-roll, and speech until it is known */
 
@@ -39,17 +42,30 @@ static void close_utterance(struct stream *s, int64_t end, enum final_reason rea
     s->seen = end;
 }
 
+/* Once, until it is another reason or a pass works again: a broken engine fails every step. At the end what cannot be decoded
+ * any more is no failure. */
+static void tell_failure(struct stream *s, const struct err *why)
+{
+    if (atomic_load(&s->captioner->stop) || strcmp(why->msg, s->failure_told) == 0)
+        return;
+    snprintf(s->failure_told, sizeof(s->failure_told), "%s", why->msg);
+    log_warning("%s: a pass has failed: %s", s->in->options.name, why->msg);
+}
+
 /* One pass over everything from the live buffer's start up to `end`. */
 static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
 {
+    struct err err = {0};
     struct ring *ring = &s->in->ring;
     int64_t start = live_buffer_start(s->live);
     int before = start - ring_tail(ring) < AUDIO_BESIDE ? (int)(start - ring_tail(ring)) : AUDIO_BESIDE;
     const float *pcm = ring_span(ring, start - before, (size_t)(end - start + before));
-    if (!pcm)
-        return -ERANGE;
+    if (!pcm) {
+        int r = err_set(&err, -ERANGE, "its sound is not in memory any more");
+        tell_failure(s, &err);
+        return r;
+    }
     struct live_output out;
-    struct err err = {0};
     int64_t began = clock_now_ns();
     int r = live_update(s->live, pcm + before, (int)(end - start), before, kind, &out, &err);
     float took = (float)(clock_now_ns() - began) * 1e-9f;
@@ -57,8 +73,11 @@ static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
     float heard = end > s->seen ? (float)(end - s->seen) / SAMPLE_RATE : 0.0f;
     s->heard_s += 0.2f * (heard - s->heard_s);
     atomic_fetch_add(&s->progress, 1);
-    if (r < 0)
+    if (r < 0) {
+        tell_failure(s, &err);
         return r;
+    }
+    s->failure_told[0] = '\0';
     s->seen = end;
     caption_commits(s, &out);
     if (kind == LIVE_TICK)

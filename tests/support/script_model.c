@@ -182,8 +182,10 @@ static int run(struct text_model *m, struct text_run *runs, int n_runs, struct e
     for (int k = 0; k < n_runs; k++) {
         struct text_run *r = &runs[k];
         s->n_runs++;
-        if (s->fail_in > 0 && --s->fail_in == 0)
+        if (s->fail_in > 0 && --s->fail_in == 0) {
+            s->fail_in = s->fail_again-- > 0;
             return err_set(err, -EIO, "scripted failure");
+        }
         s->n_prompt_text = r->probe_index > 0 ? r->probe_index - 1 : 0;
         memcpy(s->context, r->tokens + 1, (size_t)s->n_prompt_text * sizeof(*s->context));
         s->beam_width = r->beam.width;

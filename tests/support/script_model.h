@@ -37,7 +37,8 @@ struct script_model {
     bool deaf;            /* after "." in the prompt's committed words nothing more is heard */
     bool skips;           /* without timestamps, of more than eight words it says the last four */
     bool loop;            /* goes on saying the last word until the limit */
-    int fail_in;          /* > 0: the run with this count fails */
+    int fail_in;          /* > 0: the run with this count fails … */
+    int fail_again;       /* … and so many after it */
     int lose_at; /* > 0: at the operation with this count the engine is lost, as the next wait and all later ones tell */
     float no_speech_prob, logprob; /* of every token */
     const char *language;          /* what detection finds … */

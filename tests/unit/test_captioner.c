@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/base/clock.h"
 #include "daemon/batcher.h"
@@ -45,6 +46,7 @@ static void on_wake(void *ctx)
 static void init_input(struct intake *in, sem_t *wake)
 {
     memset(in, 0, sizeof(*in));
+    in->options.name = "mic";
     in->options.wake = wake;
     size_t capacity = (size_t)INTAKE_RING_SECONDS * SAMPLE_RATE;
     in->storage = malloc(ring_storage_bytes(capacity));
@@ -635,6 +637,55 @@ static void engine_failure_becomes_a_gap(void **state)
     close_stage(s);
 }
 
+/* Has what is logged from here on in a file without a name. Returns where standard error went. */
+static int log_to_file(FILE **log)
+{
+    int before = dup(STDERR_FILENO);
+    *log = tmpfile();
+    assert_non_null(*log);
+    assert_int_equal(dup2(fileno(*log), STDERR_FILENO), STDERR_FILENO);
+    return before;
+}
+
+/* Ends that. Returns how many lines have `text`. */
+static int count_logged(FILE *log, int before, const char *text)
+{
+    char line[1024];
+    int n = 0;
+    dup2(before, STDERR_FILENO);
+    close(before);
+    rewind(log);
+    while (fgets(line, sizeof(line), log))
+        n += strstr(line, text) != NULL;
+    fclose(log);
+    return n;
+}
+
+/* Why passes fail is logged once, and again where they had worked in between. */
+static void a_failure_is_logged_once(void **state)
+{
+    FILE *log;
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    s->model.fail_in = 1;
+    s->model.fail_again = 2;
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    int before = log_to_file(&log);
+    start(s);
+    for (int i = 1; i <= 3; i++) {
+        hear(&s->in[0], MS(900));
+        await_events(s, EVENT_GAP, i);
+    }
+    hear(&s->in[0], MS(900));
+    await_events(s, EVENT_PARTIAL, 1);
+    s->model.fail_in = 1;
+    hear(&s->in[0], MS(900));
+    await_events(s, EVENT_GAP, 4);
+    assert_int_equal(count_logged(log, before, "captiond: warning: mic: a pass has failed: scripted failure"),
+                     2);
+    close_stage(s);
+}
+
 static int use_spare(void *ctx, const struct err *cause, struct text_model **model, struct err *err)
 {
     struct script_model *spare = ctx;
@@ -815,6 +866,7 @@ int main(void)
         cmocka_unit_test(stop_keeps_its_deadline),
         cmocka_unit_test(what_has_begun_is_finished),
         cmocka_unit_test(engine_failure_becomes_a_gap),
+        cmocka_unit_test(a_failure_is_logged_once),
         cmocka_unit_test(no_word_goes_with_an_engine),
         cmocka_unit_test(long_utterances_are_ended),
         cmocka_unit_test(silence_costs_nothing),
