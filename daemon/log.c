@@ -1,18 +1,27 @@
 #include "daemon/log.h"
 
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 1024
+_Static_assert(2 * LINE_MAX_BYTES <= PIPE_BUF, "a line and what is said before it must be one write");
 
 static _Atomic int level = LOG_LEVEL_INFO;
 static bool journald;
+
+/* Held for no longer than a write that does not block. */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+static unsigned n_lost; /* under `writing`: lines for which there was no room, since the last that had some */
 
 static bool stderr_is_journal(void)
 {
@@ -34,7 +43,8 @@ void log_set_level(enum log_level l)
     atomic_store_explicit(&level, (int)l, memory_order_relaxed);
 }
 
-static void write_line(enum log_level l, const char *fmt, va_list ap)
+/* With the newline. Returns the length, less than LINE_MAX_BYTES. */
+static int format_line(char *line, enum log_level l, const char *fmt, va_list ap)
 {
     static const struct {
         const char *journald, *terminal;
@@ -43,11 +53,8 @@ static void write_line(enum log_level l, const char *fmt, va_list ap)
         [LOG_LEVEL_WARNING] = {"<4>", "captiond: warning: "},
         [LOG_LEVEL_INFO] = {"<6>", "captiond: "},
     };
-    if ((int)l > atomic_load_explicit(&level, memory_order_relaxed))
-        return;
-    char line[LINE_MAX_BYTES];
-    int n = snprintf(line, sizeof(line), "%s", journald ? prefix[l].journald : prefix[l].terminal);
-    int m = vsnprintf(line + n, sizeof(line) - 1 - (size_t)n, fmt, ap);
+    int n = snprintf(line, LINE_MAX_BYTES, "%s", journald ? prefix[l].journald : prefix[l].terminal);
+    int m = vsnprintf(line + n, LINE_MAX_BYTES - 1 - (size_t)n, fmt, ap);
     n += m < 0 ? 0 : m;
     if (n > LINE_MAX_BYTES - 2)
         n = LINE_MAX_BYTES - 2;
@@ -56,8 +63,39 @@ static void write_line(enum log_level l, const char *fmt, va_list ap)
         if (line[i] == '\n' || line[i] == '\r')
             line[i] = ' ';
     line[n++] = '\n';
-    if (write(STDERR_FILENO, line, (size_t)n) < 0)
-        return; /* there is nowhere left to say it */
+    return n;
+}
+
+static int format_warning(char *line, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int n = format_line(line, LOG_LEVEL_WARNING, fmt, ap);
+    va_end(ap);
+    return n;
+}
+
+/* Nobody waits for who reads standard error, be it a pipe into a program that sleeps: captions and a stop would wait as well. A
+ * pipe that is ready has room for PIPE_BUF bytes. What finds no room is counted, and told before the next line that does. */
+static void put_line(const char *line, int n)
+{
+    char text[2 * LINE_MAX_BYTES];
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    pthread_mutex_lock(&writing);
+    int used = n_lost
+                   ? format_warning(text, "%u lines of the log are lost: standard error was not read", n_lost)
+                   : 0;
+    memcpy(text + used, line, (size_t)n);
+    ssize_t r = poll(&out, 1, 0) == 0 ? 0 : write(STDERR_FILENO, text, (size_t)used + (size_t)n);
+    n_lost = r == 0 ? n_lost + 1 : 0; /* after an error there is nowhere left to say it */
+    pthread_mutex_unlock(&writing);
+}
+
+static void write_line(enum log_level l, const char *fmt, va_list ap)
+{
+    char line[LINE_MAX_BYTES];
+    if ((int)l <= atomic_load_explicit(&level, memory_order_relaxed))
+        put_line(line, format_line(line, l, fmt, ap));
 }
 
 #define DEFINE_LOG(name, LEVEL)                                                                              \

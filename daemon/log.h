@@ -1,6 +1,7 @@
 /* The daemon's log: one line a call on stderr, with journald's priority in front where journald reads it.
  *
- * Recognised speech never goes here, nor what clients send. Any thread: a line is one write. */
+ * Recognised speech never goes here, nor what clients send. Any thread: a line is one write. Never
+ * waits for who reads it: what finds no room is left out, and how much that was is said with the next line. */
 #ifndef CAPTIOND_DAEMON_LOG_H
 #define CAPTIOND_DAEMON_LOG_H
 

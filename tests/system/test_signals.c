@@ -219,6 +219,43 @@ static void does_not_wait_for_standard_output(void **state)
     assert_non_null(strstr(daemon_log(&d), "standard output was not read to the end: events "));
 }
 
+/* Whoever reads the log sleeps, and its pipe is full: neither captions nor a stop wait for that, and what is missing is told. */
+static void does_not_wait_for_its_log(void **state)
+{
+    static const char filler[4096];
+    char text[4096] = "";
+    const char *model = test_model("tiny.en");
+    if (!model)
+        test_skip("no model tiny.en");
+    assert_int_equal(mkfifo(d.log, 0600), 0);
+    int log = open(d.log, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    assert_true(log >= 0 && fcntl(log, F_SETPIPE_SZ, 4096) == 4096);
+    assert_int_equal(write(log, filler, sizeof(filler)), sizeof(filler));
+    daemon_start(&d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", NULL});
+    lines_init(l, daemon_connect(d.captions));
+    lines_await(l, "status");
+    int control = daemon_connect(d.control);
+    send_all(control, "{\"cmd\":\"pause\"}\n");
+    while (strcmp(line_string(lines_await(l, "status"), "state"), "paused") != 0)
+        continue;
+    assert_int_equal(read(log, text, sizeof(text)), sizeof(filler));
+    kill(d.pid, SIGHUP);
+    for (int i = 0; i < DAEMON_TIMEOUT_MS / 10 && !strstr(text, "\n"); i++) {
+        if (read(log, text, sizeof(text) - 1) < 0)
+            usleep(10000);
+    }
+    assert_non_null(strstr(text, "lines of the log are lost: standard error was not read\ncaptiond: "));
+    while (read(log, text, sizeof(text)) > 0)
+        continue;
+    assert_int_equal(write(log, filler, sizeof(filler)), sizeof(filler));
+    int64_t began = clock_now_ns();
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    assert_true((double)(clock_now_ns() - began) * 1e-9 < 2.2 * DAEMON_SLOWNESS);
+    close(control);
+    close(log);
+    close(l->fd);
+}
+
 /* text and jsonl say the same. */
 static void prints_what_it_tells(void **state)
 {
@@ -304,6 +341,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(rereads_the_configuration, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_quietly_without_a_reader, set_up, tear_down),
         cmocka_unit_test_setup_teardown(does_not_wait_for_standard_output, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(does_not_wait_for_its_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(prints_what_it_tells, set_up, tear_down),
         cmocka_unit_test_setup_teardown(keeps_speech_out_of_the_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(hides_its_memory, set_up, tear_down),
