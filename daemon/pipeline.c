@@ -45,6 +45,12 @@ static int check_language(const struct pipeline *p, const struct config *config,
     return 0;
 }
 
+void pipeline_fit(const struct pipeline *p, struct config *config)
+{
+    if (config->beam_size == p->beams_wanted)
+        config->beam_size = p->beams_max;
+}
+
 int pipeline_settings(const struct pipeline *p, const struct config *config, struct live_settings *out,
                       struct err *err)
 {
@@ -53,16 +59,15 @@ int pipeline_settings(const struct pipeline *p, const struct config *config, str
         .follow_language = !config->language_lock,
         .translate = config->task == TASK_TRANSLATE,
         .unguarded = !config->guard,
-        .beam_size = !p->searches                           ? 1
-                     : config->beam_size == p->beams_wanted ? p->beams_max
-                                                            : config->beam_size,
+        .beam_size = config->beam_size,
     };
     int r = check_language(p, config, err);
     if (r < 0)
         return r;
     if (settings.beam_size > p->beams_max)
         return err_set(err, -EINVAL,
-                       "beam-size: at most %d, with which captiond was started; more needs a restart",
+                       "beam-size: at most %d in this run; more needs a restart with a larger beam-size, or "
+                       "with fewer inputs",
                        p->beams_max);
     r = prompt_tell(p->model.tokenizer, config->hotwords, config->prompt, settings.told, LIVE_TOLD_MAX, err);
     if (r < 0) {
@@ -83,7 +88,7 @@ static void tell_no_device(const struct err *why)
         log_info("the host engine computes: %s", why->msg);
 }
 
-static int open_model(struct pipeline *p, const struct config *config, struct err *err)
+static int open_model(struct pipeline *p, struct config *config, struct err *err)
 {
     int beams_most = WHISPER_SLOTS_MAX / config->n_inputs;
     p->beams_wanted = config->beam_size;
@@ -108,12 +113,12 @@ static int open_model(struct pipeline *p, const struct config *config, struct er
     p->options.engine = "host"; /* for when a device is lost */
     snprintf(p->engine_names[0], sizeof(p->engine_names[0]), "%s", whisper_engine_name(p->model.whisper));
     /* An engine without beam search captions all the same, one hypothesis at a time. */
-    p->searches = whisper_beams_max(p->model.whisper) > 1;
-    if (!p->searches && p->beams_max > 1) {
+    if (p->beams_max > 1 && whisper_beams_max(p->model.whisper) == 1) {
         log_warning("beam-size: the engine %s has no beam search: 1 instead of %d",
                     whisper_engine_name(p->model.whisper), p->beams_max);
         p->beams_max = 1;
     }
+    pipeline_fit(p, config);
     return pipeline_settings(p, config, &p->settings, err);
 }
 
@@ -219,7 +224,7 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
     return captioner_create(&options, models, p->model.tokenizer, p->inputs, p->n_inputs, &p->captioner, err);
 }
 
-int pipeline_open(struct pipeline *p, const struct config *config, void (*wake)(void *ctx), void *ctx,
+int pipeline_open(struct pipeline *p, struct config *config, void (*wake)(void *ctx), void *ctx,
                   struct err *err)
 {
     memset(p, 0, sizeof(*p));

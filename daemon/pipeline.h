@@ -20,8 +20,7 @@ struct pipeline {
     char model_path[MODEL_PATH_MAX];
     struct intake *inputs[STREAMS_MAX];
     int n_inputs;
-    bool searches;                 /* the engine has beam search */
-    int beams_max;                 /* hypotheses that there are text slots for, an input */
+    int beams_max; /* hypotheses that an input can have: the engine searches, and has text slots for them */
     int beams_wanted;              /* which were asked for at the start, and may be more */
     struct live_settings settings; /* of decoding, at first */
     struct batcher *batcher;
@@ -46,13 +45,17 @@ const char *pipeline_model_name(const struct config *);
 /* ISO code of the language that is set, in static storage; NULL: to be heard. */
 const char *pipeline_language(const struct config *);
 
+/* A configuration that asks for as many hypotheses as at the start gets those that there was room for. */
+void pipeline_fit(const struct pipeline *, struct config *);
+
 /* What the configuration says of decoding, in the form that captioner_set takes. 0; -EINVAL where the model cannot do it, or
  * not in the memory that was taken at the start; -E2BIG; -ENOMEM. */
 int pipeline_settings(const struct pipeline *, const struct config *, struct live_settings *, struct err *);
 
 /* Loads the model, opens the inputs and takes all memory. `wake` is called from any thread after events were
- * queued, or the engine has changed. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed. */
-int pipeline_open(struct pipeline *, const struct config *, void (*wake)(void *ctx), void *ctx, struct err *);
+ * queued, or the engine has changed. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed,
+ * and fitted (pipeline_fit). */
+int pipeline_open(struct pipeline *, struct config *, void (*wake)(void *ctx), void *ctx, struct err *);
 
 /* The engine in use, for people; borrowed until close. Changes when a device is lost. */
 const char *pipeline_engine_name(const struct pipeline *);

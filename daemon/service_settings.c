@@ -57,6 +57,7 @@ void service_reload(struct service *s)
         return;
     }
     struct live_settings settings;
+    pipeline_fit(&s->pipeline, &fresh);
     bool decodable = pipeline_settings(&s->pipeline, &fresh, &settings, &err) == 0;
     if (!decodable)
         log_error("the settings of decoding stay as they were: %s%s%s", fresh.file ? fresh.file : "",

@@ -100,12 +100,44 @@ static void changes_what_the_model_is_told(void **state)
     expect(line, "but only 111 fit");
     line = SET("beam-size", "3");
     assert_true(line_is(line, "error"));
-    expect(line, "beam-size: at most 2, with which captiond was started");
+    expect(line, "beam-size: at most 2 in this run");
     expect(SET("beam-size", "1"), "\"beam-size\":\"1\"");
     expect(SET("beam-size", "2"), "\"beam-size\":\"2\"");
     expect(SET("hotwords", ""), "\"hotwords\":\"\",\"prompt\":\"Of printers.\"");
     expect(SET("guard", "off"), "\"guard\":\"off\"");
     expect(SET("language-lock", "off"), "\"language-lock\":\"off\"");
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
+/* What `set` answers is what decodes. One hypothesis at the start is all that there is memory for; of five with sixteen inputs it
+ * is four, which a file that says five, or nothing, does not change. */
+static void answers_with_the_hypotheses_in_use(void **state)
+{
+    const char *model = test_model("tiny.en");
+    const char *args[DAEMON_ARGS_MAX] = {"--model", model, "--input", "pipe:16000,1,s16le"};
+    if (!model)
+        test_skip("no model tiny.en");
+    daemon_start_idle(&d, (const char *[]){"--beam-size", "1", NULL});
+    lines_init(l, daemon_connect(d.control));
+    expect(SET("beam-size", "5"), "beam-size: at most 1 in this run");
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    for (int n = 4; n < 34; n += 2) {
+        args[n] = "--input";
+        args[n + 1] = "file:tests/fixtures/harbour.flac";
+    }
+    unlink(d.log);
+    daemon_start(&d, args);
+    daemon_wait_log(&d, "ready: ");
+    lines_init(l, daemon_connect(d.control));
+    expect(ask("{\"cmd\":\"set\"}\n"), "\"beam-size\":\"4\"");
+    expect(SET("beam-size", "5"), "beam-size: at most 4 in this run");
+    expect(SET("prompt", "Of harbours."), "\"beam-size\":\"4\"");
+    kill(d.pid, SIGHUP);
+    daemon_wait_log(&d, "configuration reread from ");
+    assert_null(strstr(daemon_log(&d), "beam-size is now"));
+    assert_null(strstr(daemon_log(&d), "error"));
     close(l->fd);
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
@@ -243,6 +275,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_what_the_model_cannot, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_language_and_task, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_what_the_model_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(answers_with_the_hypotheses_in_use, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_next_sentence_follows_a_setting, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_a_long_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rereads_the_file_that_is_there, set_up, tear_down),
