@@ -104,6 +104,11 @@ void captioner_stop(struct captioner *c, int64_t deadline_ns)
         wake_stream(&c->streams[i]);
 }
 
+int64_t captioner_undecoded(const struct captioner *c, int stream)
+{
+    return atomic_load(&c->streams[stream].undecoded);
+}
+
 bool captioner_finished(const struct captioner *c)
 {
     int n_started = 0;
@@ -126,6 +131,7 @@ static int create_stream(struct captioner *c, struct stream *s, struct text_mode
     };
     s->captioner = c;
     s->state_told = STREAM_STARTING;
+    s->undecoded = -1;
     if (spsc_init(&s->events, sizeof(struct event), EVENTS_MAX) < 0)
         return err_set(err, -ENOMEM, "out of memory for the captioner's events");
     return live_create(model, tokenizer, &live, &s->live, err);

@@ -63,6 +63,10 @@ uint64_t captioner_progress(struct captioner *, unsigned waiting);
 void captioner_stop(struct captioner *, int64_t deadline_ns);
 bool captioner_finished(const struct captioner *);
 
+/* Any thread: the sample from which on a stream's open utterance is not decoded, be it one that clients have not heard of; −1: none
+ * is open. For an end that cannot wait. */
+int64_t captioner_undecoded(const struct captioner *, int stream);
+
 /* Joins the threads (after captioner_stop) and frees. NULL is accepted. */
 void captioner_destroy(struct captioner *);
 

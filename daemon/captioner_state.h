@@ -36,9 +36,10 @@ struct stream {
     struct event event; /* being written */
 
     pthread_t thread;
-    bool started;       /* loop */
-    struct spsc events; /* to the loop */
-    _Atomic bool flush; /* asked for */
+    bool started;              /* loop */
+    struct spsc events;        /* to the loop */
+    _Atomic bool flush;        /* asked for */
+    _Atomic int64_t undecoded; /* from this sample on; −1: no utterance is open */
     _Atomic uint64_t progress;
     uint64_t progress_seen; /* loop */
 };

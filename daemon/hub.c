@@ -180,17 +180,20 @@ void hub_publish(struct hub *hub, const struct event *e)
         s->open_utt = 0;
 }
 
-void hub_close_utterances(struct hub *hub, const int64_t *now_ms)
+void hub_close_utterances(struct hub *hub, const int64_t *undecoded_ms, const int64_t *now_ms)
 {
     for (int i = 0; i < hub->n_streams; i++) {
         struct hub_stream *s = &hub->streams[i];
-        if (!s->open_utt)
+        bool told = s->open_utt;
+        if (!told && undecoded_ms[i] < 0)
             continue;
         struct event e = {.type = EVENT_GAP, .stream = i, .utt = s->open_utt, .cause = GAP_SHUTDOWN};
-        e.start_ms = s->heard_ms;
-        e.lost_ms = now_ms[i] - s->heard_ms;
+        e.start_ms = told ? s->heard_ms : undecoded_ms[i];
+        e.lost_ms = now_ms[i] - e.start_ms;
         if (e.lost_ms > 0)
             hub_publish(hub, &e);
+        if (!told)
+            continue;
         e.type = EVENT_FINAL;
         e.reason = FINAL_FLUSH;
         e.start_ms = s->open_ms;

@@ -87,8 +87,9 @@ void hub_publish(struct hub *, const struct event *);
 void hub_poke(struct hub *);
 
 /* Says for every utterance that is still open that its rest was not transcribed: a gap up to now_ms[stream], then a final.
- * For an end that cannot wait for the captioner. */
-void hub_close_utterances(struct hub *, const int64_t *now_ms);
+ * Of one that has not been told (it only goes on from the one before) the rest begins at undecoded_ms[stream], −1 where there is
+ * none, and the gap is all. For an end that cannot wait for the captioner. */
+void hub_close_utterances(struct hub *, const int64_t *undecoded_ms, const int64_t *now_ms);
 
 enum { HUB_FROM_PRESENT = -1 };
 

@@ -317,6 +317,14 @@ void pipeline_heard_ms(const struct pipeline *p, int64_t *ms)
         ms[i] = sample_to_ms(ring_head(&p->inputs[i]->ring));
 }
 
+void pipeline_undecoded_ms(const struct pipeline *p, int64_t *ms)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        int64_t sample = captioner_undecoded(p->captioner, i);
+        ms[i] = sample < 0 ? -1 : sample * 1000 / SAMPLE_RATE;
+    }
+}
+
 void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
 {
     for (int i = 0; i < p->n_inputs; i++) /* all of them, before one is waited for */

@@ -86,6 +86,9 @@ bool pipeline_is_live(const struct pipeline *);
 /* Milliseconds of audio that have reached the ring of each input. */
 void pipeline_heard_ms(const struct pipeline *, int64_t *ms);
 
+/* Milliseconds in each input's ring from which on an open utterance is not decoded; −1: none is open. */
+void pipeline_undecoded_ms(const struct pipeline *, int64_t *ms);
+
 /* Ends the inputs; waits for them, timeout_ms at most, so it belongs on a worker thread. */
 void pipeline_stop_inputs(struct pipeline *, int timeout_ms);
 

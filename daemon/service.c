@@ -52,12 +52,16 @@ static void end_phase(struct service *s, const char *message)
 /* The captioner did not make it in time: what it has not decoded is said to be lost. */
 static void give_up(struct service *s)
 {
-    int64_t ms[STREAMS_MAX];
+    int64_t undecoded_ms[STREAMS_MAX], heard_ms[STREAMS_MAX];
     s->unfinished = true;
-    pipeline_heard_ms(&s->pipeline, ms);
-    for (int i = 0; i < s->hub.n_streams; i++)
-        ms[i] += s->hub.streams[i].skipped_ms;
-    hub_close_utterances(&s->hub, ms);
+    pipeline_heard_ms(&s->pipeline, heard_ms);
+    pipeline_undecoded_ms(&s->pipeline, undecoded_ms);
+    for (int i = 0; i < s->hub.n_streams; i++) {
+        heard_ms[i] += s->hub.streams[i].skipped_ms;
+        if (undecoded_ms[i] >= 0)
+            undecoded_ms[i] += s->hub.streams[i].skipped_ms;
+    }
+    hub_close_utterances(&s->hub, undecoded_ms, heard_ms);
     hub_poke(&s->hub);
     end_phase(s, "captiond is stopping");
 }

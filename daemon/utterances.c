@@ -24,13 +24,21 @@ static void take_settings(struct stream *s)
     pthread_mutex_unlock(&s->captioner->settings_lock);
 }
 
+/* The words of the open utterance up to here, or that they are lost, are on their way to the loop. */
+static void told_up_to(struct stream *s, int64_t end)
+{
+    s->seen = end;
+    atomic_store(&s->undecoded, end);
+}
+
 static void open_utterance(struct stream *s, int64_t start)
 {
     take_settings(s);
     if (start < ring_tail(&s->in->ring))
         start = ring_tail(&s->in->ring);
     s->open = true;
-    s->utt_start = s->seen = s->word_end = start;
+    s->utt_start = s->word_end = start;
+    told_up_to(s, start);
     live_begin(s->live, start, s->joinable ? ring_tail(&s->in->ring) : start);
 }
 
@@ -40,6 +48,7 @@ static void close_utterance(struct stream *s, int64_t end, enum final_reason rea
     s->open = false;
     s->joinable = reason == FINAL_SILENCE;
     s->seen = end;
+    atomic_store(&s->undecoded, -1);
 }
 
 /* Once, until it is another reason or a pass works again: a broken engine fails every step. At the end what cannot be decoded
@@ -78,8 +87,8 @@ static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
         return r;
     }
     s->failure_told[0] = '\0';
-    s->seen = end;
     caption_commits(s, &out);
+    told_up_to(s, end);
     if (kind == LIVE_TICK)
         caption_partial(s, &out);
     return 0;
@@ -99,7 +108,7 @@ static void abandon(struct stream *s, int64_t until, enum gap_cause cause)
     caption_commits(s, &out);
     if (until > s->seen)
         caption_gap(s, s->seen, until - s->seen, cause);
-    s->seen = until;
+    told_up_to(s, until);
 }
 
 /* Whether one pass can hear everything up to `end`. What has been heard may lie further back: it is cut off on the left, and its

@@ -494,6 +494,15 @@ static void a_flush_of_a_file_loses_nothing(void **state)
     close_stage(s);
 }
 
+/* What an end that cannot wait for the captioner would have to say. */
+static void await_undecoded(struct stage *s, int64_t sample)
+{
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    while (captioner_undecoded(s->captioner, 0) != sample && clock_now_ns() < deadline)
+        usleep(1000);
+    assert_int_equal(captioner_undecoded(s->captioner, 0), sample);
+}
+
 static void flush_ends_the_utterance(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
@@ -506,11 +515,16 @@ static void flush_ends_the_utterance(void **state)
     await_events(s, EVENT_FINAL, 1);
     assert_int_equal(nth(s, EVENT_FINAL, 0)->reason, FINAL_FLUSH);
     expect_words(s->text[0], 0, 2);
+    await_undecoded(s, MS(1200)); /* the next is open, though nobody has heard of it */
     hear(&s->in[0], MS(900));
     await_events(s, EVENT_PARTIAL, 2);
+    await_undecoded(s, MS(2100));
     assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->start_ms, 1200);
     assert_int_equal(nth(s, EVENT_SPEECH_START, 1)->utt, 2);
     assert_int_equal(nth(s, EVENT_PARTIAL, 1)->utt, 2);
+    put_mark(&s->in[0], MARK_END, MS(2100), MS(2100), 0);
+    sem_post(&s->wakes[0]);
+    await_undecoded(s, -1);
     close_stage(s);
 }
 

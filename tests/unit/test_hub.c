@@ -288,17 +288,22 @@ static void keeps_samples(void **state)
 static void closes_utterances(void **state)
 {
     struct fixture f;
-    const int64_t now_ms[] = {3500, 3500};
+    const int64_t now_ms[] = {3500, 3500}, none[] = {-1, -1};
     begin(&f, 100);
     struct test_reader a = reader_of(&f);
     publish(&f, EVENT_SPEECH_START, 0, 1, "");
     publish(&f, EVENT_COMMIT, 0, 1, " one");
     hub_attach(&f.hub, &a.reader, HUB_FROM_PRESENT);
-    hub_close_utterances(&f.hub, now_ms);
+    hub_close_utterances(&f.hub, (const int64_t[]){3000, -1},
+                         now_ms); /* the first is told: from its last word on */
     assert_string_equal(read_all(&f, &a.reader, 16), "sc( one)gf( one)");
     assert_int_equal(f.stats.lost_ms, 2500);
-    hub_close_utterances(&f.hub, now_ms);
+    hub_close_utterances(&f.hub, none, now_ms);
     assert_string_equal(read_all(&f, &a.reader, 16), "");
+    hub_close_utterances(&f.hub, (const int64_t[]){-1, 3000},
+                         now_ms); /* one that goes on, with no word yet */
+    assert_string_equal(read_all(&f, &a.reader, 16), "g");
+    assert_int_equal(f.stats.lost_ms, 2500 + 500);
     hub_detach(&a.reader);
     hub_finish(&f.hub);
 }
