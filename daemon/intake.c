@@ -378,12 +378,14 @@ int intake_create(const struct intake_options *options, struct intake **out, str
     struct intake *in = create(options);
     if (!in)
         return err_set(err, -ENOMEM, "out of memory for the audio of input %s", options->name);
-    int r = open_source(in, &why);
-    if (r < 0 && is_device_error(r) && options->wait_for_device) {
+    bool closed = options->paused && source_is_device(options->spec);
+    int r = closed ? 0 : open_source(in, &why);
+    in->pause = options->paused;
+    if (closed || (r < 0 && is_device_error(r) && options->wait_for_device)) {
         in->live = true;
         in->heard_ns = clock_now_ns();
-        go_away(in, GAP_DEVICE);
-        intake_tell(in, STREAM_NO_DEVICE, NULL, why.msg);
+        go_away(in, closed ? GAP_PAUSE : GAP_DEVICE);
+        intake_tell(in, closed ? STREAM_PAUSED : STREAM_NO_DEVICE, NULL, why.msg);
     } else if (r < 0) {
         intake_destroy(in);
         return err_set(err, r, "%s", why.msg);

@@ -47,6 +47,7 @@ struct intake_options {
     bool paced;           /* files and pipes: at the speed of the clock */
     int max_lag_ms;       /* what a captioner may fall behind; half of it a paced pipe may run ahead */
     bool wait_for_device; /* a missing device is waited for from the start on */
+    bool paused;          /* from the start on: a device is not even opened before that ends */
     struct gate_options gate;
     sem_t *wake; /* posted after each block, for the captioner */
     int (*open)(const char *spec, struct source **, struct err *); /* NULL: source_open */
@@ -99,7 +100,7 @@ struct intake {
     bool stalled;     /* for too long */
 };
 
-/* Takes all memory and opens the source. A device that is missing is an error only without wait_for_device; a bad
+/* Takes all memory and opens the source, but for a device in a pause. A device that is missing is an error only without wait_for_device; a bad
  * file always is. Nothing is left to destroy on failure. */
 int intake_create(const struct intake_options *, struct intake **, struct err *);
 

@@ -135,7 +135,7 @@ static void register_audio(struct pipeline *p, const struct intake *in)
         log_info("input %s: %s", in->options.name, why.msg);
 }
 
-static int open_inputs(struct pipeline *p, const struct config *config, struct err *err)
+static int open_inputs(struct pipeline *p, const struct config *config, unsigned paused, struct err *err)
 {
     bool wait =
         config->wait_for_device == WAIT_YES || (config->wait_for_device == WAIT_AUTO && notify_supervised());
@@ -146,6 +146,7 @@ static int open_inputs(struct pipeline *p, const struct config *config, struct e
             .paced = config->pace == PACE_REALTIME,
             .max_lag_ms = config->max_lag_ms,
             .wait_for_device = wait,
+            .paused = paused >> i & 1,
             .gate = {.enabled = config->gate,
                      .threshold = (float)config->gate_threshold,
                      .min_speech_ms = config->gate_min_speech_ms,
@@ -224,8 +225,8 @@ static int open_captioner(struct pipeline *p, const struct config *config, void 
     return captioner_create(&options, models, p->model.tokenizer, p->inputs, p->n_inputs, &p->captioner, err);
 }
 
-int pipeline_open(struct pipeline *p, struct config *config, void (*wake)(void *ctx), void *ctx,
-                  struct err *err)
+int pipeline_open(struct pipeline *p, struct config *config, unsigned paused, void (*wake)(void *ctx),
+                  void *ctx, struct err *err)
 {
     memset(p, 0, sizeof(*p));
     for (int i = 0; i < STREAMS_MAX; i++)
@@ -234,7 +235,7 @@ int pipeline_open(struct pipeline *p, struct config *config, void (*wake)(void *
     p->wake_ctx = ctx;
     int r = open_model(p, config, err);
     if (r == 0)
-        r = open_inputs(p, config, err);
+        r = open_inputs(p, config, paused, err);
     if (r == 0)
         r = open_batcher(p, config, err);
     if (r == 0)

@@ -52,10 +52,11 @@ void pipeline_fit(const struct pipeline *, struct config *);
  * not in the memory that was taken at the start; -E2BIG; -ENOMEM. */
 int pipeline_settings(const struct pipeline *, const struct config *, struct live_settings *, struct err *);
 
-/* Loads the model, opens the inputs and takes all memory. `wake` is called from any thread after events were
+/* Loads the model, opens the inputs and takes all memory. paused: bits of the inputs that begin in a pause. `wake` is called from any thread after events were
  * queued, or the engine has changed. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed,
  * and fitted (pipeline_fit). */
-int pipeline_open(struct pipeline *, struct config *, void (*wake)(void *ctx), void *ctx, struct err *);
+int pipeline_open(struct pipeline *, struct config *, unsigned paused, void (*wake)(void *ctx), void *ctx,
+                  struct err *);
 
 /* The engine in use, for people; borrowed until close. Changes when a device is lost. */
 const char *pipeline_engine_name(const struct pipeline *);

@@ -343,14 +343,13 @@ static int start(struct service *s, struct err *err)
         r = listener_start(&s->control_socket, &s->loop, control_accept, &s->control, err);
     if (r < 0)
         return r;
-    pipeline_pause(&s->pipeline, s->paused, true);
     return pipeline_start(&s->pipeline, err);
 }
 
 static void work_load(uv_work_t *work)
 {
     struct service *s = work->data;
-    s->load_result = pipeline_open(&s->pipeline, s->config, wake_loop, s, &s->load_error);
+    s->load_result = pipeline_open(&s->pipeline, s->config, s->paused, wake_loop, s, &s->load_error);
 }
 
 static void on_loaded(uv_work_t *work, int status)

@@ -31,6 +31,11 @@ int source_check_spec(const char *spec, struct err *err)
                    spec);
 }
 
+bool source_is_device(const char *spec)
+{
+    return !after(spec, "file") && !after(spec, "pipe");
+}
+
 int source_open(const char *spec, struct source **out, struct err *err)
 {
     int r = source_check_spec(spec, err);

@@ -51,6 +51,9 @@ int source_open(const char *spec, struct source **, struct err *);
 /* Checks the syntax alone. 0 or -EINVAL. */
 int source_check_spec(const char *spec, struct err *);
 
+/* Of a correct spec: whether it names a device, which somebody may not want opened. */
+bool source_is_device(const char *spec);
+
 /* Closes in a thread of its own and waits at most timeout_ms for it. 0, or -ETIMEDOUT: the source is lost to a
  * sound server that does not answer, and the process should be restarted before it opens another. Without a deadline
  * where no thread can be started. */

@@ -102,7 +102,7 @@ static void caption(const char *engine, const char *call, int after, struct said
     memset(said, 0, sizeof(*said));
     harness_lose_device_at("", 0, 0);
     if (config_load(&config, sizeof(argv) / sizeof(argv[0]), argv, &action, &err) < 0 ||
-        pipeline_open(&p, &config, on_wake, NULL, &err) < 0)
+        pipeline_open(&p, &config, 0, on_wake, NULL, &err) < 0)
         fail_msg("%s", err.msg);
     if (call)
         harness_lose_device_at(call, after, LAUNCH_FAILURE);

@@ -424,6 +424,41 @@ static void pause_lets_go_of_the_device(void **state)
     end(in);
 }
 
+/* A restart in a pause: the microphone is not opened for a moment. A file is, which shows whether it can be read. */
+static void a_pause_from_the_start_opens_no_device(void **state)
+{
+    struct intake_options options = scripted;
+    options.paused = true;
+    device_reset(16000, 1);
+    struct intake *in = create(&options);
+    assert_int_equal(atomic_load(&in->state), STREAM_PAUSED);
+    assert_true(in->live);
+    struct err err;
+    assert_int_equal(intake_start(in, &err), 0);
+    usleep(300000);
+    assert_int_equal(look(&device.n_attempts), 0);
+    intake_pause(in, false);
+    await_state(in, STREAM_LISTENING);
+    tell((struct step){.n = 1600, .value = 0.5f, .heard_ns = clock_now_ns()});
+    await_judged(in, 1600);
+    expect_mark(0, MARK_SKIP, 0);
+    assert_int_equal(marks[0].cause, GAP_PAUSE);
+    end(in);
+
+    device_reset(16000, 1);
+    device.base.info.live = false;
+    options.spec = "file:talk.flac";
+    tell((struct step){.n = 1600, .value = 0.5f});
+    in = start(&options);
+    await_state(in, STREAM_PAUSED);
+    usleep(100000);
+    assert_int_equal(look(&device.n_attempts), 1);
+    assert_int_equal(ring_head(&in->ring), 0);
+    intake_pause(in, false);
+    await_judged(in, 1600);
+    end(in);
+}
+
 static void nothing_but_zeros_is_told(void **state)
 {
     device_reset(16000, 1);
@@ -965,6 +1000,7 @@ int main(void)
         cmocka_unit_test(a_device_without_sound_backs_off_too),
         cmocka_unit_test(a_missing_device_may_be_waited_for),
         cmocka_unit_test(pause_lets_go_of_the_device),
+        cmocka_unit_test(a_pause_from_the_start_opens_no_device),
         cmocka_unit_test(nothing_but_zeros_is_told),
         cmocka_unit_test(a_full_ring_loses_and_counts),
         cmocka_unit_test(stop_ends_a_waiting_read),
