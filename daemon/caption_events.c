@@ -60,9 +60,8 @@ static bool is_early(const struct stream *s, enum stream_state state)
 }
 
 /* The device's state as the captions have got to it. */
-static enum stream_state state_of(const struct stream *s)
+static enum stream_state state_of(const struct stream *s, enum stream_state state)
 {
-    enum stream_state state = atomic_load(&s->in->state);
     if (is_early(s, state))
         state = STREAM_LISTENING;
     return state == STREAM_LISTENING && s->open ? STREAM_SPEECH : state;
@@ -78,17 +77,18 @@ static int64_t t0_unix_ms(const struct stream *s)
 static void send_status(struct stream *s, enum status_use use)
 {
     struct event *e = begin_event(s, EVENT_STATUS);
-    e->use = use;
-    e->state = state_of(s);
+    enum stream_state device =
+        intake_describe(s->in, e->device, sizeof(e->device), e->message, sizeof(e->message));
+    e->state = state_of(s, device);
+    e->use = (int)e->state == s->state_told ? use : STATUS_NEWS; /* it may have changed just now */
+    if (is_early(s, device))
+        e->message[0] = '\0';
     e->start_ms = to_ms(s, ring_head(&s->in->ring));
     e->t0_unix_ms = t0_unix_ms(s);
     e->queue_ms = s->open ? (int)sample_to_ms(atomic_load(&s->in->judged) - s->seen) : 0;
     e->rtf = s->heard_s > 0.0f ? s->pass_s / s->heard_s : 0.0f;
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
     e->overruns = atomic_load(&s->in->overruns);
-    intake_describe(s->in, e->device, sizeof(e->device), e->message, sizeof(e->message));
-    if (is_early(s, atomic_load(&s->in->state)))
-        e->message[0] = '\0';
     s->state_told = (int)e->state;
     s->status_ns = clock_now_ns();
     send_event(s);
@@ -96,7 +96,7 @@ static void send_status(struct stream *s, enum status_use use)
 
 void caption_status(struct stream *s)
 {
-    int state = (int)state_of(s);
+    int state = (int)state_of(s, atomic_load(&s->in->state));
     bool stuck = atomic_load(&s->in->stuck);
     if (state != s->state_told || stuck != s->stuck_told) {
         s->stuck_told = stuck;

@@ -456,10 +456,13 @@ void intake_destroy(struct intake *in)
     free(in);
 }
 
-void intake_describe(struct intake *in, char *device, size_t device_size, char *message, size_t message_size)
+enum stream_state intake_describe(struct intake *in, char *device, size_t device_size, char *message,
+                                  size_t message_size)
 {
     pthread_mutex_lock(&in->text_lock);
+    enum stream_state state = atomic_load(&in->state);
     snprintf(device, device_size, "%s", in->device);
     snprintf(message, message_size, "%s", in->message);
     pthread_mutex_unlock(&in->text_lock);
+    return state;
 }

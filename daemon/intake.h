@@ -121,7 +121,8 @@ int intake_stop(struct intake *, int timeout_ms);
 /* After intake_stop and the captioner's end. NULL is accepted. */
 void intake_destroy(struct intake *);
 
-/* Copies device name and message for people. Any thread. */
-void intake_describe(struct intake *, char *device, size_t device_size, char *message, size_t message_size);
+/* Copies device name and message for people, and returns the state that they are of. Any thread. */
+enum stream_state intake_describe(struct intake *, char *device, size_t device_size, char *message,
+                                  size_t message_size);
 
 #endif

@@ -20,7 +20,7 @@ void intake_tell(struct intake *in, enum stream_state state, const char *device,
     if (device)
         snprintf(in->device, sizeof(in->device), "%s", device);
     snprintf(in->message, sizeof(in->message), "%s", message);
-    atomic_store(&in->state, state); /* who has copied the message knows the state that it is of */
+    atomic_store(&in->state, state); /* under the lock, so that intake_describe gives what belongs together */
     pthread_mutex_unlock(&in->text_lock);
     sem_post(in->options.wake);
 }

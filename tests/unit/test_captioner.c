@@ -32,8 +32,10 @@ struct stage {
     int n_events, n_before_ended; /* the latter: that came before an input's state was told to be ended */
     char text[2][TEXT_BYTES];     /* of the commits */
     int n_statuses;
+    enum stream_state state; /* of the last status */
+    enum status_use use;     /* the same */
     char early_message[256]; /* the last that came before the end was told */
-    float rtf;               /* of the last status */
+    float rtf;               /* the same as `state` */
     float level_db;          /* the same */
     int64_t t0_unix_ms;      /* the same */
 };
@@ -170,6 +172,8 @@ static void collect(struct stage *s)
             else
                 strcpy(s->early_message, e->message);
             s->n_statuses++;
+            s->state = e->state;
+            s->use = e->use;
             s->level_db = e->level_db;
             s->rtf = e->rtf;
             s->t0_unix_ms = e->t0_unix_ms;
@@ -862,6 +866,28 @@ static void a_status_comes_from_time_to_time(void **state)
     }
 }
 
+/* A status that is written while the device changes has the state and the message of one moment. */
+static void a_status_is_of_one_moment(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    start(s);
+    int64_t deadline = clock_now_ns() + PATIENCE * 1000000000LL;
+    for (; s->n_statuses == 0 && clock_now_ns() < deadline; usleep(1000))
+        collect(s);
+    assert_int_equal(s->state, STREAM_LISTENING);
+    pthread_mutex_lock(&s->in[0].text_lock);
+    usleep(1200000); /* a status is due every half a second: it has begun, and waits */
+    strcpy(s->in[0].message, "it is gone");
+    s->in[0].state = STREAM_NO_DEVICE;
+    pthread_mutex_unlock(&s->in[0].text_lock);
+    for (; strcmp(s->early_message, "it is gone") != 0 && clock_now_ns() < deadline; usleep(1000))
+        collect(s);
+    assert_int_equal(s->state, STREAM_NO_DEVICE);
+    assert_int_equal(s->use, STATUS_NEWS);
+    close_stage(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -889,6 +915,7 @@ int main(void)
         cmocka_unit_test(a_status_tells_the_time_of_day),
         cmocka_unit_test(language_and_task_change_between_utterances),
         cmocka_unit_test(a_status_comes_from_time_to_time),
+        cmocka_unit_test(a_status_is_of_one_moment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
