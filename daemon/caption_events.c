@@ -1,5 +1,6 @@
 /* What a stream tells the loop. */
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -8,6 +9,7 @@
 #include "daemon/captioner_state.h"
 
 #define STATUS_PERIOD_NS     500000000LL
+#define T0_MOVES_MS          1000 /* that clients are told of at once: more than clocks drift in a heartbeat's time */
 #define STATUSES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
@@ -90,6 +92,7 @@ static void send_status(struct stream *s, enum status_use use)
     e->level_db = (float)atomic_load(&s->in->level_cdb) / 100.0f;
     e->overruns = atomic_load(&s->in->overruns);
     s->state_told = (int)e->state;
+    s->t0_told = e->t0_unix_ms;
     s->status_ns = clock_now_ns();
     send_event(s);
 }
@@ -98,7 +101,8 @@ void caption_status(struct stream *s)
 {
     int state = (int)state_of(s, atomic_load(&s->in->state));
     bool stuck = atomic_load(&s->in->stuck);
-    if (state != s->state_told || stuck != s->stuck_told) {
+    bool moved = llabs(t0_unix_ms(s) - s->t0_told) > T0_MOVES_MS;
+    if (state != s->state_told || stuck != s->stuck_told || moved) {
         s->stuck_told = stuck;
         send_status(s, STATUS_NEWS);
     } else if (!s->ended && clock_now_ns() - s->status_ns >= STATUS_PERIOD_NS) {

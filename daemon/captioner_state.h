@@ -29,6 +29,7 @@ struct stream {
     char failure_told[ERR_MSG_MAX]; /* why passes fail; empty once one has worked */
     unsigned settings_taken;        /* number of the newest settings that live has */
     int state_told;
+    int64_t t0_told; /* time of day at the clock's 0, ms */
     int64_t status_ns;
     int n_statuses;     /* since the last heartbeat */
     float pass_s;       /* smoothed duration of a pass, waiting for other streams included */
@@ -68,7 +69,7 @@ static inline bool is_realtime(const struct stream *s)
 /* --- caption_events.c: what the loop is told; a stream's thread ---------------------------------------------- */
 
 void caption_gap(struct stream *, int64_t start, int64_t n_samples, enum gap_cause);
-/* When the state has changed, or it has not been told for a while. */
+/* When the state has changed, the time of day is another one, or nothing has been told for a while. */
 void caption_status(struct stream *);
 /* Tells of an utterance. One that goes on from the one before (after a flush, say) is told with its first word, since perhaps
  * nothing follows; without this there would be an empty `final`. */

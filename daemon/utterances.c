@@ -190,6 +190,7 @@ static void act_on_mark(struct stream *s, int64_t judged)
     switch (m->type) {
     case MARK_START:
         if (!s->open) {
+            caption_status(s); /* the time of day, if it has changed, before what is said then */
             open_utterance(s, m->at);
             caption_announce(s);
         }

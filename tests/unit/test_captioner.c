@@ -34,6 +34,7 @@ struct stage {
     int n_statuses;
     enum stream_state state; /* of the last status */
     enum status_use use;     /* the same */
+    int n_news;              /* statuses that every client is told */
     char early_message[256]; /* the last that came before the end was told */
     float rtf;               /* the same as `state` */
     float level_db;          /* the same */
@@ -174,6 +175,7 @@ static void collect(struct stage *s)
             s->n_statuses++;
             s->state = e->state;
             s->use = e->use;
+            s->n_news += e->use == STATUS_NEWS;
             s->level_db = e->level_db;
             s->rtf = e->rtf;
             s->t0_unix_ms = e->t0_unix_ms;
@@ -845,6 +847,33 @@ static void a_status_tells_the_time_of_day(void **state)
     }
 }
 
+/* The computer sleeps for an hour in an utterance: what is said then has its time of day in the history, not only in a heartbeat
+ * which that does not keep. */
+static void a_new_time_of_day_is_news(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    open_stage(s, 1, (struct captioner_options){.realtime = true});
+    put_mark(&s->in[0], MARK_START, MS(300), MS(640), 0);
+    hear(&s->in[0], MS(1200));
+    start(s);
+    await_events(s, EVENT_PARTIAL, 1);
+    int n = s->n_news;
+    int64_t before = s->t0_unix_ms;
+    s->in[0].origin_ns += 500 * NS_A_MS; /* as a card may drift */
+    hear(&s->in[0], MS(500));
+    await_events(s, EVENT_PARTIAL, 2);
+    assert_int_equal(s->n_news, n);
+    s->in[0].origin_ns += 3600 * NS_A_SECOND;
+    hear(&s->in[0], MS(500));
+    await_events(s, EVENT_PARTIAL, 3);
+    int64_t deadline = clock_now_ns() + PATIENCE * NS_A_SECOND;
+    for (; s->n_news == n && clock_now_ns() < deadline; usleep(1000))
+        collect(s);
+    assert_int_equal(s->n_news, n + 1);
+    assert_in_range(s->t0_unix_ms, before + 3600 * 1000, before + 3601 * 1000);
+    close_stage(s);
+}
+
 /* At any pace, every half a second, of what there is now. */
 static void a_status_comes_from_time_to_time(void **state)
 {
@@ -913,6 +942,7 @@ int main(void)
         cmocka_unit_test(silence_keeps_a_beginning),
         cmocka_unit_test(silence_makes_no_pass),
         cmocka_unit_test(a_status_tells_the_time_of_day),
+        cmocka_unit_test(a_new_time_of_day_is_news),
         cmocka_unit_test(language_and_task_change_between_utterances),
         cmocka_unit_test(a_status_comes_from_time_to_time),
         cmocka_unit_test(a_status_is_of_one_moment),
