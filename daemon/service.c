@@ -113,6 +113,13 @@ static void begin_stop(struct service *s, bool hurried)
 
 /* --- events -------------------------------------------------------------------------------------------------- */
 
+static void tell_manager(const struct service *s)
+{
+    char text[400];
+    service_status_line(&s->hub, text, sizeof(text));
+    notify_status("%s", text);
+}
+
 /* What the log and the service manager hear about a stream: changes of its device, and of the reason why there is none,
  * never words. */
 static void report_state(struct service *s, int stream)
@@ -132,9 +139,7 @@ static void report_state(struct service *s, int stream)
         log_warning("%s: %s: %s", name, state_name, e->message);
     else
         log_info("%s: %s%s%s", name, state_name, e->device[0] ? ", " : "", e->device);
-    char text[400];
-    service_status_line(&s->hub, text, sizeof(text));
-    notify_status("%s", text);
+    tell_manager(s);
 }
 
 /* Only a new process gets the device back. */
@@ -173,7 +178,11 @@ static bool must_wait(const struct service *s)
 static void look_at_engine(struct service *s)
 {
     struct err err;
-    s->hub.engine = pipeline_engine_name(&s->pipeline);
+    const char *engine = pipeline_engine_name(&s->pipeline);
+    if (engine != s->hub.engine) {
+        s->hub.engine = engine;
+        tell_manager(s);
+    }
     if (s->phase != PHASE_RUNNING || !pipeline_failed(&s->pipeline, &err))
         return;
     snprintf(s->failure, sizeof(s->failure), "%s", err.msg);

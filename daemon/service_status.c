@@ -88,7 +88,8 @@ void service_status_line(const struct hub *hub, char *out, size_t size)
     for (int i = 0; i < hub->n_streams && n < size; i++) {
         const struct event *e = &hub->streams[i].status;
         const char *why = e->message[0] ? e->message : e->device;
+        enum stream_state state = e->state == STREAM_SPEECH ? STREAM_LISTENING : e->state;
         n += (size_t)snprintf(out + n, size - n, "; %s: %s%s%s%s", hub->streams[i].name,
-                              protocol_state_name(e->state), why[0] ? " (" : "", why, why[0] ? ")" : "");
+                              protocol_state_name(state), why[0] ? " (" : "", why, why[0] ? ")" : "");
     }
 }
