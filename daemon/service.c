@@ -135,8 +135,10 @@ static void report_state(struct service *s, int stream)
     if (state == STREAM_ENDED && pipeline_input_failed(&s->pipeline, stream)) {
         log_error("%s: %s", name, e->message);
         s->status = s->config->once ? -EIO : s->status;
-    } else if (state == STREAM_NO_DEVICE || state == STREAM_SILENT)
+    } else if (state == STREAM_NO_DEVICE)
         log_warning("%s: %s: %s", name, state_name, e->message);
+    else if (state == STREAM_SILENT) /* muted, or nothing is played: somebody's wish */
+        log_info("%s: %s: %s", name, state_name, e->message);
     else
         log_info("%s: %s%s%s", name, state_name, e->device[0] ? ", " : "", e->device);
     tell_manager(s);
@@ -152,11 +154,21 @@ static void fail_on_stuck_input(struct service *s, int stream)
     begin_stop(s, true);
 }
 
+/* What is said in a pause is left out because somebody wants it so. */
+static void report_gap(const struct service *s, const struct event *e)
+{
+    if (e->cause == GAP_PAUSE)
+        log_info("%s: %lld ms were not captioned (%s)", s->names[e->stream], (long long)e->lost_ms,
+                 protocol_cause_name(e->cause));
+    else
+        log_warning("%s: %lld ms of sound are lost (%s)", s->names[e->stream], (long long)e->lost_ms,
+                    protocol_cause_name(e->cause));
+}
+
 static void take_event(struct service *s, const struct event *event)
 {
     if (event->type == EVENT_GAP)
-        log_warning("%s: %lld ms of sound are lost (%s)", s->names[event->stream], (long long)event->lost_ms,
-                    protocol_cause_name(event->cause));
+        report_gap(s, event);
     hub_publish(&s->hub, event);
     if (event->type != EVENT_STATUS)
         return;

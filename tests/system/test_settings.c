@@ -269,6 +269,24 @@ static void tells_a_pause_at_once(void **state)
     assert_int_equal(daemon_stop(&d, SIGTERM), 0);
 }
 
+/* A pause, and an input that nothing comes from, are told in the log, but are no trouble. */
+static void warns_of_no_wish(void **state)
+{
+    static const char second[2 * 16000];
+    daemon_start_idle(&d, NULL);
+    daemon_wait_log(&d, "captiond: pipe: silent: no sound has come for some seconds");
+    lines_init(l, daemon_connect(d.control));
+    assert_true(line_is(ask("{\"cmd\":\"pause\"}\n"), "reply"));
+    daemon_wait_log(&d, "captiond: pipe: paused");
+    assert_int_equal(write(d.in, second, sizeof(second)), sizeof(second));
+    usleep(1500000); /* which is read at the speed of sound */
+    assert_true(line_is(ask("{\"cmd\":\"resume\"}\n"), "reply"));
+    daemon_wait_log(&d, " ms were not captioned (pause)");
+    assert_null(strstr(daemon_log(&d), "warning: pipe"));
+    close(l->fd);
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -280,6 +298,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_a_long_prompt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rereads_the_file_that_is_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(tells_a_pause_at_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(warns_of_no_wish, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
