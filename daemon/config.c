@@ -318,13 +318,26 @@ static char *read_line(char *out, int size, void *ctx)
     return out;
 }
 
+/* Takes off the backslash that keeps `;` at the beginning of a word from beginning a comment, see config_print. */
+static void unescape(char *out, const char *value)
+{
+    for (const char *p = value; *p; p++) {
+        bool begins = p == value || isspace((unsigned char)p[-1]);
+        if (!begins || *p != '\\' || p[strspn(p, "\\")] != ';')
+            *out++ = *p;
+    }
+    *out = '\0';
+}
+
 static int on_entry(void *ctx, const char *section, const char *name, const char *value)
 {
     struct file_reader *r = ctx;
+    char text[FILE_LINE_MAX];
     if (r->failed)
         return 1;
-    r->failed = set_key(r->config, name, value, SET_BY_FILE, r->err);
-    if (r->failed && strstr(value, " #")) {
+    unescape(text, value ? value : ""); /* shorter than the line that it is from */
+    r->failed = set_key(r->config, name, value ? text : NULL, SET_BY_FILE, r->err);
+    if (r->failed && strstr(text, " #")) {
         struct err cause = *r->err;
         err_set(r->err, r->failed, "%s (a comment behind a value begins with ;)", cause.msg);
     }

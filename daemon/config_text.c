@@ -1,6 +1,7 @@
 /* The table of settings in words: help, the example file, and what an error says is allowed. */
 #include "daemon/config.h"
 
+#include <ctype.h>
 #include <string.h>
 
 #include "daemon/base/socket_path.h"
@@ -190,6 +191,25 @@ void config_print_help(FILE *f)
           f);
 }
 
+/* A word that begins with `;` would begin a comment: a backslash before it keeps it, which the reader takes off. So does one before a
+ * word that has backslashes there itself. */
+static void print_words(FILE *f, const char *words, int n)
+{
+    for (int i = 0; i < n; i++) {
+        bool begins = i == 0 || isspace((unsigned char)words[i - 1]);
+        if (begins && words[i + (int)strspn(words + i, "\\")] == ';')
+            fputc('\\', f);
+        fputc(words[i], f);
+    }
+}
+
+static void print_line(FILE *f, const char *name, const char *value, int n)
+{
+    fprintf(f, "%s = ", name);
+    print_words(f, value, n);
+    fputc('\n', f);
+}
+
 /* The lines of a file are short, so a long text has several, broken at blanks. */
 static void print_value(FILE *f, const struct config_key *key, const char *value)
 {
@@ -199,10 +219,10 @@ static void print_value(FILE *f, const struct config_key *key, const char *value
             n--;
         if (n == 0)
             break;
-        fprintf(f, "%s = %.*s\n", key->name, n, value);
+        print_line(f, key->name, value, n);
         value += n + 1;
     }
-    fprintf(f, "%s = %s\n", key->name, value);
+    print_line(f, key->name, value, (int)strlen(value));
 }
 
 void config_print(const struct config *config, FILE *f)

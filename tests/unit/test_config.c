@@ -210,11 +210,12 @@ static void example_is_a_configuration(void **state)
     char *text = NULL;
     size_t size = 0;
     char prompt[CONFIG_TEXT_MAX + 1] = "";
-    while (strlen(prompt) < CONFIG_TEXT_MAX - 20)
-        test_append(prompt, sizeof(prompt), "Wörter und Sätze, ");
+    while (strlen(prompt) < CONFIG_TEXT_MAX - 30)
+        test_append(prompt, sizeof(prompt), "; Wörter \\; und ;Sätze, ");
     prompt[strlen(prompt) - 1] = '\0'; /* blanks around a value are not kept */
     load_ok(&c, "step = 700\n",
-            (const char *[]){"--input", "a=portaudio:X", "--input", "monitor", "--prompt", prompt, NULL});
+            (const char *[]){"--input", "a=portaudio:X ;Y \\\\;", "--hotwords", ";", "--input", "monitor",
+                             "--prompt", prompt, NULL});
     FILE *f = open_memstream(&text, &size);
     config_print(&c, f);
     fclose(f);
