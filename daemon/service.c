@@ -377,8 +377,10 @@ static void on_loaded(uv_work_t *work, int status)
 {
     struct service *s = work->data;
     s->opened = s->load_result == 0;
-    if (s->phase != PHASE_LOADING)
+    if (s->phase != PHASE_LOADING) {
+        s->unfinished = s->opened; /* stopped meanwhile: a device need not close in time */
         return;
+    }
     int r = s->load_result;
     if (r == 0) {
         s->phase = PHASE_RUNNING;
@@ -469,7 +471,7 @@ int service_run(struct service *s)
         return r;
     }
     uv_run(&s->loop, UV_RUN_DEFAULT);
-    /* A thread that was given up cannot be joined, nor what it uses be freed. */
+    /* A thread that was given up cannot be joined, nor what it uses be freed; and what may hang is not waited for. */
     if (s->unfinished || s->pipeline.inputs_stuck)
         exit_now(s, s->status < 0);
     return s->status;

@@ -27,7 +27,7 @@ struct service {
     bool terminal;     /* standard error was one at the start */
     bool stop_asked;   /* by a signal */
     bool hurried;      /* the stop has a deadline */
-    bool unfinished;   /* the captioner was given up: its thread cannot be joined */
+    bool unfinished;   /* the pipeline is left as it is: given up by a stop, or never started */
 
     uv_signal_t on_term, on_int, on_hup;
     uv_async_t wake;
