@@ -100,8 +100,8 @@ struct intake {
     bool stalled;     /* for too long */
 };
 
-/* Takes all memory and opens the source, but for a device in a pause. A device that is missing is an error only without wait_for_device; a bad
- * file always is. Nothing is left to destroy on failure. */
+/* Takes all memory and opens the source, but for a device in a pause. A device that is missing is an error only without
+ * wait_for_device; a bad file always is. Nothing is left to destroy on failure. */
 int intake_create(const struct intake_options *, struct intake **, struct err *);
 
 /* Starts the thread. 0 or a negative errno. */

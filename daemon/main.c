@@ -14,7 +14,6 @@
 #include "daemon/service.h"
 #include "stream/source.h"
 
-enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
 
 static bool was_closed[3]; /* standard input, output and error, when the program began */
 
@@ -88,9 +87,9 @@ static int serve(struct config *config, int argc, char **argv)
         log_error("%s", err.msg);
         return EXIT_RUNTIME;
     }
-    int r = service_run(service);
+    int status = service_run(service);
     service_destroy(service);
-    return r < 0 ? EXIT_RUNTIME : EXIT_OK;
+    return status;
 }
 
 int main(int argc, char **argv)

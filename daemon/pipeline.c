@@ -119,7 +119,9 @@ static int open_model(struct pipeline *p, struct config *config, struct err *err
         p->beams_max = 1;
     }
     pipeline_fit(p, config);
-    return pipeline_settings(p, config, &p->settings, err);
+    r = pipeline_settings(p, config, &p->settings, err);
+    p->refused = r < 0 && r != -ENOMEM;
+    return r;
 }
 
 /* The ring alone: one just fits into the 8 MiB that a user may lock by default. For the host engine a lock only keeps sound off
@@ -240,8 +242,11 @@ int pipeline_open(struct pipeline *p, struct config *config, unsigned paused, vo
         r = open_batcher(p, config, err);
     if (r == 0)
         r = open_captioner(p, config, wake, ctx, err);
-    if (r < 0)
+    if (r < 0) {
+        bool refused = p->refused;
         pipeline_close(p);
+        p->refused = refused;
+    }
     return r;
 }
 

@@ -27,6 +27,7 @@ struct pipeline {
     struct captioner *captioner;
     sem_t wake[STREAMS_MAX]; /* of the captioner's threads */
     bool inputs_stuck;       /* a sound server holds one: the process must end instead of closing */
+    bool refused;            /* pipeline_open has failed, over settings that the model cannot have */
     /* The engine that was opened, and the host engine in its place. The batcher's thread writes the second and then says so. */
     struct whisper_options options;
     char engine_names[2][64];
@@ -52,9 +53,9 @@ void pipeline_fit(const struct pipeline *, struct config *);
  * not in the memory that was taken at the start; -E2BIG; -ENOMEM. */
 int pipeline_settings(const struct pipeline *, const struct config *, struct live_settings *, struct err *);
 
-/* Loads the model, opens the inputs and takes all memory. paused: bits of the inputs that begin in a pause. `wake` is called from any thread after events were
- * queued, or the engine has changed. 0, or a negative errno with a message; then nothing is left. The configuration is borrowed,
- * and fitted (pipeline_fit). */
+/* Loads the model, opens the inputs and takes all memory. paused: bits of the inputs that begin in a pause. `wake` is called
+ * from any thread after events were queued, or the engine has changed. 0, or a negative errno with a message; then nothing
+ * is left but `refused`. The configuration is borrowed, and fitted (pipeline_fit). */
 int pipeline_open(struct pipeline *, struct config *, unsigned paused, void (*wake)(void *ctx), void *ctx,
                   struct err *);
 

@@ -20,9 +20,15 @@ static void take_events(struct service *);
 
 /* --- the end ------------------------------------------------------------------------------------------------- */
 
+/* Some wrong settings show only with the model: its languages, how many tokens a prompt has. */
+static enum exit_status exit_status(const struct service *s)
+{
+    return s->status >= 0 ? EXIT_OK : s->pipeline.refused ? EXIT_USAGE : EXIT_RUNTIME;
+}
+
 /* Words that a sleeping reader of standard output never took change no status, like those of a gap: the stop was asked for and
  * went well, and a service manager would call the service failed. */
-static void exit_now(struct service *s, int status)
+static void exit_now(struct service *s, enum exit_status status)
 {
     printer_give_up(&s->printer);
     listener_close(&s->captions_socket);
@@ -75,7 +81,7 @@ static void on_deadline(uv_timer_t *timer)
         if (s->phase == PHASE_STOPPING)
             give_up(s);
     } else {
-        exit_now(s, s->status < 0);
+        exit_now(s, exit_status(s));
     }
 }
 
@@ -255,7 +261,7 @@ static void on_stop_signal(uv_signal_t *handle, int signum)
     struct service *s = handle->data;
     if (s->stop_asked) {
         log_warning("second signal: ending at once");
-        exit_now(s, 1);
+        exit_now(s, EXIT_RUNTIME);
     }
     s->stop_asked = true;
     log_info("stopping on signal %d", signum);
@@ -459,7 +465,7 @@ int service_create(struct config *config, int argc, char *const *argv, struct se
     return 0;
 }
 
-int service_run(struct service *s)
+enum exit_status service_run(struct service *s)
 {
     uv_signal_start(&s->on_term, on_stop_signal, SIGTERM);
     uv_signal_start(&s->on_int, on_stop_signal, SIGINT);
@@ -468,13 +474,13 @@ int service_run(struct service *s)
     int r = uv_queue_work(&s->loop, &s->load, work_load, on_loaded);
     if (r < 0) {
         log_error("no worker thread: %s", uv_strerror(r));
-        return r;
+        return EXIT_RUNTIME;
     }
     uv_run(&s->loop, UV_RUN_DEFAULT);
     /* A thread that was given up cannot be joined, nor what it uses be freed; and what may hang is not waited for. */
     if (s->unfinished || s->pipeline.inputs_stuck)
-        exit_now(s, s->status < 0);
-    return s->status;
+        exit_now(s, exit_status(s));
+    return exit_status(s);
 }
 
 static void close_handle(uv_handle_t *handle, void *arg)

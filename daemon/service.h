@@ -15,11 +15,14 @@
 
 struct service;
 
+/* Of the process. After EXIT_USAGE the units do not start it again: that would not get it right. */
+enum exit_status { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2 };
+
 /* The configuration and the command line (for SIGHUP) are borrowed; live settings are changed in it. */
 int service_create(struct config *, int argc, char *const *argv, struct service **, struct err *);
 
-/* Returns when everything has ended: 0, or the negative errno of what went wrong, which has been logged. */
-int service_run(struct service *);
+/* Returns when everything has ended. What went wrong has been logged. */
+enum exit_status service_run(struct service *);
 
 void service_destroy(struct service *); /* NULL is accepted */
 

@@ -206,7 +206,7 @@ static void says_what_a_model_speaks(void **state)
 {
     expect((const char *[]){"--model", needed_model(), "--language", "de", "--input", "pipe:16000,1,s16le",
                             NULL},
-           1, (const char *[]){"only English", NULL});
+           2, (const char *[]){"only English", NULL});
 }
 
 static void says_which_device(void **state)

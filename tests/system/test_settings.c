@@ -153,7 +153,7 @@ static void refuses_a_long_prompt(void **state)
         test_append(text, sizeof(text), "x ");
     daemon_start(&d,
                  (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", "--prompt", text, NULL});
-    assert_int_equal(daemon_wait(&d), 1);
+    assert_int_equal(daemon_wait(&d), 2);
     expect(daemon_log(&d), "hotwords and prompt together: ");
 }
 
