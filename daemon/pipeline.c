@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/log.h"
 #include "daemon/model_path.h"
 #include "daemon/notify.h"
@@ -333,10 +334,12 @@ void pipeline_undecoded_ms(const struct pipeline *p, int64_t *ms)
 
 void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
 {
+    int64_t until = clock_now_ns() + timeout_ms * NS_A_MS;
     for (int i = 0; i < p->n_inputs; i++) /* all of them, before one is waited for */
         intake_ask_stop(p->inputs[i]);
     for (int i = 0; i < p->n_inputs; i++) {
-        if (intake_stop(p->inputs[i], timeout_ms) < 0)
+        int64_t left_ns = until - clock_now_ns();
+        if (intake_stop(p->inputs[i], left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0) < 0)
             p->inputs_stuck = true;
     }
 }

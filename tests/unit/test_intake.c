@@ -14,6 +14,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/intake.h"
+#include "daemon/pipeline.h"
 
 #define MS        1000000LL
 #define MARKS_MAX 4000
@@ -545,6 +546,28 @@ static void hang_in_close(bool hang)
     pthread_mutex_unlock(&device.lock);
 }
 
+/* Several that hang have one deadline together: a stop has two seconds, however many inputs there are. */
+static void inputs_that_hang_share_a_deadline(void **state)
+{
+    struct pipeline p = {.n_inputs = 2};
+    device_reset(16000, 1);
+    for (int i = 0; i < p.n_inputs; i++)
+        p.inputs[i] = create(&scripted);
+    hang_in_close(true);
+    int64_t began = clock_now_ns();
+    pipeline_stop_inputs(&p, 400);
+    int64_t took = clock_now_ns() - began;
+    assert_true(took >= 350 * MS && took < 700 * MS);
+    assert_true(p.inputs_stuck);
+    hang_in_close(false);
+    pthread_mutex_lock(&device.lock);
+    while (device.n_closed < p.n_inputs)
+        pthread_cond_wait(&device.change, &device.lock);
+    pthread_mutex_unlock(&device.lock);
+    for (int i = 0; i < p.n_inputs; i++)
+        intake_destroy(p.inputs[i]);
+}
+
 /* A sound server that keeps the device when it is lost, or to be let go of: nothing else is opened, also after the pause, and
  * what is said is that only a restart helps. */
 static void a_stuck_server_is_told(void **state)
@@ -1005,6 +1028,7 @@ int main(void)
         cmocka_unit_test(a_full_ring_loses_and_counts),
         cmocka_unit_test(stop_ends_a_waiting_read),
         cmocka_unit_test(stop_gives_up_on_a_device_that_hangs),
+        cmocka_unit_test(inputs_that_hang_share_a_deadline),
         cmocka_unit_test(a_stuck_server_is_told),
         cmocka_unit_test(a_file_gives_the_same_marks_at_any_pace),
         cmocka_unit_test(a_long_file_waits_for_room),
