@@ -14,7 +14,6 @@
 #include "daemon/service.h"
 #include "stream/source.h"
 
-
 static bool was_closed[3]; /* standard input, output and error, when the program began */
 
 /* A socket or a library's descriptor that took one of these numbers would be read as sound or written to as a log, and libuv

@@ -328,7 +328,7 @@ void pipeline_undecoded_ms(const struct pipeline *p, int64_t *ms)
 {
     for (int i = 0; i < p->n_inputs; i++) {
         int64_t sample = captioner_undecoded(p->captioner, i);
-        ms[i] = sample < 0 ? -1 : sample * 1000 / SAMPLE_RATE;
+        ms[i] = sample < 0 ? -1 : sample_to_ms(sample);
     }
 }
 
