@@ -4,12 +4,18 @@
  *
  * batch:N is N windows at once: milliseconds to encode one, microseconds a step of all, milliseconds until all have 90
  * tokens, and how many times faster than real time that is; the least of several. "steps" says how they were repeated
- * (gpu/whisper.h). More windows than the engine has slots go one group after the other.
+ * (gpu/whisper.h), "pinned" whether the samples are where the engine reads them fast, as the daemon's ring is; "text" is what
+ * the tokens say, bytes beyond ASCII as \u0080 to \u00ff. More windows than the engine has slots go one group after the
+ * other.
  *
  * streams:N is N live inputs that each want a pass a second: a window encoded, forty tokens given, a draft of ten
  * verified and five new tokens. Whoever waits is taken at once, as one batch. What a batch took moves a clock that nobody waits
  * for, so ten seconds of streams take as long as their passes: the median and the 99th percentile, in milliseconds, of the time
- * from when a pass was due to its end. */
+ * from when a pass was due to its end.
+ *
+ * What is measured is looked at as well: nothing is sampled and everyone hears the same, so each has the tokens that one window
+ * alone has in the same engine, and to the bit their probabilities. Else there is no figure, and the exit status is 1. */
+#include <errno.h>
 #include <math.h>
 #include <sndfile.h>
 #include <stdio.h>
@@ -35,11 +41,14 @@ struct bench {
     struct whisper *whisper;
     const float *pcm;
     int n_slots;
+    bool pinned;
     int n_tokens; /* of a window: 90, or as many as a small model has room for */
     int32_t prompt[8];
     int n_prompt;
     int32_t eot;
-    int32_t text[RUN_TOKENS_MAX]; /* prompt and what the model makes of the window */
+    int32_t text[RUN_TOKENS_MAX]; /* prompt and what the model makes of the window when it is alone */
+    float text_logprobs[RUN_TOKENS_MAX];
+    struct text_run runs[GROUP_MAX]; /* of the last decode, and what they */
     int32_t produced[GROUP_MAX][RUN_TOKENS_MAX];
     float logprobs[GROUP_MAX][RUN_TOKENS_MAX];
 };
@@ -62,27 +71,53 @@ static int encode(struct bench *b, int n, struct err *err)
 /* n_given tokens of the text, a draft of n_draft, up to n_new tokens in all behind what is given. */
 static int decode(struct bench *b, int n, int n_given, int n_draft, int n_new, struct err *err)
 {
-    struct text_run runs[GROUP_MAX];
     for (int i = 0; i < n; i++)
-        runs[i] = (struct text_run){.slot = i,
-                                    .audio = i,
-                                    .n_prompt = n_given,
-                                    .n_draft = n_draft,
-                                    .tokens = b->text,
-                                    .sample_begin = b->n_prompt,
-                                    .max_tokens = n_new,
-                                    .rules = {.eot = b->eot,
-                                              .timestamp_begin = whisper_dims(b->whisper)->n_vocab - 1501,
-                                              .no_timestamps = -1,
-                                              .max_initial_timestamp = -1,
-                                              .mask = 0,
-                                              .first_mask = -1},
-                                    .probe_token = -1,
-                                    .out_capacity = RUN_TOKENS_MAX,
-                                    .out_tokens = b->produced[i],
-                                    .out_logprobs = b->logprobs[i]};
-    int r = whisper_run(b->whisper, runs, n, err);
+        b->runs[i] = (struct text_run){.slot = i,
+                                       .audio = i,
+                                       .n_prompt = n_given,
+                                       .n_draft = n_draft,
+                                       .tokens = b->text,
+                                       .sample_begin = b->n_prompt,
+                                       .max_tokens = n_new,
+                                       .rules = {.eot = b->eot,
+                                                 .timestamp_begin = whisper_dims(b->whisper)->n_vocab - 1501,
+                                                 .no_timestamps = -1,
+                                                 .max_initial_timestamp = -1,
+                                                 .mask = 0,
+                                                 .first_mask = -1},
+                                       .probe_token = -1,
+                                       .out_capacity = RUN_TOKENS_MAX,
+                                       .out_tokens = b->produced[i],
+                                       .out_logprobs = b->logprobs[i]};
+    int r = whisper_run(b->whisper, b->runs, n, err);
     return r < 0 ? r : whisper_wait(b->whisper, err);
+}
+
+/* Before something is measured: what an earlier decode produced must not pass for that of the next one. */
+static void forget(struct bench *b)
+{
+    memset(b->produced, 0xff, sizeof(b->produced));
+    memset(b->logprobs, 0xff, sizeof(b->logprobs));
+}
+
+/* That n windows have the n_new tokens of the text behind n_given. */
+static int expect_text(const struct bench *b, int n, int n_given, int n_new, struct err *err)
+{
+    for (int i = 0; i < n * n_new; i++) {
+        int window = i / n_new, k = i % n_new, at = n_given + k;
+        int32_t token = b->produced[window][k];
+        if (k >= b->runs[window].n_out)
+            return err_set(err, -EIO, "window %d of %d has %d tokens for %d", window + 1, n, k, n_new);
+        if (token != b->text[at])
+            return err_set(err, -EIO, "token %d of window %d of %d is %d, and %d when the window is alone",
+                           k + 1, window + 1, n, token, b->text[at]);
+        if (b->logprobs[window][k] != b->text_logprobs[at])
+            return err_set(
+                err, -EIO,
+                "token %d of window %d of %d has the log-probability %a, and %a when the window is alone",
+                k + 1, window + 1, n, (double)b->logprobs[window][k], (double)b->text_logprobs[at]);
+    }
+    return 0;
 }
 
 /* English without timestamps. The model never ends a text by itself: its end is suppressed. */
@@ -90,6 +125,8 @@ static int open_bench(struct bench *b, const char *engine, const char *model, in
 {
     char name[16];
     const char *colon = strchr(engine, ':');
+    if (colon && strcmp(colon, ":int8") != 0)
+        return err_set(err, -EINVAL, "%s: only int8 can stand behind the engine's name", engine);
     snprintf(name, sizeof(name), "%.*s", colon ? (int)(colon - engine) : 15, engine);
     const struct whisper_options options = {.engine = name,
                                             .precision = colon ? PRECISION_INT8 : PRECISION_AUTO,
@@ -111,9 +148,26 @@ static int open_bench(struct bench *b, const char *engine, const char *model, in
     r = whisper_set_mask(b->whisper, 0, &b->eot, 1, err);
     r = r < 0 ? r : encode(b, 1, err);
     r = r < 0 ? r : decode(b, 1, b->n_prompt, 0, b->n_tokens, err);
-    if (r == 0)
-        memcpy(b->text + b->n_prompt, b->produced[0], (size_t)b->n_tokens * sizeof(int32_t));
-    return r;
+    if (r < 0)
+        return r;
+    if (b->runs[0].n_out != b->n_tokens)
+        return err_set(err, -EIO, "a window alone has %d tokens for %d", b->runs[0].n_out, b->n_tokens);
+    memcpy(b->text + b->n_prompt, b->produced[0], (size_t)b->n_tokens * sizeof(int32_t));
+    memcpy(b->text_logprobs + b->n_prompt, b->logprobs[0], (size_t)b->n_tokens * sizeof(float));
+    return 0;
+}
+
+/* As the inside of a string of JSON. */
+static void print_text(const struct bench *b)
+{
+    for (int i = 0; i < b->n_tokens; i++) {
+        size_t n = 0;
+        const char *bytes = whisper_token_bytes(b->whisper, b->text[b->n_prompt + i], &n);
+        for (size_t k = 0; bytes && k < n; k++) {
+            unsigned char c = (unsigned char)bytes[k];
+            printf(c < 0x20 || c > 0x7e || c == '"' || c == '\\' ? "\\u%04x" : "%c", c);
+        }
+    }
 }
 
 static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
@@ -125,6 +179,7 @@ static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
         double spent[3] = {0.0, 0.0, 0.0};
         for (int first = 0; first < n && r == 0; first += b->n_slots) {
             int group = n - first < b->n_slots ? n - first : b->n_slots;
+            forget(b);
             double t[4] = {now_ms()};
             r = encode(b, group, err);
             t[1] = now_ms();
@@ -132,6 +187,7 @@ static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
             t[2] = now_ms();
             r = r < 0 ? r : decode(b, group, b->n_prompt, 0, b->n_tokens, err);
             t[3] = now_ms();
+            r = r < 0 ? r : expect_text(b, group, b->n_prompt, b->n_tokens, err);
             for (int k = 0; k < 3; k++)
                 spent[k] += t[k + 1] - t[k];
         }
@@ -139,15 +195,18 @@ static int measure_batch(struct bench *b, int n, int repeats, struct err *err)
         one_ms = fmin(one_ms, spent[1]);
         all_ms = fmin(all_ms, spent[2]);
     }
+    if (r < 0)
+        return r;
     const char *steps = whisper_repeats(b->whisper);
-    if (r == 0)
-        printf("{\"engine\": \"%s\", \"batch\": %d, \"slots\": %d, \"tokens\": %d, \"encode_ms\": %.4f, "
-               "\"step_us\": %.2f, \"steps\": \"%s\", "
-               "\"windows_ms\": %.3f, \"times_real_time\": %.1f}\n",
-               whisper_engine_name(b->whisper), n, b->n_slots, b->n_tokens, encode_ms / n,
-               1e3 * (all_ms - one_ms) / (b->n_tokens - 1), steps ? steps : "", encode_ms + all_ms,
-               30e3 * n / (encode_ms + all_ms));
-    return r;
+    printf("{\"engine\": \"%s\", \"batch\": %d, \"slots\": %d, \"tokens\": %d, \"encode_ms\": %.4f, "
+           "\"step_us\": %.2f, \"steps\": \"%s\", "
+           "\"windows_ms\": %.3f, \"times_real_time\": %.1f, \"pinned\": %s, \"text\": \"",
+           whisper_engine_name(b->whisper), n, b->n_slots, b->n_tokens, encode_ms / n,
+           1e3 * (all_ms - one_ms) / (b->n_tokens - 1), steps ? steps : "", encode_ms + all_ms,
+           30e3 * n / (encode_ms + all_ms), b->pinned ? "true" : "false");
+    print_text(b);
+    printf("\"}\n");
+    return 0;
 }
 
 static int by_size(const void *a, const void *b)
@@ -177,10 +236,12 @@ static int measure_streams(struct bench *b, int n, struct err *err)
             clock = oldest;
             continue;
         }
+        forget(b);
         double begin = now_ms();
         r = encode(b, group, err);
         r = r < 0 ? r : decode(b, group, n_given, n_draft, n_draft + NEW, err);
         clock += now_ms() - begin;
+        r = r < 0 ? r : expect_text(b, group, n_given, n_draft + NEW, err);
         for (int i = 0; i < group; i++) {
             int s = (first + i) % n;
             if (n_lags < STREAMS_MAX * STREAM_SECONDS)
@@ -202,16 +263,17 @@ static int measure(const char *engine, const char *model, float *pcm, const char
 {
     static struct bench b;
     const char *colon = strchr(what, ':');
-    int n = colon ? (int)strtol(colon + 1, NULL, 10) : 0;
+    char *end = NULL;
+    int n = colon ? (int)strtol(colon + 1, &end, 10) : 0;
     bool streams = !strncmp(what, "streams:", 8);
-    if (n < 1 || n > STREAMS_MAX || (!streams && strncmp(what, "batch:", 6) != 0))
-        return err_set(err, -1, "%s is neither batch:N nor streams:N, N up to %d", what, STREAMS_MAX);
+    if (n < 1 || *end != '\0' || n > STREAMS_MAX || (!streams && strncmp(what, "batch:", 6) != 0))
+        return err_set(err, -EINVAL, "%s is neither batch:N nor streams:N, N up to %d", what, STREAMS_MAX);
     memset(&b, 0, sizeof(b));
     b.pcm = pcm;
     int r = open_bench(&b, engine, model, n < GROUP_MAX ? n : GROUP_MAX, err);
     struct err slower;
     if (r == 0)
-        whisper_register_audio(b.whisper, pcm, WINDOW * sizeof(*pcm), &slower); /* as the daemon's ring */
+        b.pinned = whisper_register_audio(b.whisper, pcm, WINDOW * sizeof(*pcm), &slower) == 0;
     if (r == 0)
         r = streams ? measure_streams(&b, n, err) : measure_batch(&b, n, n <= 16 ? 7 : 3, err);
     fflush(stdout);
@@ -226,12 +288,13 @@ static int read_window(const char *path, float *pcm)
     if (!f)
         return fprintf(stderr, "%s: %s\n", path, sf_strerror(NULL)), -1;
     bool fits = info.samplerate == 16000 && info.channels == 1;
-    if (fits)
-        sf_readf_float(f, pcm, WINDOW);
-    else
+    if (!fits)
         fprintf(stderr, "%s: not 16 kHz mono\n", path);
+    sf_count_t n = fits ? sf_readf_float(f, pcm, WINDOW) : 0;
+    if (fits && n <= 0)
+        fprintf(stderr, "%s: no sound can be read from it\n", path);
     sf_close(f);
-    return fits ? 0 : -1;
+    return n > 0 ? 0 : -1;
 }
 
 int main(int argc, char **argv)
@@ -246,7 +309,7 @@ int main(int argc, char **argv)
         return 1;
     for (int i = 4; i < argc; i++) {
         if (measure(argv[1], argv[2], pcm, argv[i], &err) < 0) {
-            fprintf(stderr, "%s: %s\n", argv[i], err.msg);
+            fprintf(stderr, "gpu-times: %s: %s\n", argv[i], err.msg);
             return 1;
         }
     }
