@@ -1,8 +1,8 @@
 /* usage: gpu-probe
  *
  * What the runtime tells of the first GPU, as a line of JSON, with two figures measured: bytes/s of a copy within its memory,
- * read and written, and FLOP/s of a large half-precision product of libcublas, null where that is not there. Exit status 1
- * with a line on the error output where there is no GPU to be used. */
+ * read and written, and FLOP/s of a large half-precision product of libcublas, null where that is not there or fails. Exit
+ * status 1 with a line on the error output where there is no GPU to be used. */
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -27,17 +27,19 @@ static int attribute(cudaDeviceAttr what)
     return cudaDeviceGetAttribute(&value, what, 0) == cudaSuccess ? value : 0;
 }
 
-/* The best of several runs of `n` calls each, in seconds a call. */
-template <class F> static double least(int n, F call)
+/* Calls a second, of several runs of `n` calls the fastest; 0 if one has failed, which takes no time. */
+template <class F> static double most(int n, F call)
 {
-    double best = 1e30;
+    double best = 0.0;
     for (int round = 0; round < 5; round++) {
+        bool done = true;
         double begin = seconds();
         for (int i = 0; i < n; i++)
-            call();
-        cudaDeviceSynchronize();
-        double one = (seconds() - begin) / n;
-        best = one < best ? one : best;
+            done = call() && done;
+        if (cudaDeviceSynchronize() != cudaSuccess || !done)
+            return 0.0;
+        double rate = n / (seconds() - begin);
+        best = rate > best ? rate : best;
     }
     return best;
 }
@@ -49,8 +51,9 @@ static double copy_rate(size_t bytes, int n)
     if (cudaMalloc(&from, bytes) == cudaSuccess && cudaMalloc(&to, bytes) == cudaSuccess) {
         cudaMemsetAsync(from, 1, bytes, 0);
         cudaMemsetAsync(to, 1, bytes, 0);
-        rate = 2.0 * (double)bytes /
-               least(n, [=] { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, 0); });
+        rate = 2.0 * (double)bytes * most(n, [=] {
+                   return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, 0) == cudaSuccess;
+               });
     }
     cudaFree(from);
     cudaFree(to);
@@ -86,14 +89,11 @@ static double product_rate(int size, int n)
         cudaMemcpyAsync(m[1], values, bytes, cudaMemcpyHostToDevice, 0);
         cudaDeviceSynchronize();
         const float one = 1.0f, zero = 0.0f;
-        cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-        double s = least(n, [&] {
-            cublasStatus_t now = gemm(handle, CUBLAS_OP_T, CUBLAS_OP_N, size, size, size, &one, m[0],
-                                      CUDA_R_16F, size, m[1], CUDA_R_16F, size, &zero, m[2], CUDA_R_16F, size,
-                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-            status = now == CUBLAS_STATUS_SUCCESS ? status : now;
-        });
-        rate = status == CUBLAS_STATUS_SUCCESS ? 2.0 * (double)count * (double)size / s : 0.0;
+        rate = 2.0 * (double)count * (double)size * most(n, [&] {
+                   return gemm(handle, CUBLAS_OP_T, CUBLAS_OP_N, size, size, size, &one, m[0], CUDA_R_16F,
+                               size, m[1], CUDA_R_16F, size, &zero, m[2], CUDA_R_16F, size,
+                               CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS;
+               });
     }
     for (int i = 0; i < 3; i++)
         cudaFree(m[i]);
@@ -130,9 +130,10 @@ int main(int argc, char **argv)
     bool small = argc > 1; /* any argument: sizes of a toy */
     (void)argv;
     printf("{\"name\": \"%s\", \"capability\": %d, \"multiprocessors\": %d, \"memory_bytes\": %zu, "
+           "\"memory_free_bytes\": %zu, "
            "\"driver_cuda\": %d, \"runtime_cuda\": %d, \"clock_khz\": %d, \"memory_clock_khz\": %d, "
            "\"memory_bus_bits\": %d, \"l2_bytes\": %d",
-           p.name, p.major * 10 + p.minor, p.multiProcessorCount, total, driver, CUDART_VERSION,
+           p.name, p.major * 10 + p.minor, p.multiProcessorCount, total, available, driver, CUDART_VERSION,
            attribute(cudaDevAttrClockRate), attribute(cudaDevAttrMemoryClockRate),
            attribute(cudaDevAttrGlobalMemoryBusWidth), attribute(cudaDevAttrL2CacheSize));
     print_rate("copy_bytes_s", copy_rate((size_t)1 << (small ? 16 : 30), small ? 1 : 10));
