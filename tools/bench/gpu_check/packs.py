@@ -32,6 +32,8 @@ def words(text):
 
 def recordings(speech):
     found = [speech / f"{name}.flac" for name in WANTED if (speech / f"{name}.flac").exists()]
+    if len(found) < len(WANTED):
+        print(f"packs.py: {speech} has not all of {', '.join(WANTED)}: no window of the pack may be full", file=sys.stderr)
     return found + sorted((ROOT / "tests/fixtures").glob("*.flac"))
 
 
