@@ -8,8 +8,11 @@
 #include "daemon/base/utf8.h"
 #include "daemon/captioner_state.h"
 
-#define STATUS_PERIOD_NS     500000000LL
-#define T0_MOVES_MS          1000 /* that clients are told of at once: more than clocks drift in a heartbeat's time */
+#define STATUS_PERIOD_NS 500000000LL
+/* By what the time of day at the clock's 0 moves before clients are told at once: a device's clock drifts less in a heartbeat's
+ * time, and a pipe's writer may be ahead by up to 3 s. */
+#define T0_MOVES_MS          1000
+#define T0_MOVES_PIPE_MS     4000
 #define STATUSES_A_HEARTBEAT 10 /* a status goes to the clients every 5 s, to `status` every 0.5 s */
 
 static int64_t to_ms(const struct stream *s, int64_t sample)
@@ -101,7 +104,7 @@ void caption_status(struct stream *s)
 {
     int state = (int)state_of(s, atomic_load(&s->in->state));
     bool stuck = atomic_load(&s->in->stuck);
-    bool moved = llabs(t0_unix_ms(s) - s->t0_told) > T0_MOVES_MS;
+    bool moved = llabs(t0_unix_ms(s) - s->t0_told) > (s->in->live ? T0_MOVES_MS : T0_MOVES_PIPE_MS);
     if (state != s->state_told || stuck != s->stuck_told || moved) {
         s->stuck_told = stuck;
         send_status(s, STATUS_NEWS);

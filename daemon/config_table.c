@@ -229,7 +229,7 @@ static const struct config_key keys[] = {
      .live = true,
      .help = "Hypotheses that a pass weighs against each other: fewer errors, slower passes; 1: greedy. A "
              "running\n"
-             "daemon can go down from what it was started with, and back"},
+             "daemon can go down from what there was room for at the start, and back"},
     {.name = "guard",
      .type = CONFIG_SWITCH,
      .offset = FIELD(guard),

@@ -1,5 +1,7 @@
 #include "daemon/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
@@ -18,6 +20,7 @@ _Static_assert(2 * LINE_MAX_BYTES <= PIPE_BUF, "a line and what is said before i
 
 static _Atomic int level = LOG_LEVEL_INFO;
 static bool journald;
+static int out = STDERR_FILENO;
 
 /* Held for no longer than a write that does not block. */
 static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
@@ -32,8 +35,18 @@ static bool stderr_is_journal(void)
            st.st_dev == (dev_t)device && st.st_ino == (ino_t)inode;
 }
 
+/* A terminal that is ready may have room for less than a line: opened anew, it can be told not to block, without that being so for
+ * the shell and whoever else has it. */
+static int open_terminal(void)
+{
+    return isatty(STDERR_FILENO) ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
+}
+
 void log_init(enum log_level l)
 {
+    int terminal = open_terminal();
+    if (terminal >= 0)
+        out = terminal;
     journald = stderr_is_journal();
     log_set_level(l);
 }
@@ -80,14 +93,16 @@ static int format_warning(char *line, const char *fmt, ...)
 static void put_line(const char *line, int n)
 {
     char text[2 * LINE_MAX_BYTES];
-    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    struct pollfd ready = {.fd = out, .events = POLLOUT};
     pthread_mutex_lock(&writing);
     int used = n_lost
                    ? format_warning(text, "%u lines of the log are lost: standard error was not read", n_lost)
                    : 0;
     memcpy(text + used, line, (size_t)n);
-    ssize_t r = poll(&out, 1, 0) == 0 ? 0 : write(STDERR_FILENO, text, (size_t)used + (size_t)n);
-    n_lost = r == 0 ? n_lost + 1 : 0; /* after an error there is nowhere left to say it */
+    ssize_t r = poll(&ready, 1, 0) == 0 ? 0 : write(out, text, (size_t)used + (size_t)n);
+    bool room =
+        r < 0 ? errno != EAGAIN : r == used + n; /* after another error there is nowhere left to say it */
+    n_lost = room ? 0 : n_lost + 1;
     pthread_mutex_unlock(&writing);
 }
 

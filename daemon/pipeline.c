@@ -332,14 +332,17 @@ void pipeline_undecoded_ms(const struct pipeline *p, int64_t *ms)
     }
 }
 
+/* What a device that is well needs to be closed, where another one has used up the time. */
+enum { CLOSING_MS = 50 };
+
 void pipeline_stop_inputs(struct pipeline *p, int timeout_ms)
 {
     int64_t until = clock_now_ns() + timeout_ms * NS_A_MS;
     for (int i = 0; i < p->n_inputs; i++) /* all of them, before one is waited for */
         intake_ask_stop(p->inputs[i]);
     for (int i = 0; i < p->n_inputs; i++) {
-        int64_t left_ns = until - clock_now_ns();
-        if (intake_stop(p->inputs[i], left_ns > 0 ? (int)(left_ns / NS_A_MS) : 0) < 0)
+        int64_t left_ms = (until - clock_now_ns()) / NS_A_MS;
+        if (intake_stop(p->inputs[i], left_ms > CLOSING_MS ? (int)left_ms : CLOSING_MS) < 0)
             p->inputs_stuck = true;
     }
 }

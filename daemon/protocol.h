@@ -3,7 +3,7 @@
  * The captions socket tells what is heard. Every connection begins with
  *   {"type":"hello","v":1,"session":"…","seq":41,"oldest_seq":3,"t0_unix_ms":…,"model":"tiny.en","policy":"la2",…}
  * followed by events: speech_start, partial, commit, final, gap, status. A status has the t0_unix_ms of its stream, by the
- * newest sound, and is told anew when that moves by more than a second; hello's is what it began with. Besides there are
+ * newest sound, and is told anew when that moves; hello's is what it began with. Besides there are
  *   {"type":"missed","from_seq":3,"to_seq":17}   these events are no longer in the history
  *   {"type":"error","cmd":"…","message":"…"}     about the client's last request; cmd: unless it is not known
  *   {"type":"bye","reason":"shutdown|end|error","message":"…"}   the last line of a connection

@@ -56,12 +56,11 @@ static void end_phase(struct service *s, const char *message)
 }
 
 /* The captioner did not make it in time: what it has not decoded is said to be lost. */
-static void give_up(struct service *s)
+static void give_up(struct service *s, int64_t *undecoded_ms)
 {
-    int64_t undecoded_ms[STREAMS_MAX], heard_ms[STREAMS_MAX];
+    int64_t heard_ms[STREAMS_MAX];
     s->unfinished = true;
     pipeline_heard_ms(&s->pipeline, heard_ms);
-    pipeline_undecoded_ms(&s->pipeline, undecoded_ms);
     for (int i = 0; i < s->hub.n_streams; i++) {
         heard_ms[i] += s->hub.streams[i].skipped_ms;
         if (undecoded_ms[i] >= 0)
@@ -72,14 +71,26 @@ static void give_up(struct service *s)
     end_phase(s, "captiond is stopping");
 }
 
+/* With what is not decoded behind them. The captioner goes on meanwhile, so that is looked at until it stays. */
+static void take_all_events(struct service *s, int64_t *undecoded_ms)
+{
+    int64_t before_ms[STREAMS_MAX];
+    do {
+        pipeline_undecoded_ms(&s->pipeline, before_ms);
+        take_events(s);
+        pipeline_undecoded_ms(&s->pipeline, undecoded_ms);
+    } while (memcmp(before_ms, undecoded_ms, (size_t)s->hub.n_streams * sizeof(*before_ms)) != 0);
+}
+
 static void on_deadline(uv_timer_t *timer)
 {
     struct service *s = timer->data;
     if (s->phase == PHASE_STOPPING) {
         uv_timer_start(timer, on_deadline, EXIT_MS - GIVE_UP_MS, 0);
-        take_events(s); /* the captioner may have finished while this loop was busy */
+        int64_t undecoded_ms[STREAMS_MAX];
+        take_all_events(s, undecoded_ms); /* the captioner may have finished while this loop was busy */
         if (s->phase == PHASE_STOPPING)
-            give_up(s);
+            give_up(s, undecoded_ms);
     } else {
         exit_now(s, exit_status(s));
     }

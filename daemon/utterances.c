@@ -86,7 +86,8 @@ static int pass(struct stream *s, int64_t end, enum live_update_kind kind)
         tell_failure(s, &err);
         return r;
     }
-    s->failure_told[0] = '\0';
+    if (end > start) /* of nothing the engine is not asked */
+        s->failure_told[0] = '\0';
     caption_commits(s, &out);
     told_up_to(s, end);
     if (kind == LIVE_TICK)
@@ -146,6 +147,7 @@ static void limit_utterance(struct stream *s)
     }
     caption_final(s, s->word_end, FINAL_MAX_LEN);
     s->utt_start = s->word_end;
+    atomic_store(&s->undecoded, s->word_end); /* what is tentative behind it was told of that utterance */
 }
 
 static bool lags(const struct stream *s, int64_t judged)

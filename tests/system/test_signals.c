@@ -256,6 +256,27 @@ static void does_not_wait_for_its_log(void **state)
     close(l->fd);
 }
 
+/* A terminal that nobody reads any more says that it is ready when it has room for less than a line. */
+static void does_not_wait_for_its_terminal(void **state)
+{
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    const char *model = test_model("tiny.en");
+    if (!model)
+        test_skip("no model tiny.en");
+    assert_true(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+    assert_int_equal(ptsname_r(terminal, d.log, sizeof(d.log)), 0);
+    daemon_start(&d, (const char *[]){"--model", model, "--input", "pipe:16000,1,s16le", NULL});
+    lines_init(l, daemon_connect(d.control));
+    for (int i = 0; i < 2000; i++) { /* each has a line */
+        send_all(l->fd, i % 2 ? "{\"cmd\":\"set\",\"key\":\"guard\",\"value\":\"true\"}\n"
+                              : "{\"cmd\":\"set\",\"key\":\"guard\",\"value\":\"false\"}\n");
+        assert_true(line_is(lines_next(l, DAEMON_TIMEOUT_MS), "reply"));
+    }
+    assert_int_equal(daemon_stop(&d, SIGTERM), 0);
+    close(l->fd);
+    close(terminal);
+}
+
 /* text and jsonl say the same. */
 static void prints_what_it_tells(void **state)
 {
@@ -342,6 +363,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_quietly_without_a_reader, set_up, tear_down),
         cmocka_unit_test_setup_teardown(does_not_wait_for_standard_output, set_up, tear_down),
         cmocka_unit_test_setup_teardown(does_not_wait_for_its_log, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(does_not_wait_for_its_terminal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(prints_what_it_tells, set_up, tear_down),
         cmocka_unit_test_setup_teardown(keeps_speech_out_of_the_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(hides_its_memory, set_up, tear_down),
