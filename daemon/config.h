@@ -118,8 +118,9 @@ void config_swap(struct config *, struct config *, const struct config_key *);
 
 void config_print_help(FILE *);
 
-/* A commented file with every key: set ones as they are, the others commented out with their defaults. */
-void config_print(const struct config *, FILE *);
+/* A commented file with every key: set ones as they are, the others commented out with their defaults. 0; -E2BIG or -EINVAL where a
+ * value that a flag has given cannot stand in a file: then the file ends before it. */
+int config_print(const struct config *, FILE *, struct err *);
 
 /* What the key allows, for people: "100 to 5000 ms", "realtime or fast". */
 void config_allowed(const struct config_key *, char *out, size_t size);

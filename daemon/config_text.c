@@ -2,11 +2,15 @@
 #include "daemon/config.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <string.h>
+
+#include <ini.h>
 
 #include "daemon/base/socket_path.h"
 
 #define FILE_TEXT_WIDTH 100 /* bytes of a text in a line */
+#define FILE_LINE_BYTES (INI_MAX_LINE - 3)
 
 static const void *field(const struct config *config, const struct config_key *key)
 {
@@ -193,48 +197,62 @@ void config_print_help(FILE *f)
 
 /* A word that begins with `;` would begin a comment: a backslash before it keeps it, which the reader takes off. So does one before a
  * word that has backslashes there itself. */
-static void print_words(FILE *f, const char *words, int n)
+static int escape(char *out, const char *words, int n)
 {
+    char *end = out;
     for (int i = 0; i < n; i++) {
         bool begins = i == 0 || isspace((unsigned char)words[i - 1]);
         if (begins && words[i + (int)strspn(words + i, "\\")] == ';')
-            fputc('\\', f);
-        fputc(words[i], f);
+            *end++ = '\\';
+        *end++ = words[i];
     }
+    *end = '\0';
+    return (int)(end - out);
 }
 
-static void print_line(FILE *f, const char *name, const char *value, int n)
+static int print_line(FILE *f, const char *name, const char *value, int n, struct err *err)
 {
-    fprintf(f, "%s = ", name);
-    print_words(f, value, n);
-    fputc('\n', f);
+    char words[2 * CONFIG_VALUE_MAX];
+    if (n > 0 && (isspace((unsigned char)value[0]) || isspace((unsigned char)value[n - 1])))
+        return err_set(err, -EINVAL, "%s: a file keeps no blanks around a value: give it as a flag", name);
+    if (strlen(name) + strlen(" = ") + (size_t)escape(words, value, n) > FILE_LINE_BYTES)
+        return err_set(err, -E2BIG,
+                       "%s: \"%.40s…\" does not fit into a line of a file, of %d bytes: give it as a flag",
+                       name, value, FILE_LINE_BYTES);
+    fprintf(f, "%s = %s\n", name, words);
+    return 0;
 }
 
 /* The lines of a file are short, so a long text has several, broken at blanks. */
-static void print_value(FILE *f, const struct config_key *key, const char *value)
+static int print_value(FILE *f, const struct config_key *key, const char *value, struct err *err)
 {
+    int r = 0;
     while (key->type == CONFIG_TEXT && strlen(value) > FILE_TEXT_WIDTH) {
         int n = FILE_TEXT_WIDTH;
         while (n > 0 && value[n] != ' ')
             n--;
-        if (n == 0)
+        if (n == 0) /* a long word by itself */
+            n = (int)strcspn(value, " ");
+        if (value[n] == '\0')
             break;
-        print_line(f, key->name, value, n);
+        r = print_line(f, key->name, value, n, err);
+        if (r < 0)
+            return r;
         value += n + 1;
     }
-    print_line(f, key->name, value, (int)strlen(value));
+    return print_line(f, key->name, value, (int)strlen(value), err);
 }
 
-void config_print(const struct config *config, FILE *f)
+int config_print(const struct config *config, FILE *f, struct err *err)
 {
-    int n;
+    int n, r = 0;
     const struct config_key *keys = config_keys(&n);
     char value[CONFIG_VALUE_MAX];
     fputs("# Configuration of captiond. Lines that are commented out show the defaults.\n"
           "# Settings marked * can change in a running daemon: captionctl set, or this file and SIGHUP. The "
           "others need a restart.\n",
           f);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && r == 0; i++) {
         if (keys[i].group)
             fprintf(f, "\n# --- %s ---\n", keys[i].group);
         fputc('\n', f);
@@ -242,7 +260,8 @@ void config_print(const struct config *config, FILE *f)
         if (config->set_by[i] == SET_BY_DEFAULT)
             fprintf(f, "#%s =%s%s\n", keys[i].name, keys[i].fallback[0] ? " " : "", keys[i].fallback);
         else
-            for (int k = 0; config_value(config, &keys[i], k, value, sizeof(value)); k++)
-                print_value(f, &keys[i], value);
+            for (int k = 0; r == 0 && config_value(config, &keys[i], k, value, sizeof(value)); k++)
+                r = print_value(f, &keys[i], value, err);
     }
+    return r;
 }

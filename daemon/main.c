@@ -117,7 +117,10 @@ int main(int argc, char **argv)
         puts("captiond " CAPTIOND_VERSION);
         break;
     case ACTION_PRINT_CONFIG:
-        config_print(&config, stdout);
+        if (config_print(&config, stdout, &err) < 0) {
+            log_error("%s", err.msg);
+            status = EXIT_RUNTIME;
+        }
         break;
     case ACTION_LIST_DEVICES:
         status = list_devices();

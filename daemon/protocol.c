@@ -236,6 +236,8 @@ static int parse_set(const json_t *value, const char *field, const char *const *
             return err_set(err, -ENOTSUP, "\"%s\": there is no \"%.40s\"", field, json_string_value(item));
         bits |= 1u << index;
     }
+    if (bits == 0)
+        return err_set(err, -ENOTSUP, "\"%s\" is empty; leave it out for all", field);
     *set = bits;
     return 0;
 }

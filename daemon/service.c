@@ -260,21 +260,33 @@ static void on_printed(void *ctx)
     bool sockets = s->captions_socket.open || s->control_socket.open;
     if (s->printer.failed)
         s->status = s->printer.failed;
-    if (s->printer.gone && !sockets && s->phase == PHASE_RUNNING)
-        begin_stop(s, true);
+    if (s->printer.gone && s->phase == PHASE_RUNNING) {
+        if (!sockets)
+            begin_stop(s, true);
+        else if (!s->printer.failed)
+            log_info("nobody reads standard output any more: captions go on on the socket");
+    }
     on_wake(&s->wake);
 }
 
 /* --- signals ------------------------------------------------------------------------------------------------- */
 
+/* timeout(1), and a shell that passes on what its terminal has sent, signal the process and then its group: one signal. */
+enum { ECHO_MS = 300 };
+
 static void on_stop_signal(uv_signal_t *handle, int signum)
 {
     struct service *s = handle->data;
-    if (s->stop_asked) {
+    int64_t now_ns = clock_now_ns();
+    if (s->stop_asked && (signum != s->stop_signal || now_ns - s->stop_ns > ECHO_MS * NS_A_MS)) {
         log_warning("second signal: ending at once");
         exit_now(s, EXIT_RUNTIME);
     }
+    if (s->stop_asked)
+        return;
     s->stop_asked = true;
+    s->stop_signal = signum;
+    s->stop_ns = now_ns;
     log_info("stopping on signal %d", signum);
     begin_stop(s, true);
 }

@@ -26,6 +26,8 @@ struct service {
     char failure[300]; /* what clients are told of it */
     bool terminal;     /* standard error was one at the start */
     bool stop_asked;   /* by a signal */
+    int stop_signal;   /* the first one, and when it came */
+    int64_t stop_ns;
     bool hurried;      /* the stop has a deadline */
     bool unfinished;   /* the pipeline is left as it is: given up by a stop, or never started */
 

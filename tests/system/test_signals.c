@@ -120,6 +120,20 @@ static void ends_at_once_on_a_second_signal(void **state)
     close(l->fd);
 }
 
+/* timeout(1) signals the process, and then the group that it is in. */
+static void takes_an_echo_for_one_signal(void **state)
+{
+    start_on("en_two_cities.flac", NULL);
+    lines_init(l, daemon_connect(d.captions));
+    lines_await(l, "partial");
+    kill(d.pid, SIGTERM);
+    usleep(10000);
+    kill(d.pid, SIGTERM);
+    assert_string_equal(line_string(lines_await(l, "bye"), "reason"), "shutdown");
+    assert_int_equal(daemon_wait(&d), 0);
+    close(l->fd);
+}
+
 /* A recording is over, and its end waits for a reader who sleeps: the first signal to come is a first one. */
 static void ends_on_a_signal_while_it_ends(void **state)
 {
@@ -357,6 +371,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_on_sigint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_while_loading, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_at_once_on_a_second_signal, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(takes_an_echo_for_one_signal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_on_a_signal_while_it_ends, set_up, tear_down),
         cmocka_unit_test_setup_teardown(ends_with_its_terminal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rereads_the_configuration, set_up, tear_down),

@@ -207,6 +207,7 @@ static void refuses_long_lines(void **state)
 static void example_is_a_configuration(void **state)
 {
     struct config c, again;
+    struct err err;
     char *text = NULL;
     size_t size = 0;
     char prompt[CONFIG_TEXT_MAX + 1] = "";
@@ -217,7 +218,7 @@ static void example_is_a_configuration(void **state)
             (const char *[]){"--input", "a=portaudio:X ;Y \\\\;", "--hotwords", ";", "--input", "monitor",
                              "--prompt", prompt, NULL});
     FILE *f = open_memstream(&text, &size);
-    config_print(&c, f);
+    assert_int_equal(config_print(&c, f, &err), 0);
     fclose(f);
     load_ok(&again, text, NULL);
     int n;
@@ -234,6 +235,33 @@ static void example_is_a_configuration(void **state)
     config_finish(&c);
     config_finish(&again);
     free(text);
+}
+
+/* What a file cannot hold is told, and not written so that it means something else. */
+static void tells_what_is_no_line(void **state)
+{
+    char words[400] = "", line[400];
+    memset(words, 'x', 300);
+    const struct {
+        const char *option, *value;
+        int r;
+    } cases[] = {
+        {"--prompt", words, -E2BIG},
+        {"--prompt", words + 120, 0},
+        {"--prompt", " a", -EINVAL},
+        {"--input", "file:/tmp/trail ", -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct config c;
+        struct err err = {0};
+        snprintf(line, sizeof(line), "%s", cases[i].value);
+        load_ok(&c, NULL, (const char *[]){cases[i].option, line, NULL});
+        FILE *f = fopen("/dev/null", "w");
+        assert_int_equal(config_print(&c, f, &err), cases[i].r);
+        assert_true(cases[i].r == 0 || strstr(err.msg, cases[i].option + 2));
+        fclose(f);
+        config_finish(&c);
+    }
 }
 
 /* Lines of a file are short, so those of a text add up; a flag replaces them, and takes them away where it is empty. */
@@ -379,19 +407,13 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),
-        cmocka_unit_test(layers_values),
-        cmocka_unit_test(takes_switches),
-        cmocka_unit_test(explains_mistakes),
-        cmocka_unit_test(checks_socket_paths),
-        cmocka_unit_test(finds_the_users_file),
-        cmocka_unit_test(refuses_long_lines),
-        cmocka_unit_test(example_is_a_configuration),
-        cmocka_unit_test(tells_differences),
-        cmocka_unit_test(help_names_every_setting),
-        cmocka_unit_test(sets_what_may_change),
-        cmocka_unit_test(takes_texts),
-        cmocka_unit_test(refuses_too_many_lines_of_text),
+        cmocka_unit_test(has_defaults),         cmocka_unit_test(layers_values),
+        cmocka_unit_test(takes_switches),       cmocka_unit_test(explains_mistakes),
+        cmocka_unit_test(checks_socket_paths),  cmocka_unit_test(finds_the_users_file),
+        cmocka_unit_test(refuses_long_lines),   cmocka_unit_test(example_is_a_configuration),
+        cmocka_unit_test(tells_differences),    cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(sets_what_may_change), cmocka_unit_test(tells_what_is_no_line),
+        cmocka_unit_test(takes_texts),          cmocka_unit_test(refuses_too_many_lines_of_text),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

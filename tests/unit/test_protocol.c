@@ -264,6 +264,7 @@ static void refuses_bad_requests(void **state)
         {"{}", -ENOTSUP, "\"cmd\"", REQUEST_UNKNOWN},
         {"{\"cmd\":1}", -ENOTSUP, "\"cmd\"", REQUEST_UNKNOWN},
         {"{\"cmd\":\"sing\"}", -ENOTSUP, "unknown cmd", REQUEST_UNKNOWN},
+        {"{\"cmd\":\"subscribe\",\"types\":[]}", -ENOTSUP, "\"types\" is empty", REQUEST_SUBSCRIBE},
         {"{\"cmd\":\"subscribe\",\"from_sec\":1}", -ENOTSUP, "takes no \"from_sec\"", REQUEST_SUBSCRIBE},
         {"{\"cmd\":\"subscribe\",\"from_seq\":\"1\"}", -ENOTSUP, "from_seq", REQUEST_SUBSCRIBE},
         {"{\"cmd\":\"subscribe\",\"from_seq\":-1}", -ENOTSUP, "from_seq", REQUEST_SUBSCRIBE},
