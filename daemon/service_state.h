@@ -28,8 +28,8 @@ struct service {
     bool stop_asked;   /* by a signal */
     int stop_signal;   /* the first one, and when it came */
     int64_t stop_ns;
-    bool hurried;      /* the stop has a deadline */
-    bool unfinished;   /* the pipeline is left as it is: given up by a stop, or never started */
+    bool hurried;    /* the stop has a deadline */
+    bool unfinished; /* the pipeline is left as it is: given up by a stop, or never started */
 
     uv_signal_t on_term, on_int, on_hup;
     uv_async_t wake;
