@@ -99,7 +99,7 @@ static void print_devices(const json_t *reply)
     json_t *device;
     const json_t *devices = json_object_get(reply, "devices");
     if (json_array_size(devices) == 0)
-        printf("The daemon finds no inputs.\n");
+        printf("The daemon finds no sound devices.\n");
     json_array_foreach(devices, i, device)
     {
         printf("%s %s  (%s, %" PRId64 " channel%s, %" PRId64 " Hz%s)\n",

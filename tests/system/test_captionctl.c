@@ -430,6 +430,12 @@ static void commands_go_to_the_control_socket(void **state)
     assert_int_equal(finish(&c), 0);
     assert_string_equal(c.text, "language = de\ntask = transcribe\n");
     close(fd);
+    START(&c, "devices", "--control", control_path);
+    fd = accept_client(listener);
+    say(fd, "{\"type\":\"reply\",\"cmd\":\"devices\",\"devices\":[]}\n");
+    assert_int_equal(finish(&c), 0);
+    assert_string_equal(c.text, "The daemon finds no sound devices.\n");
+    close(fd);
     START(&c, "flush", "--control", control_path);
     fd = accept_client(listener);
     say(fd, "{\"type\":\"error\",\"message\":\"not now\"}\n");
