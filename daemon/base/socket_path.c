@@ -27,8 +27,9 @@ int socket_path_default(const char *name, char *path, struct err *err)
     else if (geteuid() == 0)
         snprintf(full, sizeof(full), SOCKET_DIR_SYSTEM "/%s", name);
     else
-        return err_set(err, -ENOENT, "XDG_RUNTIME_DIR is not set, so %s has no default place: give its path",
-                       name);
+        return err_set(err, -ENOENT,
+                       "XDG_RUNTIME_DIR is not set, so %s has no default place: give it by --%s PATH", name,
+                       strcmp(name, SOCKET_NAME_CONTROL) ? "socket" : "control");
     int r = socket_path_check(full, err);
     if (r == 0)
         memcpy(path, full, strlen(full) + 1);

@@ -14,7 +14,7 @@
 
 /* Writes FOLDER/name to path, which has SOCKET_PATH_MAX bytes. FOLDER is $RUNTIME_DIRECTORY (of a unit with
  * RuntimeDirectory=; ours have socket units instead), else $XDG_RUNTIME_DIR/captiond, else /run/captiond for root. 0;
- * -ENOENT where none of them applies; -ENAMETOOLONG. */
+ * -ENOENT where none of them applies, with a message that names the option, --socket or --control; -ENAMETOOLONG. */
 int socket_path_default(const char *name, char *path, struct err *);
 
 /* 0, or -ENAMETOOLONG with a message: the kernel's limit is short and longer paths would be cut silently. */

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/base/socket_path.h"
 #include "daemon/config.h"
 
 #define FLAGS_MAX 16
@@ -159,6 +160,29 @@ static void checks_socket_paths(void **state)
     path[107] = '\0';
     load_ok(&c, NULL, (const char *[]){"--socket", path, NULL});
     config_finish(&c);
+}
+
+/* Whoever has no runtime folder is told by which option a socket gets its place. Root has one always. */
+static void a_socket_without_a_place_names_its_option(void **state)
+{
+    struct err captions = {0}, control = {0};
+    char path[SOCKET_PATH_MAX], *old = getenv("XDG_RUNTIME_DIR"), *kept = old ? strdup(old) : NULL;
+    bool root = geteuid() == 0;
+    if (root && seteuid(65534) < 0)
+        test_skip("root cannot be another user");
+    unsetenv("XDG_RUNTIME_DIR");
+    unsetenv("RUNTIME_DIRECTORY");
+    int r = socket_path_default(SOCKET_NAME_CAPTIONS, path, &captions);
+    int r_control = socket_path_default(SOCKET_NAME_CONTROL, path, &control);
+    if (kept)
+        setenv("XDG_RUNTIME_DIR", kept, 1);
+    free(kept);
+    if (root)
+        assert_int_equal(seteuid(0), 0);
+    assert_int_equal(r, -ENOENT);
+    assert_int_equal(r_control, -ENOENT);
+    assert_non_null(strstr(captions.msg, "captions.sock has no default place: give it by --socket PATH"));
+    assert_non_null(strstr(control.msg, "control.sock has no default place: give it by --control PATH"));
 }
 
 /* Without --config the user's file is read where there is one. */
@@ -407,13 +431,21 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),         cmocka_unit_test(layers_values),
-        cmocka_unit_test(takes_switches),       cmocka_unit_test(explains_mistakes),
-        cmocka_unit_test(checks_socket_paths),  cmocka_unit_test(finds_the_users_file),
-        cmocka_unit_test(refuses_long_lines),   cmocka_unit_test(example_is_a_configuration),
-        cmocka_unit_test(tells_differences),    cmocka_unit_test(help_names_every_setting),
-        cmocka_unit_test(sets_what_may_change), cmocka_unit_test(tells_what_is_no_line),
-        cmocka_unit_test(takes_texts),          cmocka_unit_test(refuses_too_many_lines_of_text),
+        cmocka_unit_test(has_defaults),
+        cmocka_unit_test(layers_values),
+        cmocka_unit_test(takes_switches),
+        cmocka_unit_test(explains_mistakes),
+        cmocka_unit_test(checks_socket_paths),
+        cmocka_unit_test(a_socket_without_a_place_names_its_option),
+        cmocka_unit_test(finds_the_users_file),
+        cmocka_unit_test(refuses_long_lines),
+        cmocka_unit_test(example_is_a_configuration),
+        cmocka_unit_test(tells_differences),
+        cmocka_unit_test(help_names_every_setting),
+        cmocka_unit_test(sets_what_may_change),
+        cmocka_unit_test(tells_what_is_no_line),
+        cmocka_unit_test(takes_texts),
+        cmocka_unit_test(refuses_too_many_lines_of_text),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
