@@ -61,7 +61,7 @@ static const struct row rows[] = {
     {FORMAT, 'f', "format", 0, 0, 0, NULL, "FORMAT", "text, json, jsonl, srt, vtt, tsv or all; may be repeated (text)"},
     {FORMAT, 0, "output-format", 0, 0, 0, NULL, "FORMAT", NULL},
     {TEXT, 'o', "output-dir", FIELD(output_dir), 0, 0, NULL, "DIR",
-     "write DIR/RECORDING.FORMAT (standard output, one format)"},
+     "write DIR/RECORDING.FORMAT, of text .txt (standard output, one format)"},
     {FLAG, 0, "word-timestamps", FIELD(word_times), 0, 0, NULL, NULL, "times of words, in json and jsonl; better subtitles"},
     {WHOLE, 0, "max-line-width", FIELD(line_width), 0, 1000, NULL, "N",
      "characters in a line of subtitles; word by word (0: any)"},
@@ -282,6 +282,26 @@ static const struct row *row_of(int option)
     return NULL;
 }
 
+/* What getopt_long refuses: `option` is what it returned, `word` the argument that it was at. */
+static int refuse(int option, const char *word)
+{
+    const struct row *r = optopt ? row_of(optopt) : NULL;
+    size_t length = strcspn(word, "=");
+    bool begins = false;
+    for (int i = 0; i < N_ROWS && length > 2; i++)
+        begins |= rows[i].kind != HEADING && strncmp(word + 2, rows[i].name, length - 2) == 0;
+    fprintf(stderr, PROGRAM ": ");
+    if (r)
+        fprintf(stderr, "--%s %s", r->name, option == ':' ? "needs a value" : "takes no value");
+    else if (optopt)
+        fprintf(stderr, "unknown option -%c", optopt);
+    else
+        fprintf(stderr, "%s %.*s", begins ? "more than one option begins with" : "unknown option",
+                (int)length, word);
+    fprintf(stderr, "; see " PROGRAM " --help\n");
+    return TRANSCRIBE_USAGE;
+}
+
 static void set_defaults(struct transcribe_options *o)
 {
     struct longform_options d;
@@ -302,7 +322,7 @@ static void set_defaults(struct transcribe_options *o)
 int transcribe_options_parse(struct transcribe_options *o, int argc, char **argv, int *first)
 {
     struct option table[N_ROWS + 1];
-    char letters[2 * N_ROWS + 1] = "";
+    char letters[2 * N_ROWS + 2] = ":"; /* a missing value is told apart */
     int n = 0;
     for (int i = 0; i < N_ROWS; i++) {
         const struct row *r = &rows[i];
@@ -317,9 +337,10 @@ int transcribe_options_parse(struct transcribe_options *o, int argc, char **argv
     table[n] = (struct option){0};
     set_defaults(o);
     accept_underscores(argc, argv);
+    opterr = 0;
     for (int option; (option = getopt_long(argc, argv, letters, table, NULL)) != -1;) {
         const struct row *r = row_of(option);
-        int status = r ? parse_row(r, optarg, o) : TRANSCRIBE_USAGE; /* getopt has said what is wrong */
+        int status = r ? parse_row(r, optarg, o) : refuse(option, argv[optind - 1]);
         if (status >= 0)
             return status;
     }

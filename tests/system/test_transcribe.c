@@ -327,7 +327,12 @@ static void test_bad_command_lines(void **state)
         {"--task sing x.wav", "transcribe or translate"},
         {"--engine steam x.wav", "auto, cuda or host"},
         {"--precision f16 x.wav", "auto, f32 or int8"},
-        {"--surprise x.wav", "surprise"},
+        {"--surprise x.wav", "unknown option --surprise; see captiond-transcribe --help"},
+        {"--sur_prise=2 x.wav", "unknown option --sur-prise; see"},
+        {"-Z x.wav", "unknown option -Z; see"},
+        {"--temp 1 x.wav", "more than one option begins with --temp; see"},
+        {"--quiet=yes x.wav", "--quiet takes no value; see"},
+        {"x.wav -f", "--format needs a value; see"},
         {"--beam-size 0 x.wav", "a whole number from 1 to 8"},
         {"--seed -1 x.wav", "a whole number from 0 to 2147483647"},
         {"--seed 0.5 x.wav", "a whole number from 0 to 2147483647"},
@@ -352,6 +357,7 @@ static void test_bad_command_lines(void **state)
     }
     assert_int_equal(transcribe("--help"), 0);
     expect(out, "--language");
+    expect(out, "of text .txt");
     assert_string_equal(err, "");
 }
 
