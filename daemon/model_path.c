@@ -137,17 +137,33 @@ static int append_name(void *ctx, const char *name, const char *path)
     return 0;
 }
 
-/* The service has other folders than the user who gets it a model: they are named. */
+/* captiond-model's table (tools/model_sources.c) has these, as a test makes sure. */
+static const char *const known[] = {
+    "tiny.en",   "tiny",   "base.en",        "base",     "small.en", "small", "large-v3-turbo-q5_0",
+    "medium.en", "medium", "large-v3-turbo", "large-v2", "large-v3",
+};
+
+bool model_path_is_known(const char *name)
+{
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (!strcmp(name, known[i]))
+            return true;
+    return false;
+}
+
+/* The service has other folders than the user who gets it a model: they are named. What nobody can get is misspelt, or
+ * one of the user's own. */
 static int not_installed(const char *name, char folders[][MODEL_PATH_MAX], int n_folders, struct err *err)
 {
     struct name_list where = {.size = ERR_MSG_MAX / 2}, installed = {.size = 1};
     for (int i = 0; i < n_folders; i++)
         append_name(&where, folders[i], NULL);
-    char text[ERR_MSG_MAX];
-    int n = snprintf(
-        text, sizeof(text),
-        "model %s is not installed: run `captiond-model get %s` (--folder is one of %s; installed: ", name,
-        name, where.text);
+    char what[64 + 2 * MODEL_NAME_MAX], text[ERR_MSG_MAX];
+    if (model_path_is_known(name))
+        snprintf(what, sizeof(what), "model %s is not installed: run `captiond-model get %s`", name, name);
+    else
+        snprintf(what, sizeof(what), "there is no model \"%s\": `captiond-model list` names all", name);
+    int n = snprintf(text, sizeof(text), "%s (it looks in %s; installed: ", what, where.text);
     if (n < ERR_MSG_MAX - 2)
         installed.size = ERR_MSG_MAX - 1 - (size_t)n;
     for (int i = 0; i < n_folders; i++)

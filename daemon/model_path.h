@@ -21,9 +21,13 @@
  *   auto   model_path_auto's model for the user's language;
  *   a path, that is anything with a slash or ending in .bin, is taken as it is;
  *   a name is looked for in the folders; in each, the folder NAME wins over ggml-NAME.bin.
- * 0; -ENOENT with a message that says how to get the model, into which folders, and which ones are installed;
+ * 0; -ENOENT with a message that says how to get the model, or that there is none of that name, where it was looked for,
+ * and which ones are installed;
  * -EINVAL for what is neither a name nor a path; -ENAMETOOLONG. `path` is untouched on failure. */
 int model_path_find(const char *name_or_path, char *path, size_t size, struct err *);
+
+/* True for the name of a model that `captiond-model get` can fetch. */
+bool model_path_is_known(const char *name);
 
 /* The model that "auto" stands for: tiny.en for English, base, which knows 99 languages, for every other language (a
  * code). NULL: the user's, that of messages: LC_ALL, LC_MESSAGES or LANG, the first that is not

@@ -40,7 +40,7 @@ struct model_source {
     int64_t ggml_bytes; /* for people; what is downloaded is known by its hash */
 };
 
-/* All of them, smallest first, ended by a NULL name. */
+/* All of them, smallest first, ended by a NULL name. model_path_is_known (daemon/model_path.h) has the names as well. */
 extern const struct model_source model_sources[];
 
 /* NULL: there is none of that name. */

@@ -230,7 +230,7 @@ static void test_a_bad_model_is_said_once(void **state)
 {
     (void)state;
     assert_int_equal(transcribe("--model no-such-model %s %s", silence, silence), 1);
-    expect(err, "captiond-model get no-such-model");
+    expect(err, "there is no model \"no-such-model\": `captiond-model list` names all");
     assert_int_equal(lines(err), 1);
     assert_int_equal(transcribe("--model %s %s %s", junk, silence, silence), 1);
     assert_int_equal(lines(err), 1);

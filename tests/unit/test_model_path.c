@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "daemon/model_path.h"
+#include "tools/model_sources.h"
 
 static char root[] = "/tmp/captiond-model-path-XXXXXX";
 
@@ -92,17 +93,39 @@ static void a_missing_model_names_the_command_and_what_is_there(void **state)
     (void)state;
     char path[MODEL_PATH_MAX] = "untouched";
     struct err err = {0};
-    assert_int_equal(model_path_find("unfinished", path, sizeof(path), &err), -ENOENT);
-    assert_non_null(strstr(err.msg, "captiond-model get unfinished"));
+    assert_int_equal(model_path_find("base", path, sizeof(path), &err), -ENOENT);
+    assert_non_null(strstr(err.msg, "captiond-model get base`"));
     assert_non_null(strstr(err.msg, "small"));
     assert_non_null(strstr(err.msg, "medium"));
     /* Who runs the command may look elsewhere than who said so. */
     char folders[256];
     snprintf(folders, sizeof(folders),
-             "(--folder is one of %s/own, %s/cache/captiond/models, /var/lib/captiond/models; ", root, root);
+             "(it looks in %s/own, %s/cache/captiond/models, /var/lib/captiond/models; ", root, root);
     assert_non_null(strstr(err.msg, folders));
     assert_int_equal(err.msg[strlen(err.msg) - 1], ')');
     assert_string_equal(path, "untouched");
+}
+
+/* Nobody is sent to get what cannot be got. */
+static void a_misspelt_model_is_no_model(void **state)
+{
+    (void)state;
+    char path[MODEL_PATH_MAX];
+    struct err err = {0};
+    static const char *const names[] = {"bse", "unfinished"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(model_path_find(names[i], path, sizeof(path), &err), -ENOENT);
+        assert_ptr_equal(strstr(err.msg, "there is no model \""), err.msg);
+        assert_non_null(strstr(err.msg, names[i]));
+        assert_null(strstr(err.msg, "get"));
+        assert_non_null(strstr(err.msg, "captiond-model list"));
+        assert_non_null(strstr(err.msg, "small, "));
+    }
+    int n = 0;
+    for (const struct model_source *s = model_sources; s->name; s++, n++)
+        assert_true(model_path_is_known(s->name));
+    assert_int_equal(n, 12); /* as many as model_path.c knows */
+    assert_false(model_path_is_known("auto"));
 }
 
 static void what_is_no_name_is_refused(void **state)
@@ -177,6 +200,7 @@ int main(void)
         cmocka_unit_test(names_are_found_in_the_order_of_the_folders),
         cmocka_unit_test(paths_are_taken_as_they_are),
         cmocka_unit_test(a_missing_model_names_the_command_and_what_is_there),
+        cmocka_unit_test(a_misspelt_model_is_no_model),
         cmocka_unit_test(what_is_no_name_is_refused),
         cmocka_unit_test(automatic_choice_follows_the_language_of_messages),
         cmocka_unit_test(a_folder_lists_each_model_once),
