@@ -172,6 +172,31 @@ static int not_installed(const char *name, char folders[][MODEL_PATH_MAX], int n
     return err_set(err, -ENOENT, "%s%s)", text, installed.n ? installed.text : "none");
 }
 
+/* Whether the path is the model of that name in the folder. */
+static bool is_model_of(const char *path, const char *folder, char name[MODEL_NAME_MAX])
+{
+    char found[MODEL_PATH_MAX];
+    size_t n = strlen(folder);
+    return !strncmp(path, folder, n) && path[n] == '/' && name_of(path + n + 1, name) &&
+           model_path_find_in(folder, name, found) && !strcmp(found, path);
+}
+
+void model_path_advise(const char *path, struct err *err)
+{
+    char folders[MODEL_FOLDERS_MAX][MODEL_PATH_MAX], name[MODEL_NAME_MAX];
+    int n = model_path_folders(folders), i = 0;
+    while (i < n && !is_model_of(path, folders[i], name))
+        i++;
+    if (i == n || !err)
+        return;
+    struct err cause = *err;
+    if (model_path_is_known(name))
+        err_set(err, cause.code, "%s (damaged? Remove %s and run `captiond-model get %s`)", cause.msg, path,
+                name);
+    else
+        err_set(err, cause.code, "%s (damaged? Remove %s and import it again)", cause.msg, path);
+}
+
 static int copy_path(const char *from, char *path, size_t size, struct err *err)
 {
     size_t n = strlen(from);

@@ -29,6 +29,10 @@ int model_path_find(const char *name_or_path, char *path, size_t size, struct er
 /* True for the name of a model that `captiond-model get` can fetch. */
 bool model_path_is_known(const char *name);
 
+/* Adds to the message of a model that cannot be loaded what to do about it, if `path` is one that model_path_find gives
+ * for a name: others are not ours to get anew. */
+void model_path_advise(const char *path, struct err *);
+
 /* The model that "auto" stands for: tiny.en for English, base, which knows 99 languages, for every other language (a
  * code). NULL: the user's, that of messages: LC_ALL, LC_MESSAGES or LANG, the first that is not
  * empty. None at all, C and POSIX count as English, the language in which programs speak there. */

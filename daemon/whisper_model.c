@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "daemon/generation_config.h"
+#include "daemon/model_path.h"
+#include "gpu/weights.h"
 
 /* The decoder's enum is cast to the engine's: they must agree. */
 _Static_assert((int)AUDIO_SCALE_OWN == (int)MEL_SCALE_OWN, "scales differ");
@@ -81,14 +83,32 @@ static const char *token_bytes(const void *ctx, int32_t id, size_t *n_bytes)
     return whisper_token_bytes(ctx, id, n_bytes);
 }
 
+/* No permission or no memory is no damage. */
+static bool is_about_content(int r)
+{
+    return r == -EINVAL || r == -ENOENT;
+}
+
+/* Whether it was the model's files that whisper_open did not like, and not the machine: they are looked at once more. */
+static bool is_damaged(const char *path)
+{
+    struct weights *weights = NULL;
+    int r = weights_open(path, &weights, NULL);
+    weights_close(weights);
+    return is_about_content(r);
+}
+
 int whisper_model_open(struct whisper_model *m, const char *path, const struct whisper_options *options,
                        struct err *err)
 {
     struct whisper *whisper = NULL;
     struct tokenizer *tokenizer = NULL;
     int r = whisper_open(path, options, &whisper, err);
-    if (r < 0)
+    if (r < 0) {
+        if (is_damaged(path))
+            model_path_advise(path, err);
         return r;
+    }
     const struct whisper_dims *dims = whisper_dims(whisper);
     r = tokenizer_create(dims->n_vocab, token_bytes, whisper, &tokenizer, err);
     if (r < 0)
@@ -96,6 +116,8 @@ int whisper_model_open(struct whisper_model *m, const char *path, const struct w
     else if (whisper_folder(whisper))
         r = generation_config_apply(whisper_folder(whisper), tokenizer, err);
     if (r < 0) {
+        if (is_about_content(r))
+            model_path_advise(path, err);
         tokenizer_destroy(tokenizer);
         whisper_close(whisper);
         return r;

@@ -13,7 +13,8 @@ struct whisper_model {
     struct tokenizer *tokenizer;
 };
 
-/* Opens the model file and its tokenizer. On failure nothing is left to close. */
+/* Opens the model file and its tokenizer. On failure nothing is left to close; the message of a model that looks damaged
+ * says what to do (model_path_advise). */
 int whisper_model_open(struct whisper_model *, const char *path, const struct whisper_options *,
                        struct err *);
 

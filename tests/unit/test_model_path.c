@@ -128,6 +128,29 @@ static void a_misspelt_model_is_no_model(void **state)
     assert_false(model_path_is_known("auto"));
 }
 
+static void expect_advice(const char *under_root, const char *advice)
+{
+    char path[256], expected[512] = "cut short";
+    struct err err = {.code = -EINVAL, .msg = "cut short"};
+    snprintf(path, sizeof(path), "%s/%s", root, under_root);
+    if (advice)
+        snprintf(expected, sizeof(expected), "cut short (damaged? Remove %s and %s)", path, advice);
+    model_path_advise(path, &err);
+    assert_string_equal(err.msg, expected);
+    assert_int_equal(err.code, -EINVAL);
+}
+
+static void a_damaged_model_is_to_be_had_anew(void **state)
+{
+    (void)state;
+    expect_advice("own/tiny.en", "run `captiond-model get tiny.en`");
+    expect_advice("own/ggml-small.bin", "run `captiond-model get small`");
+    expect_advice("own/hub", "import it again");
+    expect_advice("own/unfinished", NULL); /* no model of a name */
+    expect_advice("elsewhere/tiny.en", NULL);
+    model_path_advise("/tiny.en", NULL);
+}
+
 static void what_is_no_name_is_refused(void **state)
 {
     (void)state;
@@ -201,6 +224,7 @@ int main(void)
         cmocka_unit_test(paths_are_taken_as_they_are),
         cmocka_unit_test(a_missing_model_names_the_command_and_what_is_there),
         cmocka_unit_test(a_misspelt_model_is_no_model),
+        cmocka_unit_test(a_damaged_model_is_to_be_had_anew),
         cmocka_unit_test(what_is_no_name_is_refused),
         cmocka_unit_test(automatic_choice_follows_the_language_of_messages),
         cmocka_unit_test(a_folder_lists_each_model_once),
