@@ -12,6 +12,7 @@
 
 #include "daemon/base/stdout_finish.h"
 #include "daemon/model_path.h"
+#include "gpu/weights.h"
 #include "tools/model_fetch.h"
 #include "tools/model_import.h"
 #include "tools/stop_signals.h"
@@ -76,15 +77,27 @@ static int target_folder(const struct options *o, char folder[MODEL_PATH_MAX], s
     return 0;
 }
 
+/* Opens it as the daemon would, which finds what is cut short or missing. Sizes alone would not do: under a known name may
+ * be one that was imported. */
+static int try_open(const char *path, struct err *err)
+{
+    struct weights *w = NULL;
+    int r = weights_open(path, &w, err);
+    weights_close(w);
+    return r;
+}
+
 /* --- list ---------------------------------------------------------------------------------------------------- */
 
+/* path: NULL where it is not installed. */
 static void print_row(const char *name, int64_t bytes, const char *languages, const char *note,
                       const char *path)
 {
     char size[16] = "";
+    const char *state = path && try_open(path, NULL) < 0 ? " (cannot be used)" : "";
     if (bytes > 0)
         snprintf(size, sizeof(size), "%.0f MB", (double)bytes / 1e6);
-    printf("%-20s %8s  %-14s %-29s %s\n", name, size, languages, note, path);
+    printf("%-20s %8s  %-14s %-29s %s%s\n", name, size, languages, note, path ? path : "-", state);
 }
 
 /* Of a folder, all that is in it. */
@@ -128,7 +141,7 @@ static int list(struct options *o)
     printf("%-20s %8s  %-14s %-29s %s\n", "NAME", "SIZE", "LANGUAGES", "", "INSTALLED");
     for (const struct model_source *s = model_sources; s->name; s++) {
         bool installed = find(o, s->name, path);
-        print_row(s->name, model_source_bytes(s), s->languages, s->note, installed ? path : "-");
+        print_row(s->name, model_source_bytes(s), s->languages, s->note, installed ? path : NULL);
     }
     if (o->folder)
         model_path_each(o->folder, print_other, o);
@@ -180,6 +193,14 @@ static int get(const struct options *o, const char *name)
         return report(err_set(&err, -ENOENT, "there is no model \"%s\" to get: see " PROGRAM " list", name),
                       &err);
     if (find(o, name, path)) {
+        int r = try_open(path, &err);
+        if (r < 0) {
+            struct err cause = err;
+            if (r == -EINVAL || r == -ENOENT)
+                err_set(&err, r, "%s (%s is there but cannot be used. Damaged? Remove %s and get it again)",
+                        cause.msg, name, path);
+            return report(r, &err);
+        }
         printf("%s is installed: %s\n", name, path);
         return EXIT_SUCCESS;
     }

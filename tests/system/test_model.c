@@ -487,6 +487,63 @@ static void list_shows_what_is_there(void **state)
     assert_non_null(strstr(text, "there is no model \"mine\" in /nowhere"));
 }
 
+/* A folder of models with the toy in it under a known name, its model.bin cut to n bytes. */
+static void place_toy(const char *folder, size_t n)
+{
+    char command[1024];
+    snprintf(command, sizeof(command),
+             "mkdir -p %s && cp -r %s/toyfolder %s/tiny.en && truncate -s %zu %s/tiny.en/model.bin", folder,
+             root, folder, n, folder);
+    assert_int_equal(system(command), 0); /* NOLINT: the test's own words */
+}
+
+static size_t toy_bytes(void)
+{
+    char path[256];
+    struct stat st;
+    snprintf(path, sizeof(path), "%s/toyfolder/model.bin", root);
+    assert_int_equal(stat(path, &st), 0);
+    return (size_t)st.st_size;
+}
+
+static void what_is_installed_is_not_fetched(void **state)
+{
+    (void)state;
+    char text[8192], arguments[512];
+    place_toy(models, toy_bytes());
+    snprintf(arguments, sizeof(arguments), "get tiny.en --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 0);
+    assert_ptr_equal(strstr(text, "tiny.en is installed: "), text);
+    snprintf(arguments, sizeof(arguments), "list --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, "/tiny.en\n"));
+}
+
+/* Who has a damaged model is told so, and how to mend it, by all that meet it. */
+static void a_damaged_model_is_not_called_installed(void **state)
+{
+    (void)state;
+    char text[8192], arguments[512], remove_it[300], command[1500];
+    place_toy(models, toy_bytes() / 2);
+    snprintf(remove_it, sizeof(remove_it), "emove %s/tiny.en and ", models);
+    snprintf(arguments, sizeof(arguments), "get tiny.en --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "/tiny.en/model.bin"));
+    assert_non_null(strstr(text, remove_it));
+    assert_null(strstr(text, "is installed"));
+    snprintf(arguments, sizeof(arguments), "list --folder %s", models);
+    assert_int_equal(run_program(arguments, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, "/tiny.en (cannot be used)\n"));
+    snprintf(command, sizeof(command), "CAPTIOND_MODELS=%s %.*stranscribe --model tiny.en %s 2>&1", models,
+             (int)(strlen(program) - strlen("model")), program, "tests/fixtures/speech.flac");
+    FILE *f = popen(command, "r"); /* NOLINT: the test's own words */
+    assert_non_null(f);
+    text[fread(text, 1, sizeof(text) - 1, f)] = 0;
+    assert_int_equal(WEXITSTATUS(pclose(f)), 1);
+    assert_non_null(strstr(text, remove_it));
+    assert_non_null(strstr(text, "run `captiond-model get tiny.en`)"));
+}
+
 static void bad_requests_have_one_clear_line(void **state)
 {
     (void)state;
@@ -605,6 +662,8 @@ int main(void)
         TEST(models_are_imported_once_they_can_be_opened),
         TEST(a_damaged_model_is_not_imported),
         TEST(list_shows_what_is_there),
+        TEST(what_is_installed_is_not_fetched),
+        TEST(a_damaged_model_is_not_called_installed),
         TEST(bad_requests_have_one_clear_line),
         TEST(a_limit_to_files_leaves_nothing_behind),
         TEST(models_are_for_everybody),
