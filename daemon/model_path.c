@@ -160,10 +160,12 @@ static int not_installed(const char *name, char folders[][MODEL_PATH_MAX], int n
         append_name(&where, folders[i], NULL);
     char what[64 + 2 * MODEL_NAME_MAX], text[ERR_MSG_MAX];
     if (model_path_is_known(name))
-        snprintf(what, sizeof(what), "model %s is not installed: run `captiond-model get %s`", name, name);
+        snprintf(what, sizeof(what),
+                 "model %s is not installed: run `captiond-model get %s` (--folder is one of", name, name);
     else
-        snprintf(what, sizeof(what), "there is no model \"%s\": `captiond-model list` names all", name);
-    int n = snprintf(text, sizeof(text), "%s (it looks in %s; installed: ", what, where.text);
+        snprintf(what, sizeof(what),
+                 "there is no model \"%s\": `captiond-model list` names all (looked for in", name);
+    int n = snprintf(text, sizeof(text), "%s %s; installed: ", what, where.text);
     if (n < ERR_MSG_MAX - 2)
         installed.size = ERR_MSG_MAX - 1 - (size_t)n;
     for (int i = 0; i < n_folders; i++)

@@ -100,7 +100,7 @@ static void a_missing_model_names_the_command_and_what_is_there(void **state)
     /* Who runs the command may look elsewhere than who said so. */
     char folders[256];
     snprintf(folders, sizeof(folders),
-             "(it looks in %s/own, %s/cache/captiond/models, /var/lib/captiond/models; ", root, root);
+             "(--folder is one of %s/own, %s/cache/captiond/models, /var/lib/captiond/models; ", root, root);
     assert_non_null(strstr(err.msg, folders));
     assert_int_equal(err.msg[strlen(err.msg) - 1], ')');
     assert_string_equal(path, "untouched");
