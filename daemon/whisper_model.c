@@ -89,15 +89,6 @@ static bool is_about_content(int r)
     return r == -EINVAL || r == -ENOENT;
 }
 
-/* Whether it was the model's files that whisper_open did not like, and not the machine: they are looked at once more. */
-static bool is_damaged(const char *path)
-{
-    struct weights *weights = NULL;
-    int r = weights_open(path, &weights, NULL);
-    weights_close(weights);
-    return is_about_content(r);
-}
-
 int whisper_model_open(struct whisper_model *m, const char *path, const struct whisper_options *options,
                        struct err *err)
 {
@@ -105,7 +96,8 @@ int whisper_model_open(struct whisper_model *m, const char *path, const struct w
     struct tokenizer *tokenizer = NULL;
     int r = whisper_open(path, options, &whisper, err);
     if (r < 0) {
-        if (is_damaged(path))
+        /* Was it the model's files, and not the machine? They are looked at once more. */
+        if (is_about_content(weights_check(path, NULL)))
             model_path_advise(path, err);
         return r;
     }

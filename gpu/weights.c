@@ -310,6 +310,14 @@ int weights_open(const char *path, struct weights **out, struct err *err)
     return 0;
 }
 
+int weights_check(const char *path, struct err *err)
+{
+    struct weights *w = NULL;
+    int r = weights_open(path, &w, err);
+    weights_close(w);
+    return r;
+}
+
 void weights_close_files(struct weights *w)
 {
     for (; w->n_files > 0; w->n_files--) {

@@ -33,6 +33,9 @@ struct align_head {
 int weights_open(const char *path, struct weights **, struct err *);
 void weights_close(struct weights *); /* NULL is accepted; invalidates all that was borrowed */
 
+/* What weights_open says of a model, of which nothing stays open. */
+int weights_check(const char *path, struct err *);
+
 /* Closes the files once their tensors have been read. Dims, heads, filters and vocabulary stay. */
 void weights_close_files(struct weights *);
 

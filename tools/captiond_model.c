@@ -77,24 +77,14 @@ static int target_folder(const struct options *o, char folder[MODEL_PATH_MAX], s
     return 0;
 }
 
-/* Opens it as the daemon would, which finds what is cut short or missing. Sizes alone would not do: under a known name may
- * be one that was imported. */
-static int try_open(const char *path, struct err *err)
-{
-    struct weights *w = NULL;
-    int r = weights_open(path, &w, err);
-    weights_close(w);
-    return r;
-}
-
 /* --- list ---------------------------------------------------------------------------------------------------- */
 
-/* path: NULL where it is not installed. */
+/* path: NULL where it is not installed. Sizes would not tell what can be used: under a known name may be one that was imported. */
 static void print_row(const char *name, int64_t bytes, const char *languages, const char *note,
                       const char *path)
 {
     char size[16] = "";
-    const char *state = path && try_open(path, NULL) < 0 ? " (cannot be used)" : "";
+    const char *state = path && weights_check(path, NULL) < 0 ? " (cannot be used)" : "";
     if (bytes > 0)
         snprintf(size, sizeof(size), "%.0f MB", (double)bytes / 1e6);
     printf("%-20s %8s  %-14s %-29s %s%s\n", name, size, languages, note, path ? path : "-", state);
@@ -193,7 +183,7 @@ static int get(const struct options *o, const char *name)
         return report(err_set(&err, -ENOENT, "there is no model \"%s\" to get: see " PROGRAM " list", name),
                       &err);
     if (find(o, name, path)) {
-        int r = try_open(path, &err);
+        int r = weights_check(path, &err);
         if (r < 0) {
             struct err cause = err;
             if (r == -EINVAL || r == -ENOENT)

