@@ -80,12 +80,12 @@ int pipeline_settings(const struct pipeline *p, const struct config *config, str
     return 0;
 }
 
-/* Why it is the host engine that computes. That there is no GPU is no fault; without an engine for GPUs there is nothing to say. */
+/* Why it is the host engine that computes. That there is no GPU is no fault. */
 static void tell_no_device(const struct err *why)
 {
     if (why->code == -EIO || why->code == -ENOMEM)
         log_warning("the host engine computes: %s", why->msg);
-    else if (why->code && why->code != -ENOENT)
+    else if (why->code)
         log_info("the host engine computes: %s", why->msg);
 }
 

@@ -210,7 +210,8 @@ int whisper_open(const char *path, const struct whisper_options *options, struct
         return r;
     }
     weights_close_files(weights);
-    (*out)->no_device = no_device;
+    if (no_device.code != -ENOENT)
+        (*out)->no_device = no_device;
     return 0;
 }
 

@@ -42,7 +42,7 @@ const char *whisper_repeats(const struct whisper *);
 /* The widest beam search that runs may ask for: 1 where the engine has none, or there is one text slot. */
 int whisper_beams_max(const struct whisper *);
 bool whisper_on_device(const struct whisper *); /* which may be lost; the host engine may not */
-/* Why "auto" took the host engine: code 0 if it did not, -ENOENT where no other engine is installed. */
+/* Why "auto" took the host engine: code 0 if it did not, or no other engine is installed, as on most machines. */
 const struct err *whisper_no_device(const struct whisper *);
 struct engine *whisper_engine(struct whisper *); /* for the oracle and golden tests */
 

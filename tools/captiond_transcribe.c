@@ -329,11 +329,10 @@ static int open_model(struct transcriber *t, struct err *err)
     return r < 0 ? r : check_prompt(t, err);
 }
 
-/* An engine for GPUs that is installed and cannot be used is worth a line; most machines have none. */
 static void tell_no_device(const struct transcriber *t)
 {
     const struct err *why = whisper_no_device(t->model.whisper);
-    if (why->code && why->code != -ENOENT && !t->options.quiet)
+    if (why->code && !t->options.quiet)
         say(PROGRAM ": the host engine computes: %s", why->msg);
 }
 
