@@ -322,8 +322,7 @@ static char *read_line(char *out, int size, void *ctx)
 static void unescape(char *out, const char *value)
 {
     for (const char *p = value; *p; p++) {
-        bool begins = p == value || isspace((unsigned char)p[-1]);
-        if (!begins || *p != '\\' || p[strspn(p, "\\")] != ';')
+        if (*p != '\\' || !config_begins_comment(value, p))
             *out++ = *p;
     }
     *out = '\0';

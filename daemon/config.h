@@ -122,6 +122,9 @@ void config_print_help(FILE *);
  * value that a flag has given cannot stand in a file: then the file ends before it. */
 int config_print(const struct config *, FILE *, struct err *);
 
+/* Whether a file would take what begins at `at` in a value for a comment: a word of `;`, with backslashes before that or without. */
+bool config_begins_comment(const char *text, const char *at);
+
 /* What the key allows, for people: "100 to 5000 ms", "realtime or fast". */
 void config_allowed(const struct config_key *, char *out, size_t size);
 

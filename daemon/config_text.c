@@ -195,14 +195,17 @@ void config_print_help(FILE *f)
           f);
 }
 
-/* A word that begins with `;` would begin a comment: a backslash before it keeps it, which the reader takes off. So does one before a
- * word that has backslashes there itself. */
+bool config_begins_comment(const char *text, const char *at)
+{
+    return (at == text || isspace((unsigned char)at[-1])) && at[strspn(at, "\\")] == ';';
+}
+
+/* A backslash before a word that would begin a comment keeps it, and the reader takes it off. */
 static int escape(char *out, const char *words, int n)
 {
     char *end = out;
     for (int i = 0; i < n; i++) {
-        bool begins = i == 0 || isspace((unsigned char)words[i - 1]);
-        if (begins && words[i + (int)strspn(words + i, "\\")] == ';')
+        if (config_begins_comment(words, words + i))
             *end++ = '\\';
         *end++ = words[i];
     }
@@ -226,7 +229,6 @@ static int print_line(FILE *f, const char *name, const char *value, int n, struc
 /* The lines of a file are short, so a long text has several, broken at blanks. */
 static int print_value(FILE *f, const struct config_key *key, const char *value, struct err *err)
 {
-    int r = 0;
     while (key->type == CONFIG_TEXT && strlen(value) > FILE_TEXT_WIDTH) {
         int n = FILE_TEXT_WIDTH;
         while (n > 0 && value[n] != ' ')
@@ -235,7 +237,7 @@ static int print_value(FILE *f, const struct config_key *key, const char *value,
             n = (int)strcspn(value, " ");
         if (value[n] == '\0')
             break;
-        r = print_line(f, key->name, value, n, err);
+        int r = print_line(f, key->name, value, n, err);
         if (r < 0)
             return r;
         value += n + 1;
