@@ -160,7 +160,7 @@ cuda_absent = $(if $(CUDA_KEPT),as it was built: make builds anew,$(if $(filter 
 cuda-said:
 	$(if $(filter 1,$(CUDA)),,@[ ! -e $(CUDA_PLUGIN) ] || { rm -f $(CUDA_PLUGIN) && echo '  CUDA  $(CUDA_PLUGIN) is of an earlier build: removed'; })
 	$(call say,CUDA,'$(if $(filter 1,$(CUDA)),1: engine built by $(NVCC),0: without the CUDA engine$(comma) $(cuda_absent))')
-tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu $(addprefix $(BUILD)/tests/gpu/,device.o harness.o))) ; @:
+tests: $(TESTS) $(if $(SAN),,$(if $(filter 1,$(CUDA)),fake-gpu $(if $(T),,$(addprefix $(BUILD)/tests/gpu/,device.o harness.o)))) ; @:
 
 ifdef PKGS_MISSING
 $(BUILD)/%.o: ; @echo "Libraries are missing. 'make deps' installs them." >&2; exit 1
